@@ -1,0 +1,244 @@
+"""The wire records: every fact and every intent that travels round the ring, on one screen.
+
+Standard library only, frozen and slotted, never a tensor: the web side imports this module without torch.
+``to_json`` / ``from_json`` are the only codec; an unknown or missing field is a ``RecordError`` that names it.
+
+Counting words (docs/architecture.md): ``num_correct_drafts`` excludes the bonus token, ``num_accept_tokens``
+includes it. ``lookahead`` is draft tokens per verify step, bonus excluded. Times are Unix seconds (UTC).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+
+class RecordError(ValueError):
+    """A payload that is not the record it claims to be; the message names record, field and value."""
+
+
+class Record:
+    """JSON codec shared by all wire records."""
+
+    __slots__: ClassVar[tuple[str, ...]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: _encode(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, payload: Any) -> Self:
+        if not isinstance(payload, dict):
+            raise RecordError(f"{cls.__name__}: expected an object, got {type(payload).__name__}")
+        hints, required = _shape(cls)
+        unknown = payload.keys() - hints.keys()
+        missing = required - payload.keys()
+        if unknown or missing:
+            raise RecordError(f"{cls.__name__}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
+        return cls(**{k: _decode(hints[k], v, f"{cls.__name__}.{k}") for k, v in payload.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord(Record):
+    """One verify step of one request: what was proposed, what was kept."""
+
+    proposed: tuple[int, ...]  # [lookahead] draft token ids, rejected ones included
+    num_correct_drafts: int  # 0..lookahead; the step commits num_correct_drafts + 1 tokens
+    # The committed tokens are TraceRecord.tokens, in order; steps partition tokens[prompt_len + 1:].
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRecord(Record):
+    """One finished request that may be learnt from."""
+
+    trace_id: str  # uuid4 hex; ingest is idempotent on it
+    target: str  # slug
+    domain: str
+    version: int  # speculator version that served it; 0 = none (control)
+    tokens: tuple[int, ...]  # prompt, then every generated token
+    prompt_len: int
+    temperature: float
+    finish_reason: str  # "stop" | "length"
+    started_at: float
+    decode_seconds: float  # engine time of the steps that this request took part in
+    lookahead: int
+    steps: tuple[StepRecord, ...]
+    segment_id: str  # hidden states: key trace_id in that segment file
+    first_state: int = 0  # first token position whose hidden states were kept (cached prefixes have none)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentManifest(Record):
+    """A sealed file of hidden states."""
+
+    segment_id: str  # uuid4 hex
+    target: str
+    replica: str
+    uri: str  # absolute path of the .safetensors file
+    sha256: str
+    size_bytes: int
+    num_traces: int
+    num_tokens: int
+    aux_layer_ids: tuple[int, ...]  # 0-based layer outputs, low to high
+    hidden_size: int
+    dtype: str  # "float16" | "bfloat16" | "float32"
+    sealed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CountWindow(Record):
+    """Sums over requests that finished in one short interval on one replica; additive, divided only for display.
+
+    ``x`` below is tokens committed after the first one, ``y`` decode seconds of one request: their second
+    moments make the interval of a ratio of means computable after any amount of merging.
+    """
+
+    window_id: str  # uuid4 hex; ingest is idempotent on it
+    target: str
+    replica: str
+    domain: str
+    version: int  # 0 = control (no speculation)
+    lookahead: int  # 0 = control
+    batch_bucket: int  # 1, 2, 4, 8, ...: rounded-up mean number of requests per step
+    started_at: float
+    ended_at: float
+    num_requests: int
+    num_verify_steps: int
+    num_proposed_drafts: int
+    num_correct_drafts: int
+    num_accept_tokens: int  # = sum of x
+    decode_seconds: float  # = sum of y
+    sum_xx: float
+    sum_yy: float
+    sum_xy: float
+
+
+@dataclass(frozen=True, slots=True)
+class VersionManifest(Record):
+    """An immutable speculator version on disk."""
+
+    target: str
+    number: int  # set by the console; 0 in what the trainer hands over
+    parent: int | None
+    uri: str  # absolute path of the checkpoint directory (config.json + model.safetensors)
+    sha256: str  # of model.safetensors
+    size_bytes: int
+    config: dict[str, Any]
+    provenance: dict[str, Any]  # code version, library versions, seed, argv, range and number of traces
+
+
+@dataclass(frozen=True, slots=True)
+class DomainScore(Record):
+    """Replay of held-out traces of one domain."""
+
+    domain: str
+    num_traces: int
+    num_verify_steps: int
+    num_correct_drafts: int
+    num_accept_tokens: int
+    num_proposed_drafts: int
+    sum_xx: float  # per-trace second moments, x = accept tokens, y = verify steps
+    sum_yy: float
+    sum_xy: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport(Record):
+    """Candidate against live on the same held-out traces."""
+
+    candidate: tuple[DomainScore, ...]
+    live: tuple[DomainScore, ...]  # empty when there was no live version
+    lookahead: int
+    loss: float  # held-out, nats per token
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState(Record):
+    """Intent of the console for one target."""
+
+    target: str
+    generation: int  # counter of intent; 0 = nothing desired yet
+    version: int  # 0 = serve without speculation
+    uri: str
+    sha256: str
+    lookahead: int
+    control_share: float  # share of requests decoded without speculation
+    min_accept_length: float  # collapse threshold after a swap; 0 = no automatic revert
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedState(Record):
+    """What one replica says that it runs."""
+
+    replica: str
+    target: str
+    engine: str  # e.g. "aurora-embedded 0.1"
+    url: str
+    generation: int  # last generation acted on
+    version: int
+    sha256: str  # of the draft weights in memory, same digest as the checkpoint file's; "" = none
+    state: str  # "starting" | "serving" | "swapping" | "swap_failed" | "reverted"
+    detail: str  # why, when the state is swap_failed or reverted
+    swap_ms: float
+    probe_accept_length: float  # over the first steps after the swap; 0 = not measured yet
+    probe_num_steps: int
+    num_running: int
+    num_dropped_traces: int
+    spool_bytes: int
+    reported_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress(Record):
+    """A trainer's heartbeat within a slice."""
+
+    target: str
+    run_id: str
+    step: int  # optimiser steps since random weights
+    num_tokens: int  # trained on, cumulative
+    loss: float
+    tokens_per_second: float
+    phase: str  # "load" | "train" | "evaluate" | "save"
+    reported_at: float
+
+
+@functools.lru_cache(maxsize=None)
+def _shape(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
+    fields = dataclasses.fields(cls)
+    hints = typing.get_type_hints(cls)
+    required = {f.name for f in fields if f.default is dataclasses.MISSING}
+    return {f.name: hints[f.name] for f in fields}, frozenset(required)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_encode(v) for v in value]
+    return value
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise RecordError(f"{where}: expected a list, got {value!r:.80}")
+        inner = typing.get_args(hint)[0]
+        if inner is int and all(type(v) is int for v in value):
+            return tuple(value)
+        return tuple(_decode(inner, v, where) for v in value)
+    if origin is types.UnionType:
+        return None if value is None else _decode(typing.get_args(hint)[0], value, where)
+    if origin is dict:
+        hint = dict
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_json(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise RecordError(f"{where}: expected {hint.__name__}, got {value!r:.80}")
+    return value
