@@ -1,7 +1,7 @@
 """The wire records: every fact and every intent that travels round the ring, on one screen.
 
 Standard library only, frozen and slotted, never a tensor: the web side imports this module without torch.
-``to_json`` / ``from_json`` are the only codec; an unknown or missing field is a ``RecordError`` that names it.
+``to_json`` / ``from_json`` are the only codec; an unknown or missing field is a ``RecordError`` naming it.
 
 Counting words (docs/architecture.md): ``num_correct_drafts`` excludes the bonus token, ``num_accept_tokens``
 includes it. ``lookahead`` is draft tokens per verify step, bonus excluded. Times are Unix seconds (UTC).
@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -37,7 +38,9 @@ class Record:
         unknown = payload.keys() - hints.keys()
         missing = required - payload.keys()
         if unknown or missing:
-            raise RecordError(f"{cls.__name__}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
+            raise RecordError(
+                f"{cls.__name__}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}"
+            )
         return cls(**{k: _decode(hints[k], v, f"{cls.__name__}.{k}") for k, v in payload.items()})
 
 
@@ -90,7 +93,7 @@ class SegmentManifest(Record):
 
 @dataclass(frozen=True, slots=True)
 class CountWindow(Record):
-    """Sums over requests that finished in one short interval on one replica; additive, divided only for display.
+    """Sums over requests that finished in one short interval on one replica; divided only for display.
 
     ``x`` below is tokens committed after the first one, ``y`` decode seconds of one request: their second
     moments make the interval of a ratio of means computable after any amount of merging.
@@ -206,9 +209,9 @@ class TrainProgress(Record):
     reported_at: float
 
 
-@functools.lru_cache(maxsize=None)
-def _shape(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
-    fields = dataclasses.fields(cls)
+@functools.cache
+def _shape(cls: Hashable) -> tuple[dict[str, Any], frozenset[str]]:
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     required = {f.name for f in fields if f.default is dataclasses.MISSING}
     return {f.name: hints[f.name] for f in fields}, frozenset(required)
