@@ -34,7 +34,7 @@ class Record:
     def from_json(cls, payload: Any) -> Self:
         if not isinstance(payload, dict):
             raise RecordError(f"{cls.__name__}: expected an object, got {type(payload).__name__}")
-        hints, required = _shape(cls)
+        hints, required = _shape(cls)  # type: ignore[arg-type]
         unknown = payload.keys() - hints.keys()
         missing = required - payload.keys()
         if unknown or missing:
