@@ -38,9 +38,7 @@ class Record:
         unknown = payload.keys() - hints.keys()
         missing = required - payload.keys()
         if unknown or missing:
-            raise RecordError(
-                f"{cls.__name__}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}"
-            )
+            raise RecordError(f"{cls.__name__}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
         return cls(**{k: _decode(hints[k], v, f"{cls.__name__}.{k}") for k, v in payload.items()})
 
 

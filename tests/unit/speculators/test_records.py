@@ -13,9 +13,7 @@ from speculators import records
 from speculators.records import DesiredState, Record, RecordError, StepRecord, TraceRecord
 
 ALL_RECORDS = [
-    cls
-    for _, cls in inspect.getmembers(records, inspect.isclass)
-    if issubclass(cls, Record) and cls is not Record
+    cls for _, cls in inspect.getmembers(records, inspect.isclass) if issubclass(cls, Record) and cls is not Record
 ]
 JSON_LEAVES = {int, float, str, type(None), dict, typing.Any}
 
@@ -66,9 +64,7 @@ def test_an_integer_is_accepted_where_a_float_is_meant() -> None:
 
 def leaves(hint: object) -> set[object]:
     if isinstance(hint, type) and issubclass(hint, Record):
-        return set().union(
-            *(leaves(h) for h in typing.get_type_hints(hint).values() if h is not typing.ClassVar)
-        )
+        return set().union(*(leaves(h) for h in typing.get_type_hints(hint).values() if h is not typing.ClassVar))
     arguments = [a for a in typing.get_args(hint) if a is not Ellipsis]
     if not arguments:
         return {hint}

@@ -1,0 +1,242 @@
+"""The EAGLE-3 draft: one decoder layer over fused target states, with a language-model head of its own.
+
+Shape suffixes: B batch, T positions, H draft hidden, Ht target hidden, K aux layers, D head dim, V draft vocabulary.
+
+Draft entry i holds token x[i+1] and the target feature g[i] = concat(low, middle, high) of position i; it attends to
+entries <= i with RoPE position i and predicts x[i+2]. When the draft runs ahead of the target, an entry's hidden is the
+``out`` of the entry before it instead of ``fc(g)``. Layout and names: EAGLE-3 as loaded by SGLang 0.5.2x and vLLM.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MIN_TARGET_LAYERS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class DraftConfig:
+    """Shape of a draft, and which layers of the target it reads.
+
+    ``aux_layer_ids`` are 0-based layer *outputs* of the target, low to high.
+    """
+
+    hidden_size: int
+    target_hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    draft_vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_position_embeddings: int
+    aux_layer_ids: tuple[int, ...]
+
+    @classmethod
+    def for_target(cls, target: dict[str, Any]) -> Self:
+        """The default draft for a target's ``config.json``: one layer of the target's own shape.
+
+        Raises ValueError when the target has too few layers to tap (MIN_TARGET_LAYERS).
+        """
+        num_layers, hidden = target["num_hidden_layers"], target["hidden_size"]
+        if num_layers < MIN_TARGET_LAYERS:
+            problem = f"an EAGLE-3 draft taps three distinct layers, at least {MIN_TARGET_LAYERS} are needed"
+            raise ValueError(f"num_hidden_layers={num_layers}: {problem}")
+        heads = target["num_attention_heads"]
+        return cls(
+            hidden_size=hidden,
+            target_hidden_size=hidden,
+            num_heads=heads,
+            num_kv_heads=target.get("num_key_value_heads") or heads,
+            head_dim=target.get("head_dim") or hidden // heads,
+            intermediate_size=target["intermediate_size"],
+            vocab_size=target["vocab_size"],
+            draft_vocab_size=target["vocab_size"],
+            rms_norm_eps=target.get("rms_norm_eps", 1e-6),
+            rope_theta=rope_theta_of(target),
+            max_position_embeddings=target["max_position_embeddings"],
+            aux_layer_ids=(1, num_layers // 2 - 1, num_layers - 4),
+        )
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any]) -> Self:
+        """Read an EAGLE-3 ``config.json``. Raises ValueError naming a key that is missing."""
+        try:
+            heads = config["num_attention_heads"]
+            return cls(
+                hidden_size=config["hidden_size"],
+                target_hidden_size=config.get("target_hidden_size", config["hidden_size"]),
+                num_heads=heads,
+                num_kv_heads=config.get("num_key_value_heads") or heads,
+                head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+                intermediate_size=config["intermediate_size"],
+                vocab_size=config["vocab_size"],
+                draft_vocab_size=config["draft_vocab_size"],
+                rms_norm_eps=config["rms_norm_eps"],
+                rope_theta=rope_theta_of(config),
+                max_position_embeddings=config["max_position_embeddings"],
+                aux_layer_ids=tuple(config["eagle_config"]["eagle_aux_hidden_state_layer_ids"]),
+            )
+        except KeyError as missing:
+            raise ValueError(f"draft config.json: key {missing} is missing") from None
+
+    def to_hf(self) -> dict[str, Any]:
+        """The ``config.json`` that SGLang and vLLM load (flat form, both RoPE spellings)."""
+        return {
+            "architectures": ["LlamaForCausalLMEagle3"],
+            "model_type": "llama",
+            "hidden_size": self.hidden_size,
+            "target_hidden_size": self.target_hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "num_hidden_layers": 1,
+            "hidden_act": "silu",
+            "vocab_size": self.vocab_size,
+            "draft_vocab_size": self.draft_vocab_size,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "max_position_embeddings": self.max_position_embeddings,
+            "attention_bias": False,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "eagle_config": {
+                "eagle_aux_hidden_state_layer_ids": list(self.aux_layer_ids),
+                "use_aux_hidden_state": True,
+            },
+        }
+
+
+def rope_theta_of(config: dict[str, Any]) -> float:
+    """RoPE base of a Hugging Face config in either spelling. Raises ValueError when there is none."""
+    parameters = config.get("rope_parameters") or {}
+    theta = parameters.get("rope_theta", config.get("rope_theta"))
+    if theta is None:
+        raise ValueError("config.json: neither rope_theta nor rope_parameters.rope_theta is set")
+    return float(theta)
+
+
+def rope_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos, sin of shape [*positions.shape, head_dim] for Llama's half rotation."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    angles = positions[..., None].float() * frequencies
+    return torch.cat((angles, angles), -1).cos(), torch.cat((angles, angles), -1).sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate [..., head_dim] by tables that broadcast against it."""
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat((-high, low), -1) * sin
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+
+
+class DraftAttention(nn.Module):
+    """Projections only: the unroll and the engine bring their own attention over keys of several steps."""
+
+    def __init__(self, c: DraftConfig) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(2 * c.hidden_size, c.num_heads * c.head_dim, bias=False)
+        self.k_proj = nn.Linear(2 * c.hidden_size, c.num_kv_heads * c.head_dim, bias=False)
+        self.v_proj = nn.Linear(2 * c.hidden_size, c.num_kv_heads * c.head_dim, bias=False)
+        self.o_proj = nn.Linear(c.num_heads * c.head_dim, c.hidden_size, bias=False)
+
+
+class DraftMLP(nn.Module):
+    def __init__(self, c: DraftConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class DraftLayer(nn.Module):
+    def __init__(self, c: DraftConfig) -> None:
+        super().__init__()
+        self.self_attn = DraftAttention(c)
+        self.mlp = DraftMLP(c)
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)  # on the token embedding
+        self.hidden_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)  # on the hidden state
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+
+class Eagle3Draft(nn.Module):
+    """Parameters named exactly as in the checkpoint. ``d2t`` is an offset: target id = draft id + d2t[draft id]."""
+
+    d2t: Tensor
+    t2d: Tensor
+
+    def __init__(self, config: DraftConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = c = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.fc = nn.Linear(len(c.aux_layer_ids) * c.target_hidden_size, c.hidden_size, bias=False)
+            self.midlayer = DraftLayer(c)
+            self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+            self.lm_head = nn.Linear(c.hidden_size, c.draft_vocab_size, bias=False)
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 2:
+                    nn.init.normal_(parameter, std=0.02 if name == "lm_head.weight" else parameter.shape[1] ** -0.5)
+        self.register_buffer("d2t", torch.zeros(c.draft_vocab_size, dtype=torch.int64))
+        self.register_buffer("t2d", torch.arange(c.vocab_size) < c.draft_vocab_size)
+
+    def fuse(self, features_BTK: Tensor) -> Tensor:
+        """Target features [B, T, K*Ht] -> hidden [B, T, H]."""
+        fused: Tensor = self.fc(features_BTK)
+        return fused
+
+    def project(self, embeds_BTH: Tensor, hidden_BTH: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries [B, heads, T, D], keys and values [B, kv_heads, T, D]."""
+        c, layer = self.config, self.midlayer
+        x = torch.cat((layer.input_layernorm(embeds_BTH), layer.hidden_norm(hidden_BTH)), -1)
+        cos, sin = rope_tables(positions_BT[:, None], c.head_dim, c.rope_theta)
+        q = apply_rope(self._heads(layer.self_attn.q_proj(x)), cos, sin)
+        k = apply_rope(self._heads(layer.self_attn.k_proj(x)), cos, sin)
+        return q, k, self._heads(layer.self_attn.v_proj(x))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.config.head_dim).transpose(1, 2)
+
+    def finish(self, attended_BHTD: Tensor, hidden_BTH: Tensor) -> Tensor:
+        """Residuals and MLP: attention output and the un-normed hidden -> ``out`` [B, T, H]."""
+        residual = hidden_BTH + self.midlayer.self_attn.o_proj(attended_BHTD.transpose(1, 2).flatten(2))
+        out: Tensor = residual + self.midlayer.mlp(self.midlayer.post_attention_layernorm(residual))
+        return out
+
+    def logits(self, out_BTH: Tensor) -> Tensor:
+        """[B, T, H] -> [B, T, V] over the draft vocabulary."""
+        logits: Tensor = self.lm_head(self.norm(out_BTH))
+        return logits
+
+    def forward(self, embeds_BTH: Tensor, hidden_BTH: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Causal pass over a whole sequence, no cache: (logits [B, T, V], out [B, T, H])."""
+        q, k, v = self.project(embeds_BTH, hidden_BTH, positions_BT)
+        groups = self.config.num_heads // self.config.num_kv_heads
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / math.sqrt(self.config.head_dim))
+        out = self.finish(attended, hidden_BTH)
+        return self.logits(out), out

@@ -1,0 +1,117 @@
+"""Checkpoints are durable, immutable, provable by digest, and refuse what an engine would misread in silence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError
+from speculators.eagle3 import DraftConfig, Eagle3Draft
+
+TARGET: dict[str, Any] = {
+    "num_hidden_layers": 8, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "vocab_size": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+@pytest.fixture
+def draft() -> Eagle3Draft:
+    return Eagle3Draft(DraftConfig.for_target(TARGET), seed=3)
+
+
+def test_names_and_shapes_are_those_that_sglang_and_vllm_load(draft: Eagle3Draft) -> None:
+    assert {name: list(t.shape) for name, t in draft.state_dict().items()} == {
+        "fc.weight": [32, 96],
+        "midlayer.self_attn.q_proj.weight": [32, 64],
+        "midlayer.self_attn.k_proj.weight": [16, 64],
+        "midlayer.self_attn.v_proj.weight": [16, 64],
+        "midlayer.self_attn.o_proj.weight": [32, 32],
+        "midlayer.mlp.gate_proj.weight": [48, 32],
+        "midlayer.mlp.up_proj.weight": [48, 32],
+        "midlayer.mlp.down_proj.weight": [32, 48],
+        "midlayer.input_layernorm.weight": [32],
+        "midlayer.hidden_norm.weight": [32],
+        "midlayer.post_attention_layernorm.weight": [32],
+        "norm.weight": [32],
+        "lm_head.weight": [64, 32],
+        "d2t": [64],
+        "t2d": [64],
+    }
+
+
+def test_digest_in_memory_is_the_sha256_of_the_file(tmp_path: Path, draft: Eagle3Draft) -> None:
+    sha256 = checkpoint.save(tmp_path / "v1", draft.config, draft.state_dict())
+    config, state = checkpoint.load(tmp_path / "v1", expected_sha256=sha256)
+    assert config == draft.config
+    assert checkpoint.state_digest(state) == sha256
+    state["norm.weight"][0] += 1e-3
+    assert checkpoint.state_digest(state) != sha256
+
+
+def test_versions_are_immutable(tmp_path: Path, draft: Eagle3Draft) -> None:
+    checkpoint.save(tmp_path / "v1", draft.config, draft.state_dict())
+    with pytest.raises(FileExistsError, match="immutable"):
+        checkpoint.save(tmp_path / "v1", draft.config, draft.state_dict())
+
+
+def test_a_flipped_byte_is_refused(tmp_path: Path, draft: Eagle3Draft) -> None:
+    sha256 = checkpoint.save(tmp_path / "v1", draft.config, draft.state_dict())
+    path = tmp_path / "v1" / checkpoint.WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"expected {sha256}"):
+        checkpoint.load(tmp_path / "v1", expected_sha256=sha256)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (
+            lambda s: s.update({"embed_tokens.weight": torch.zeros(64, 32)}),
+            "unknown tensor embed_tokens.weight",
+        ),
+        (lambda s: s.pop("fc.weight"), "missing tensor fc.weight"),
+        (
+            lambda s: s.update({"norm.weight": torch.ones(31)}),
+            r"norm.weight has shape \[31\], expected \[32\]",
+        ),
+        (lambda s: s["fc.weight"].fill_(float("nan")), "fc.weight has values that are not finite"),
+        (lambda s: s.update({"d2t": s["d2t"].float()}), "d2t has dtype torch.float32"),
+        (lambda s: s["d2t"].fill_(1), "d2t does not give rising target ids below vocab_size"),
+    ],
+)
+def test_silent_traps_in_the_tensors_are_named(tmp_path: Path, draft: Eagle3Draft, damage: Any, named: str) -> None:
+    state = {name: tensor.clone() for name, tensor in draft.state_dict().items()}
+    damage(state)
+    checkpoint.save(tmp_path / "v1", draft.config, state)
+    with pytest.raises(CheckpointError, match=named):
+        checkpoint.load(tmp_path / "v1")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("max_position_embeddings", 2048, "max_position_embeddings is 2048, the target's is 256"),
+        ("eagle_config", {"eagle_aux_hidden_state_layer_ids": [2, 4, 8]}, "must rise and stay below 8"),
+    ],
+)
+def test_silent_traps_in_the_config_are_named(
+    tmp_path: Path, draft: Eagle3Draft, key: str, value: Any, named: str
+) -> None:
+    checkpoint.save(tmp_path / "v1", draft.config, draft.state_dict())
+    assert checkpoint.lint(tmp_path / "v1", TARGET) == []
+    path = tmp_path / "v1" / checkpoint.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert named in "; ".join(checkpoint.lint(tmp_path / "v1", TARGET))
+
+
+def test_a_config_without_rope_or_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither rope_theta nor"):
+        DraftConfig.for_target({k: v for k, v in TARGET.items() if k != "rope_theta"})
+    with pytest.raises(ValueError, match="num_hidden_layers=6"):
+        DraftConfig.for_target(TARGET | {"num_hidden_layers": 6})
