@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -58,13 +59,16 @@ def load(directory: Path, expected_sha256: str | None = None) -> tuple[DraftConf
     """
     try:
         weights = (directory / WEIGHTS).read_bytes()
-        config = DraftConfig.from_hf(json.loads((directory / CONFIG).read_text()))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"{directory}: {error}") from error
+    config = read_config(directory)
     digest = hashlib.sha256(weights).hexdigest()
     if expected_sha256 and digest != expected_sha256:
         raise CheckpointError(f"{directory / WEIGHTS}: sha256 is {digest}, expected {expected_sha256}")
-    state = _read_tensors(directory / WEIGHTS)
+    try:
+        state = _read_tensors(directory / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"{directory / WEIGHTS}: {error}") from error
     problems = tensor_problems(config, state)
     if problems:
         raise CheckpointError(f"{directory / WEIGHTS}: " + "; ".join(problems))
@@ -73,8 +77,7 @@ def load(directory: Path, expected_sha256: str | None = None) -> tuple[DraftConf
 
 def tensor_problems(config: DraftConfig, state: dict[str, Tensor]) -> list[str]:
     """What an engine would ignore or misread in silence: names, shapes, dtypes, values that are not finite."""
-    with torch.device("meta"):
-        expected = Eagle3Draft(config).state_dict()
+    expected = _expected(config)
     problems = [f"unknown tensor {name}" for name in sorted(state.keys() - expected.keys())]
     problems += [f"missing tensor {name}" for name in sorted(expected.keys() - state.keys())]
     for name in sorted(state.keys() & expected.keys()):
@@ -91,6 +94,19 @@ def tensor_problems(config: DraftConfig, state: dict[str, Tensor]) -> list[str]:
 def lint(directory: Path, target_config: dict[str, Any]) -> list[str]:
     """Silent traps of a draft for this target; an empty list means that it fits. Raises CheckpointError."""
     config, _ = load(directory)
+    return config_problems(config, target_config)
+
+
+def read_config(directory: Path) -> DraftConfig:
+    """The ``config.json`` of a checkpoint. Raises CheckpointError."""
+    try:
+        return DraftConfig.from_hf(json.loads((directory / CONFIG).read_text()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+
+
+def config_problems(config: DraftConfig, target_config: dict[str, Any]) -> list[str]:
+    """Silent traps of a draft's shape for this target; an empty list means that it fits."""
     problems = []
     for name, ours, theirs in (
         ("vocab_size", config.vocab_size, target_config["vocab_size"]),
@@ -121,6 +137,13 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@lru_cache(maxsize=8)
+def _expected(config: DraftConfig) -> dict[str, Tensor]:
+    """Every tensor of a draft, on no device; building the modules costs milliseconds of the interpreter."""
+    with torch.device("meta"):
+        return Eagle3Draft(config).state_dict()
 
 
 def _payload(state: dict[str, Tensor]) -> bytes:

@@ -102,7 +102,7 @@ class CountWindow(Record):
     replica: str
     domain: str
     version: int  # 0 = control (no speculation)
-    lookahead: int  # 0 = control
+    lookahead: int  # 0 = no drafts: the control, or (version > 0) a domain with speculation pinned off
     batch_bucket: int  # 1, 2, 4, 8, ...: rounded-up mean number of requests per step
     started_at: float
     ended_at: float
@@ -144,6 +144,15 @@ class DomainScore(Record):
     sum_xx: float  # per-trace second moments, x = accept tokens, y = verify steps
     sum_yy: float
     sum_xy: float
+    # The rest has defaults, so that older reports are understood.
+    proposed_by_position: tuple[int, ...] = ()  # drafts proposed at each place of the chain; () = not counted
+    correct_by_position: tuple[int, ...] = ()
+    # Cross moments with the live version's replay of the same traces (u, v = its x, y), on the candidate's side only.
+    num_paired: int = 0  # traces that both sides replayed; 0 = not paired
+    sum_xu: float = 0.0
+    sum_xv: float = 0.0
+    sum_yu: float = 0.0
+    sum_yv: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +164,44 @@ class EvalReport(Record):
     lookahead: int
     loss: float  # held-out, nats per token
     seconds: float
+    live_uri: str = ""  # of the version that ``live`` is the replay of; "" = none, or not said
+
+
+PIN_KINDS = ("lookahead", "speculation_off", "no_training")  # fields of DomainPin that may or may not be obeyed
+
+
+@dataclass(frozen=True, slots=True)
+class DomainPin(Record):
+    """What a person has fixed for one domain; the defaults fix nothing."""
+
+    domain: str  # as the console knows it: see DomainPins.rules
+    lookahead: int | None = None  # drafts per verify step, instead of the engine's own choice
+    speculation_off: bool = False
+    no_training: bool = False  # counted, but no traces are kept
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those of PIN_KINDS that it fixes."""
+        is_fixed = (self.lookahead is not None, self.speculation_off, self.no_training)
+        return tuple(kind for kind, fixed in zip(PIN_KINDS, is_fixed, strict=True) if fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class NameRule(Record):
+    """One rule for what clients call a domain (speculators/domain_names.py)."""
+
+    kind: str  # "exact" | "prefix" | "regex"
+    pattern: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainPins(Record):
+    """All pins of a target."""
+
+    revision: int = 0  # counter of changes; 0 = nothing was ever pinned
+    pins: tuple[DomainPin, ...] = ()
+    rules: tuple[NameRule, ...] = ()  # in the order in which they are tried; () where nothing is pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +216,13 @@ class DesiredState(Record):
     lookahead: int
     control_share: float  # share of requests decoded without speculation
     min_accept_length: float  # collapse threshold after a swap; 0 = no automatic revert
+    pins: DomainPins | None = None  # None = the replica is too old to know of pins
+
+    def to_json(self) -> dict[str, Any]:
+        found = Record.to_json(self)
+        if self.pins is None:
+            del found["pins"]  # such a replica would refuse the field
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +244,35 @@ class ObservedState(Record):
     num_running: int
     num_dropped_traces: int
     spool_bytes: int
+    reported_at: float
+    # The rest has defaults, so that an older replica is understood. Counters run since the replica's start.
+    capture_state: str = "working"  # "working" | "off" | "broken"; off = no traces are kept
+    capture_detail: str = ""  # why, when it is off or broken
+    num_traces: int = 0
+    queue_bytes: int = 0  # captured, not yet written
+    num_verify_steps: int = 0  # as our records count them
+    num_accept_tokens: int = 0
+    engine_num_verify_steps: int = 0  # as the engine's own metrics count them; 0 = it has none
+    engine_num_accept_tokens: int = 0
+    target_sha256: str = ""  # of the target's weights in memory, at the last swap; "" = not measured
+    ranks: tuple[str, ...] = ()  # sha256 of the draft in memory on every tensor-parallel rank; () = one process
+    pins_revision: int = -1  # of the pins that it runs; -1 = it knows of no pins
+    pins_obeyed: tuple[str, ...] = ()  # those of PIN_KINDS that this engine can obey
+    pins_detail: str = ""  # why not the others, or why a revision was not taken up
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement(Record):
+    """What a replica says about its model when the console knows no target of its name."""
+
+    replica: str
+    target: str  # slug that it was started for
+    engine: str
+    url: str
+    model_path: str  # directory or model id on its launch line
+    draft_path: str
+    aux_layer_ids: tuple[int, ...]  # that it captures
+    config: dict[str, Any]  # the target's config.json
     reported_at: float
 
 

@@ -10,12 +10,12 @@ import typing
 import pytest
 
 from speculators import records
-from speculators.records import DesiredState, Record, RecordError, StepRecord, TraceRecord
+from speculators.records import DesiredState, DomainPin, DomainPins, Record, RecordError, StepRecord, TraceRecord
 
 ALL_RECORDS = [
     cls for _, cls in inspect.getmembers(records, inspect.isclass) if issubclass(cls, Record) and cls is not Record
 ]
-JSON_LEAVES = {int, float, str, type(None), dict, typing.Any}
+JSON_LEAVES = {int, float, str, bool, type(None), dict, typing.Any}
 
 
 def trace() -> TraceRecord:
@@ -57,9 +57,19 @@ def test_a_wrong_field_is_named(change: dict[str, object], named: str) -> None:
 
 
 def test_an_integer_is_accepted_where_a_float_is_meant() -> None:
-    payload = {f.name: 0 for f in dataclasses.fields(DesiredState)} | {"target": "t", "uri": "", "sha256": ""}
+    payload = {f.name: 0 for f in dataclasses.fields(DesiredState)}
+    payload |= {"target": "t", "uri": "", "sha256": "", "pins": None}
     desired = DesiredState.from_json(payload)
     assert isinstance(desired.control_share, float)
+
+
+def test_a_replica_that_knows_no_pins_is_sent_no_such_field() -> None:
+    desired = DesiredState("t", 1, 0, "", "", 4, 0.0, 0.0)
+    assert "pins" not in desired.to_json()
+    pinned = dataclasses.replace(desired, pins=DomainPins(2, (DomainPin("sql", 3, no_training=True),)))
+    assert DesiredState.from_json(json.loads(json.dumps(pinned.to_json()))) == pinned
+    assert pinned.pins is not None
+    assert pinned.pins.pins[0].kinds == ("lookahead", "no_training")
 
 
 def leaves(hint: object) -> set[object]:
@@ -81,7 +91,7 @@ def test_a_record_is_frozen_slotted_and_holds_only_plain_values(cls: type) -> No
 
 def test_records_need_the_standard_library_only() -> None:
     code = (
-        "import sys; before = set(sys.modules); import speculators.records;"
+        "import sys; before = set(sys.modules); import speculators.records, speculators.domain_names;"
         "new = {m.split('.')[0] for m in set(sys.modules) - before} - {'speculators'};"
         "print(sorted(new - sys.stdlib_module_names))"
     )

@@ -1,0 +1,70 @@
+"""The training loss of a draft: a soft-target cross-entropy, with the draft's head fused in.
+
+Shapes: N positions, H draft width, V draft vocabulary, k kept teacher tokens. The target distribution of a position is
+``(1 - token_share) * teacher + token_share * onehot(token)``: forward KL against the target model (up to a constant)
+blended with cross-entropy on the token that was emitted. Templated greedy traffic favours the token, real and sampled
+text the teacher; a teacher cut to its most likely tokens teaches as well as a whole one. Rejected positions need no
+term of their own: there the target puts its mass elsewhere, and the gradient ``softmax(z) - target`` pushes the
+rejected proposal down.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LEAST_PROBABILITY = 1e-8
+
+
+class FusedHeadLoss(torch.autograd.Function):
+    """The weighted loss of each position [N]; their plain sum is what is to be differentiated.
+
+    The gradient is made in the forward pass, so that one [N, V] tensor lives at a time and nothing of that size is
+    kept. Row weights are applied to the [N, H] sides.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_Nk: Tensor, probs_Nk: Tensor, weight_N: Tensor
+    ) -> Tensor:
+        head = head_VH.to(hidden_NH.dtype)
+        slope = torch.softmax(F.linear(hidden_NH, head), -1)
+        known = slope.gather(1, ids_Nk).float().clamp_min(LEAST_PROBABILITY)
+        losses: Tensor = -weight_N * (probs_Nk * known.log()).sum(-1)
+        slope.scatter_add_(1, ids_Nk, -probs_Nk.to(slope.dtype))
+        weight = weight_N[:, None].to(hidden_NH.dtype)
+        ctx.save_for_backward((slope @ head) * weight, slope.mT @ (hidden_NH * weight))
+        ctx.head_dtype = head_VH.dtype
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        assert bool((grads[0] == 1).all()), "head_loss: take the plain sum; weights go in as weight_N"
+        grad_hidden, grad_head = ctx.saved_tensors
+        return grad_hidden, grad_head.to(ctx.head_dtype), None, None, None
+
+
+def soft_targets(teacher_probs_Nk: Tensor, is_greedy_N: Tensor, token_share: float) -> Tensor:
+    """Blend the emitted token into the teacher's probabilities [N, k], most likely first; rows sum to one.
+
+    In greedy traffic the emitted token is the teacher's first; sampled traffic keeps the teacher as it is. Raises
+    ValueError for a share outside [0, 1].
+    """
+    if not 0.0 <= token_share <= 1.0:
+        raise ValueError(f"token_share={token_share!r}: must lie between 0 and 1")
+    share = token_share * is_greedy_N.float()
+    blended = teacher_probs_Nk.float() * (1 - share)[:, None]
+    blended[:, 0] += share
+    return blended
+
+
+def head_loss(hidden_NH: Tensor, head_VH: Tensor, ids_Nk: Tensor, probs_Nk: Tensor, weight_N: Tensor) -> Tensor:
+    """Weighted cross-entropies in nats [N] against sparse targets; differentiate their plain sum.
+
+    Matrix products run in the dtype of ``hidden``.
+    """
+    losses: Tensor = FusedHeadLoss.apply(hidden_NH, head_VH, ids_Nk, probs_Nk, weight_N)  # type: ignore[no-untyped-call]
+    return losses
