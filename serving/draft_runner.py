@@ -1,0 +1,182 @@
+"""An EAGLE-3 draft as the engine runs it: packed linears, a static cache, entries refilled from the target's states.
+
+Entry i of a request holds token x[i + 1] beside the target's features of position i and predicts x[i + 2]
+(speculators/eagle3.py). ``extend`` writes the entries of committed positions and gives the first guess; ``chain``
+runs ahead of the target on the draft's own hidden states. What a chain wrote is overwritten by the next ``extend``.
+
+Shapes: N rows, B requests, H draft hidden, K*Ht target features, V draft vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from aurora_kernels.dtypes import fastest_dtype
+from aurora_kernels.packed_linear import PackedLinear
+from torch import Tensor
+from torch.nn import functional as F
+
+from serving.model.attention import KeyValues, Span
+from serving.model.config import RopeScaling
+from serving.model.rotary import Rotary
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError
+from speculators.eagle3 import DraftConfig, Eagle3Draft
+
+# Difference between the logits of the packed draft and of the float32 reference, relative to these (norms over the
+# vocabulary): the median over some made-up contexts. A well trained draft attends sharply, and in bfloat16 a context
+# in a hundred goes another way (0.1 and more, the median of five 0.02 at most); a matrix packed wrongly: 0.45 at least.
+TRY_OUT_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}
+TRY_OUT_CONTEXTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """``logits`` [B, V] over the draft's vocabulary, and the ``hidden`` [B, H] that the next chain step starts from."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class DraftRunner:
+    """One speculator version in memory, with room for every slot of the engine.
+
+    ``dtype``: of the weights; None = what this processor multiplies fastest. A draft reads all its weights for one row
+    per request, so half the bytes are half the time. What a rounded draft proposes differs a little; what is kept is
+    the target's word alone.
+    """
+
+    def __init__(
+        self,
+        config: DraftConfig,
+        state: dict[str, Tensor],
+        embed_VH: Tensor,
+        slots: int,
+        max_len: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.config = c = config
+        self.dtype = dtype or fastest_dtype(embed_VH.device)
+        self.sha256 = checkpoint.state_digest(state)
+        self._normed_embed_VH = embed_VH  # see normed_embedding; shared by all versions
+        self._d2t = state["d2t"] + torch.arange(c.draft_vocab_size)
+        self._is_identity = bool((state["d2t"] == 0).all())
+        layer = "midlayer."
+        into = torch.cat((state[layer + "input_layernorm.weight"], state[layer + "hidden_norm.weight"])).float()
+        projections = [state[f"{layer}self_attn.{x}_proj.weight"].float() * into for x in "qkv"]
+        projections[0] = projections[0] * c.head_dim**-0.5
+        after = state[layer + "post_attention_layernorm.weight"].float()
+        linear = partial(_linear, dtype=self.dtype)
+        self._fc = linear(state["fc.weight"].float())
+        self._qkv = linear(torch.cat(projections))
+        self._out = linear(state[layer + "self_attn.o_proj.weight"].float())
+        self._gate_up = linear(
+            torch.cat([state[f"{layer}mlp.{x}_proj.weight"].float() * after for x in ("gate", "up")])
+        )
+        self._down = linear(state[layer + "mlp.down_proj.weight"].float())
+        self._head = linear(state["lm_head.weight"].float() * state["norm.weight"].float())
+        self._rotary = Rotary(max_len, c.head_dim, c.rope_theta, RopeScaling("default"))
+        self._cache = KeyValues(slots, c.num_kv_heads, max_len, c.head_dim)
+
+    @torch.inference_mode()
+    def extend(self, features_NK: Tensor, next_ids_N: Tensor, spans: Sequence[Span]) -> Guess:
+        """Write the entries of the spans and guess from the last entry of each."""
+        hidden = self._fc(features_NK)
+        queries = self._write(hidden, next_ids_N, spans)
+        last = torch.tensor([sum(s.num for s in spans[: i + 1]) - 1 for i in range(len(spans))])
+        return self._guess(hidden[last], queries[last], spans)
+
+    @torch.inference_mode()
+    def chain(self, hidden_BH: Tensor, ids_B: Tensor, spans: Sequence[Span]) -> Guess:
+        """One entry for each request (spans of one row), on the hidden states of the guess before."""
+        return self._guess(hidden_BH, self._write(hidden_BH, ids_B, spans), spans)
+
+    def to_target(self, draft_ids_B: Tensor) -> Tensor:
+        """Draft vocabulary -> target vocabulary."""
+        return draft_ids_B if self._is_identity else self._d2t[draft_ids_B]
+
+    def over_target(self, probabilities_V: Tensor, vocab_size: int) -> Tensor:
+        """A distribution over the draft's vocabulary as one over the target's."""
+        if self._is_identity and self.config.draft_vocab_size == vocab_size:
+            return probabilities_V
+        return torch.zeros(vocab_size).index_copy_(0, self._d2t, probabilities_V)
+
+    def _write(self, hidden: Tensor, ids: Tensor, spans: Sequence[Span]) -> Tensor:
+        """Project rows, store their keys and values, return the queries [N, heads, D]."""
+        c = self.config
+        normed = F.rms_norm(hidden, (c.hidden_size,), None, c.rms_norm_eps)
+        qkv = self._qkv(torch.cat((self._normed_embed_VH[ids], normed), -1)).view(len(hidden), -1, c.head_dim)
+        positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
+        num_rotated = c.num_heads + c.num_kv_heads
+        rotated = self._rotary.rotate(qkv[:, :num_rotated], self._rotary.at(positions))
+        first = 0
+        for span in spans:
+            rows = slice(first, first + span.num)
+            self._cache.write(span, rotated[rows, c.num_heads :], qkv[rows, num_rotated:])
+            first += span.num
+        return rotated[:, : c.num_heads]
+
+    def _guess(self, hidden_BH: Tensor, queries_BHD: Tensor, spans: Sequence[Span]) -> Guess:
+        """Attention of each request's last entry over its cache, MLP, head."""
+        c = self.config
+        size = (c.hidden_size,)
+        rows = [self._cache.attend(span, queries_BHD[i : i + 1], None) for i, span in enumerate(spans)]
+        hidden = hidden_BH + self._out(rows[0] if len(rows) == 1 else torch.cat(rows))
+        gate, up = self._gate_up(F.rms_norm(hidden, size, None, c.rms_norm_eps)).chunk(2, -1)
+        out = hidden + self._down(F.silu(gate) * up)
+        return Guess(self._head(F.rms_norm(out, size, None, c.rms_norm_eps)), out)
+
+
+def _linear(weight: Tensor, dtype: torch.dtype) -> PackedLinear:
+    """Laid out for one row: each step of a chain has one per request."""
+    return PackedLinear(weight.to(dtype), rows=1)
+
+
+def normed_embedding(embed_VH: Tensor, eps: float) -> Tensor:
+    """The target's embedding [V, H] as every draft reads it: RMS-normed, without a norm's weight."""
+    return F.rms_norm(embed_VH, embed_VH.shape[-1:], None, eps)
+
+
+def load(directory: Path, embed_VH: Tensor, slots: int, max_len: int, expected_sha256: str | None) -> DraftRunner:
+    """Read, check, pack and try out a checkpoint. ``embed_VH`` is the target's. Raises CheckpointError."""
+    config, state = checkpoint.load(directory, expected_sha256)
+    if (config.vocab_size, config.hidden_size) != tuple(embed_VH.shape):
+        ours = f"vocab_size={config.vocab_size}, hidden_size={config.hidden_size}"
+        raise CheckpointError(f"{directory}: {ours}; the target has {embed_VH.shape[0]} and {embed_VH.shape[1]}")
+    if config.max_position_embeddings < max_len:
+        problem = f"max_position_embeddings={config.max_position_embeddings}, this engine serves {max_len} tokens"
+        raise CheckpointError(f"{directory}: {problem}")
+    runner = DraftRunner(config, state, normed_embedding(embed_VH, config.rms_norm_eps), slots, max_len)
+    _try_out(runner, config, state, embed_VH, directory)
+    return runner
+
+
+@torch.inference_mode()
+def _try_out(
+    runner: DraftRunner, config: DraftConfig, state: dict[str, Tensor], embed_VH: Tensor, directory: Path
+) -> None:
+    """The packed draft must say what the reference says, on made-up states; scratch in slot 0 is overwritten later."""
+    reference = Eagle3Draft(config)
+    reference.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    generator = torch.Generator().manual_seed(0)
+    differences = sorted(_difference(runner, reference, embed_VH, generator) for _ in range(TRY_OUT_CONTEXTS))
+    difference = differences[TRY_OUT_CONTEXTS // 2]
+    if not (math.isfinite(differences[-1]) and difference <= TRY_OUT_TOLERANCE[runner.dtype]):
+        found = f"{difference:.2g} of these, worst {differences[-1]:.2g}"
+        raise CheckpointError(f"{directory}: packed logits differ from the reference by {found}")
+
+
+def _difference(runner: DraftRunner, reference: Eagle3Draft, embed_VH: Tensor, generator: torch.Generator) -> float:
+    """Relative difference of the logits after one made-up context; infinite where they are no numbers."""
+    num_rows, config = 6, reference.config
+    features = torch.randn(num_rows, len(config.aux_layer_ids) * config.target_hidden_size, generator=generator)
+    ids = torch.randint(0, config.vocab_size, (num_rows,), generator=generator)
+    expected, _ = reference(embed_VH[ids][None], reference.fuse(features)[None], torch.arange(num_rows)[None])
+    got = runner.extend(features, ids, [Span(0, 0, num_rows)]).logits
+    difference = float((got[0] - expected[0, -1]).norm() / expected[0, -1].norm().clamp_min(1e-6))
+    return difference if math.isfinite(difference) else math.inf

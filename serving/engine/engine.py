@@ -1,0 +1,379 @@
+"""The embedded engine: one thread that schedules, proposes, verifies, commits and records."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serving import draft_runner
+from serving.draft_runner import DraftRunner
+from serving.engine import costs as cost_model
+from serving.engine.api import (
+    DomainStats,
+    EngineStats,
+    FinishReason,
+    LoadedDraft,
+    Request,
+    RequestError,
+    SwapOutcome,
+)
+from serving.engine.config import MAX_LOOKAHEAD, EngineConfig
+from serving.engine.costs import Costs
+from serving.engine.lookahead import PROBE_LOOKAHEAD, expected_tokens, fastest
+from serving.engine.pins import Pins
+from serving.engine.queues import Inbox, Submitted
+from serving.engine.sequence import Proposal, Sequence
+from serving.engine.stepper import Stepper, Verdict
+from serving.engine.versions import CONTROL, Versions
+from serving.model.attention import Span
+from serving.model.decoder import Decoder
+from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.records import DomainPin, StepRecord
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+
+
+class Engine:
+    """Serves a Hugging Face directory; see ``serving.engine.api.EngineApi`` for the calls.
+
+    Raises FileNotFoundError or ValueError for a directory that it cannot serve.
+    """
+
+    def __init__(self, target_dir: Path, config: EngineConfig) -> None:
+        self.config = config
+        self.pins = Pins()
+        hf = json.loads((target_dir / "config.json").read_text(encoding="utf-8"))
+        self._draft_config = DraftConfig.for_target(hf)
+        self._decoder = Decoder(target_dir, self._draft_config.aux_layer_ids, config.max_requests, config.max_len)
+        self._stepper = Stepper(self._decoder, config.max_requests)
+        self._ends = frozenset(self._decoder.config.eos_token_ids)
+        self._inbox = Inbox()
+        self._versions: Versions[DraftRunner] = Versions(config.probe_steps, MAX_LOOKAHEAD)
+        self._control_share = config.control_share
+        self._max_lookahead = config.max_lookahead
+        self._lottery = random.Random(config.seed)
+        self._num_control_due = 0  # requests that are still to follow a control request into the control
+        self._free_slots = list(range(config.max_requests))
+        self._running: list[Sequence] = []
+        self._prefilling: list[tuple[Sequence, int]] = []  # and how many prompt tokens are through
+        self._turn = itertools.count(1)
+        self._last_turn: dict[int, int] = {}  # id of a Served -> turn in which its group ran
+        self._costs: Costs | None = None
+        self._num_finished = self._num_steps = self._num_errors = 0
+        self._num_proposed = self._num_correct = self._num_accepted = 0
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    @property
+    def aux_layer_ids(self) -> tuple[int, ...]:
+        return self._decoder.aux_layer_ids
+
+    @property
+    def max_len(self) -> int:
+        return self._decoder.max_len
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._costs = self.measure_costs()
+        log.info("measured: %s", self._costs.in_words())
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        self._inbox.stop()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def submit(self, request: Request) -> None:
+        self._check(request)
+        self._inbox.submit(request, time.time())
+
+    def cancel(self, request_id: str, reason: FinishReason = "cancelled") -> None:
+        self._inbox.cancel(request_id, reason)
+
+    def load_draft(self, directory: Path, expected_sha256: str | None = None) -> LoadedDraft:
+        decoder = self._decoder
+        return draft_runner.load(
+            directory, decoder.embed_VH, self.config.max_requests, decoder.max_len, expected_sha256
+        )
+
+    def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
+        assert draft is None or isinstance(draft, DraftRunner)
+        return self._between_steps(lambda: self._versions.swap(version, draft, min_accept_length))
+
+    def revert(self, detail: str) -> Future[SwapOutcome]:
+        return self._between_steps(lambda: self._versions.revert(detail))
+
+    def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
+        if control_share is not None:
+            if not 0.0 <= control_share <= 1.0:
+                raise ValueError(f"control_share={control_share!r}: must lie between 0 and 1")
+            self._control_share = control_share
+        if max_lookahead is not None:
+            if not 0 <= max_lookahead <= MAX_LOOKAHEAD:
+                raise ValueError(f"max_lookahead={max_lookahead!r}: must lie between 0 and {MAX_LOOKAHEAD}")
+            self._max_lookahead = max_lookahead
+
+    def stats(self) -> EngineStats:
+        versions = self._versions
+        live, previous, probe = versions.live, versions.previous, versions.probe
+        return EngineStats(
+            version=live.version,
+            sha256=live.sha256,
+            previous=previous.version if previous else None,
+            num_running=len(self._running) + len(self._prefilling),
+            num_waiting=self._inbox.num_waiting,
+            num_finished=self._num_finished,
+            num_verify_steps=self._num_steps,
+            num_proposed_drafts=self._num_proposed,
+            num_correct_drafts=self._num_correct,
+            num_accept_tokens=self._num_accepted,
+            num_errors=self._num_errors,
+            probe=probe.snapshot() if probe else None,
+            reverted_from=versions.reverted_from,
+            revert_detail=versions.revert_detail,
+            domains=self._domain_stats(),
+        )
+
+    def measure_costs(self) -> Costs:
+        """Time steps on scratch slots; only before ``start``."""
+        state = Eagle3Draft(self._draft_config).state_dict()
+        size = self.config.max_requests
+        embed = draft_runner.normed_embedding(self._decoder.embed_VH, self._draft_config.rms_norm_eps)
+        with torch.inference_mode():
+            draft = DraftRunner(self._draft_config, state, embed, size, self.max_len)
+            return cost_model.measure(self._decoder, draft, size)
+
+    def step(self) -> None:
+        """schedule -> propose -> verify -> commit -> record, for one group of requests."""
+        group = self._schedule()
+        if not group:
+            return
+        started = time.perf_counter()
+        proposals = self._stepper.propose(group, self._lookaheads(group))
+        verdicts = self._stepper.verify(group, proposals)
+        kept = self._commit(group, proposals, verdicts)
+        self._record(group, proposals, kept, time.perf_counter() - started)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self._inbox.is_stopping:
+            try:
+                for command in self._inbox.take_commands():
+                    command()
+                self._end_cancelled()
+                self._prefill_next()
+                self.step()
+            except Exception:
+                self._num_errors += 1
+                log.exception("a step failed; its requests end with an error")
+                self._fail_all()
+            if not self._running and not self._prefilling:
+                self._inbox.wait(IDLE_SECONDS)
+        self._end_all("cancelled")
+
+    def _schedule(self) -> list[Sequence]:
+        """The group whose turn it is: the requests of one version, or the control; each waits for the others once."""
+        groups: dict[int, list[Sequence]] = {}
+        for sequence in self._running:
+            groups.setdefault(id(sequence.served), []).append(sequence)
+        if not groups:
+            return []
+        key = min(groups, key=lambda k: self._last_turn.get(k, 0))
+        self._last_turn = {k: self._last_turn.get(k, 0) for k in groups} | {key: next(self._turn)}
+        return groups[key]
+
+    def _lookaheads(self, group: list[Sequence]) -> list[int]:
+        served = group[0].served
+        if served.draft is None:
+            return [0] * len(group)
+        limits = [min(sequence.lookahead, sequence.num_left - 1) for sequence in group]
+        if self.config.fixed_lookahead is not None or self._costs is None:
+            return limits
+        costs = self._costs.by_lookahead(len(group), max(0, *limits))
+        floor = PROBE_LOOKAHEAD if self._versions.is_probing(served) else 0
+        choose = self._versions.chooser.choose
+        wanted = [s.lookahead if s.is_pinned else max(floor, choose(s.request.domain, costs)) for s in group]
+        return [max(0, min(want, limit)) for want, limit in zip(wanted, limits, strict=True)]
+
+    def _commit(self, group: list[Sequence], proposals: list[Proposal], verdicts: list[Verdict]) -> list[list[int]]:
+        """Append what passed and the bonus token; the tokens that each request kept."""
+        kept = []
+        for sequence, proposal, verdict in zip(group, proposals, verdicts, strict=True):
+            tokens = [*proposal.tokens[: verdict.num_correct_drafts], verdict.bonus_token]
+            kept.append(sequence.append(tokens, self._ends))
+        return kept
+
+    def _record(self, group: list[Sequence], proposals: list[Proposal], kept: list[list[int]], seconds: float) -> None:
+        """One StepRecord per request, counters, the chooser, the probe; then tell those who wait."""
+        for sequence, proposal, tokens in zip(group, proposals, kept, strict=True):
+            num_proposed, num_correct = len(proposal.tokens), len(tokens) - 1
+            sequence.steps.append(StepRecord(tuple(proposal.tokens), num_correct))
+            sequence.decode_seconds += seconds
+            sequence.batch_size_sum += len(group)
+            self._num_steps += 1
+            self._num_proposed += num_proposed
+            self._num_correct += num_correct
+            self._num_accepted += len(tokens)
+            if sequence.served is self._versions.live and sequence.served.draft is not None:
+                domain = sequence.request.domain
+                self._versions.chooser.acceptance(domain).observe(num_proposed, num_correct)
+                if collapse := self._versions.observe(sequence.served, domain, num_proposed, len(tokens)):
+                    self._versions.revert(collapse)
+            sequence.request.on_tokens(tuple(tokens))
+        for sequence in [s for s in group if s.finish_reason is not None]:
+            self._running.remove(sequence)
+            self._finish(sequence)
+
+    # -- requests come and go ---------------------------------------------------------------------------------------
+
+    def _prefill_next(self) -> None:
+        """Admit a request when a slot is free, and run one chunk of one prompt."""
+        if self._free_slots and (submitted := self._inbox.take_request()):
+            self._prefilling.append((self._admit(submitted), 0))
+        if not self._prefilling:
+            return
+        sequence, done = self._prefilling[0]
+        started = time.perf_counter()
+        num = min(self.config.prefill_chunk, len(sequence.tokens) - done)
+        first = self._stepper.prefill(sequence, Span(sequence.slot, done, num))
+        sequence.prefill_seconds += time.perf_counter() - started
+        if first is None:
+            self._prefilling[0] = (sequence, done + num)
+            return
+        del self._prefilling[0]
+        sequence.append([first], self._ends)
+        sequence.request.on_tokens((first,))
+        if sequence.finish_reason is None:
+            self._running.append(sequence)
+        else:
+            self._finish(sequence)
+
+    def _admit(self, submitted: Submitted) -> Sequence:
+        request = submitted.request
+        pin = self.pins.of(request.domain)
+        is_control = request.is_control
+        if is_control is None:  # without speculation there is nothing that a control would be compared with
+            is_control = not pin.speculation_off and self._draw_control()
+        served = CONTROL if is_control else self._versions.live
+        pinned, fixed = self._pinned_lookahead(pin), self.config.fixed_lookahead
+        limit = pinned if pinned is not None else self._max_lookahead if fixed is None else fixed
+        lookahead = limit if served.draft is not None else 0
+        is_pinned = pinned is not None
+        return Sequence(request, served, self._free_slots.pop(), lookahead, submitted.submitted_at, is_pinned=is_pinned)
+
+    def _pinned_lookahead(self, pin: DomainPin) -> int | None:
+        """What a pin says, within the policy's bound; None = the engine chooses."""
+        if pin.speculation_off:
+            return 0
+        return None if pin.lookahead is None else min(pin.lookahead, self._max_lookahead)
+
+    def _draw_control(self) -> bool:
+        """Control requests come in blocks as large as the batch, so that both sides run at the same batch sizes."""
+        if self._num_control_due > 0:
+            self._num_control_due -= 1
+            return True
+        size, share = max(1, len(self._running) + len(self._prefilling)), self._control_share
+        is_first = self._lottery.random() * (size * (1 - share) + share) < share
+        if is_first:
+            self._num_control_due = size - 1
+        return is_first
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._free_slots.append(sequence.slot)
+        self._num_finished += 1
+        self._inbox.close(sequence.request.request_id)
+        keeps = sequence.request.keep_states and sequence.finish_reason in ("stop", "length")
+        span = Span(sequence.slot, 0, sequence.num_cached)
+        states = self._stepper.states
+        finished = sequence.finished(states.features(span) if keeps else None, states.final(span) if keeps else None)
+        sequence.request.on_finish(finished)
+
+    def _end_cancelled(self) -> None:
+        cancelled = self._inbox.take_cancelled()
+        if not cancelled:
+            return
+        for submitted in self._inbox.take_waiting(cancelled):
+            self._end_waiting(submitted, cancelled[submitted.request.request_id])
+        for sequence in [*self._running, *(s for s, _ in self._prefilling)]:
+            if sequence.request.request_id in cancelled:
+                self._end(sequence, cancelled[sequence.request.request_id])
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: str = "") -> None:
+        self._running = [s for s in self._running if s is not sequence]
+        self._prefilling = [(s, done) for s, done in self._prefilling if s is not sequence]
+        sequence.finish_reason, sequence.error = reason, error
+        self._finish(sequence)
+
+    def _end_waiting(self, submitted: Submitted, reason: FinishReason) -> None:
+        sequence = Sequence(submitted.request, CONTROL, 0, 0, submitted.submitted_at)
+        sequence.finish_reason = reason
+        self._num_finished += 1
+        self._inbox.close(submitted.request.request_id)
+        submitted.request.on_finish(sequence.finished(None, None))
+
+    def _fail_all(self) -> None:
+        for sequence in [*self._running, *(s for s, _ in self._prefilling)]:
+            self._end(sequence, "error", "the engine failed in a step that this request took part in")
+
+    def _end_all(self, reason: FinishReason) -> None:
+        for sequence in [*self._running, *(s for s, _ in self._prefilling)]:
+            self._end(sequence, reason)
+        for submitted in self._inbox.take_waiting():
+            self._end_waiting(submitted, reason)
+
+    # -- what the calls above need ----------------------------------------------------------------------------------
+
+    def _between_steps(self, change: Callable[[], None]) -> Future[SwapOutcome]:
+        def work() -> SwapOutcome:
+            started = time.perf_counter()
+            change()
+            versions = self._versions
+            previous = versions.previous.version if versions.previous else None
+            swap_ms = (time.perf_counter() - started) * 1e3
+            return SwapOutcome(versions.live.version, versions.live.sha256, previous, swap_ms)
+
+        future: Future[Any] = self._inbox.call(work)
+        return future
+
+    def _check(self, request: Request) -> None:
+        sampling, vocab_size = request.sampling, self._decoder.config.vocab_size
+        if not request.prompt:
+            raise RequestError("prompt is empty: at least one token is needed")
+        if sampling.max_tokens < 1:
+            raise RequestError(f"max_tokens={sampling.max_tokens}: must be at least 1")
+        if len(request.prompt) + sampling.max_tokens > self.max_len:
+            size = f"prompt of {len(request.prompt)} tokens + max_tokens={sampling.max_tokens}"
+            raise RequestError(f"{size}: together at most {self.max_len}")
+        if unknown := [t for t in request.prompt if not 0 <= t < vocab_size]:
+            raise RequestError(f"prompt has token {unknown[0]}: ids go from 0 to {vocab_size - 1}")
+        if sampling.temperature < 0:
+            raise RequestError(f"temperature={sampling.temperature}: must be 0 or more")
+        if not 0 < sampling.top_p <= 1:
+            raise RequestError(f"top_p={sampling.top_p}: must lie above 0 and be at most 1")
+
+    def _domain_stats(self) -> tuple[DomainStats, ...]:
+        if self._costs is None or self._versions.live.draft is None:
+            return ()
+        costs = self._costs.by_lookahead(1, self._max_lookahead)
+        found = []
+        for domain, acceptance in sorted(self._versions.chooser.domains().items()):
+            rates = acceptance.rates()[: self._max_lookahead]
+            pinned = self._pinned_lookahead(self.pins.of(domain))
+            lookahead = fastest(rates, costs) if pinned is None else pinned
+            found.append(DomainStats(domain, lookahead, expected_tokens(rates, lookahead), tuple(rates)))
+        return tuple(found)

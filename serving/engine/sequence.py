@@ -1,0 +1,122 @@
+"""One running request, as the engine's thread sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from serving.draft_runner import DraftRunner
+from serving.engine.api import FinishedRequest, FinishReason, Request
+from serving.engine.versions import Served
+from serving.model.attention import Span
+from speculators.records import StepRecord
+
+
+@dataclass(slots=True)
+class Proposal:
+    """Drafts for one verify step; ``probabilities`` [lookahead, V] over the target's vocabulary when sampling."""
+
+    tokens: list[int] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)
+
+
+class Sequence:
+    """Tokens so far, where its states lie, and what happened; only the engine's thread touches it.
+
+    Invariant between steps: the caches hold the positions 0 .. num_cached - 1, that is every token but the last.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        served: Served[DraftRunner],
+        slot: int,
+        lookahead: int,
+        submitted_at: float,
+        *,
+        is_pinned: bool = False,
+    ) -> None:
+        self.request = request
+        self.served = served
+        self.slot = slot
+        self.lookahead = lookahead
+        self.is_pinned = is_pinned  # lookahead is what a person fixed, not a bound of the choice
+        self.submitted_at = submitted_at
+        self.tokens = list(request.prompt)
+        self.num_drafted = 0  # entries in the draft's cache that hold target features
+        self.steps: list[StepRecord] = []
+        self.prefill_seconds = 0.0
+        self.decode_seconds = 0.0
+        self.batch_size_sum = 0
+        self.finish_reason: FinishReason | None = None
+        self.error = ""
+        seed = request.sampling.seed
+        self.generator = torch.Generator()
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+    @property
+    def num_cached(self) -> int:
+        """Positions whose keys, values and states are those of committed tokens."""
+        return len(self.tokens) - 1
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that may still be generated."""
+        return len(self.request.prompt) + self.request.sampling.max_tokens - len(self.tokens)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.request.sampling.temperature == 0.0
+
+    def verify_span(self, num_drafts: int) -> Span:
+        """Where the last token and its drafts go."""
+        return Span(self.slot, self.num_cached, num_drafts + 1)
+
+    def pending_span(self) -> Span:
+        """Draft entries of committed positions that are not in the draft's cache yet."""
+        return Span(self.slot, self.num_drafted, self.num_cached - self.num_drafted)
+
+    def append(self, tokens: list[int], ends: frozenset[int]) -> list[int]:
+        """Commit tokens up to an end; returns what was kept and sets ``finish_reason`` when it is the last."""
+        kept: list[int] = []
+        for token in tokens:
+            kept.append(token)
+            self.tokens.append(token)
+            if self._ends(token, ends):
+                self.finish_reason = "stop"
+                break
+            if self.num_left == 0:
+                self.finish_reason = "length"
+                break
+        return kept
+
+    def _ends(self, token: int, ends: frozenset[int]) -> bool:
+        sampling = self.request.sampling
+        return token in sampling.stop_token_ids or (token in ends and not sampling.ignore_eos)
+
+    def finished(self, features_TK: Tensor | None, final_TH: Tensor | None) -> FinishedRequest:
+        """The report; states are copied as float16."""
+        num_steps = len(self.steps)
+        return FinishedRequest(
+            request_id=self.request.request_id,
+            domain=self.request.domain,
+            version=self.served.version,
+            tokens=tuple(self.tokens),
+            prompt_len=len(self.request.prompt),
+            temperature=self.request.sampling.temperature,
+            finish_reason=self.finish_reason or "cancelled",
+            started_at=self.submitted_at,
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
+            mean_batch_size=self.batch_size_sum / num_steps if num_steps else 1.0,
+            lookahead=self.lookahead,
+            steps=tuple(self.steps),
+            states=None if features_TK is None else features_TK.half(),
+            final=None if final_TH is None else final_TH.half(),
+            error=self.error,
+        )

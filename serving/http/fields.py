@@ -1,0 +1,63 @@
+"""Reading one field of a JSON body: the value, or an ApiError that names the field and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serving.http.errors import ApiError
+
+
+def refuse(field: str, value: Any, expected: str) -> ApiError:
+    """The error for a field that cannot be served."""
+    return ApiError(f"{field}={value!r:.80} is not supported: expected {expected}", param=field)
+
+
+def integer(body: Mapping[str, Any], field: str, default: int | None, low: int, high: int) -> int | None:
+    """An integer in [low, high]; null and absent give the default. Raises ApiError."""
+    value = body.get(field)
+    if value is None:
+        return default
+    if type(value) is not int or not low <= value <= high:
+        raise refuse(field, value, f"an integer between {low} and {high}")
+    return value
+
+
+def number(body: Mapping[str, Any], field: str, default: float, low: float, high: float) -> float:
+    """A number in [low, high]; null and absent give the default. Raises ApiError."""
+    value = body.get(field)
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise refuse(field, value, f"a number between {low:g} and {high:g}")
+    return float(value)
+
+
+def boolean(body: Mapping[str, Any], field: str) -> bool:
+    """A boolean; null and absent give False. Raises ApiError."""
+    value = body.get(field)
+    if value is None:
+        return False
+    if type(value) is not bool:
+        raise refuse(field, value, "true or false")
+    return value
+
+
+def stop_strings(body: Mapping[str, Any], most: int = 16) -> tuple[str, ...]:
+    """``stop``: a string, or up to ``most`` of them. Raises ApiError."""
+    value = body.get("stop")
+    if value is None:
+        return ()
+    strings = [value] if isinstance(value, str) else value
+    is_list = isinstance(strings, list) and all(isinstance(s, str) and s for s in strings)
+    if not is_list or len(strings) > most:
+        raise refuse("stop", value, f"a string that is not empty, or a list of up to {most} of them")
+    return tuple(strings)
+
+
+def only_neutral(body: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse options that would change the answer and that this engine does not have, unless they ask for nothing."""
+    for field, values in neutral.items():
+        value = body.get(field)
+        if value is not None and not any(type(value) is type(v) and value == v for v in values):
+            raise refuse(field, value, " or ".join(repr(v) for v in values) + ", or none")

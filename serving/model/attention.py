@@ -1,0 +1,53 @@
+"""Attention of a few rows of one request over its keys in a static cache.
+
+Shapes: T query rows, n keys, G query heads per key head, D head dim. Queries are scaled already: the factor 1/sqrt(D)
+is folded into the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive rows of a batch that belong to one request: positions start .. start + num - 1 in its slot."""
+
+    slot: int
+    start: int
+    num: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num
+
+
+class KeyValues:
+    """Keys and values of one layer for every slot; rolling back is not reading past a length."""
+
+    def __init__(self, num_slots: int, num_kv_heads: int, max_len: int, head_dim: int) -> None:
+        self._keys = torch.zeros(num_slots, num_kv_heads, max_len, head_dim)
+        self._values = torch.zeros(num_slots, num_kv_heads, max_len, head_dim)
+
+    def write(self, span: Span, keys: Tensor, values: Tensor) -> None:
+        """Store [num, kv_heads, D] at the span's positions."""
+        self._keys[span.slot, :, span.start : span.end] = keys.transpose(0, 1)
+        self._values[span.slot, :, span.start : span.end] = values.transpose(0, 1)
+
+    def attend(self, span: Span, queries: Tensor, mask: Tensor | None) -> Tensor:
+        """[T, heads, D] over the keys 0 .. span.end - 1 -> [T, heads * D]; no mask for a single row."""
+        keys, values = self._keys[span.slot, :, : span.end], self._values[span.slot, :, : span.end]
+        num_rows, num_heads, head_dim = queries.shape
+        num_kv = keys.shape[0]
+        groups = num_heads // num_kv
+        grouped = queries.view(num_rows, num_kv, groups, head_dim).transpose(0, 1)
+        grouped = grouped.reshape(num_kv, num_rows * groups, head_dim)
+        if mask is None:
+            scores = torch.bmm(grouped, keys.mT)
+        else:
+            scores = torch.baddbmm(mask.expand(num_kv, -1, -1), grouped, keys.mT)
+        out = torch.bmm(torch.softmax(scores, -1), values)
+        return out.view(num_kv, num_rows, groups, head_dim).transpose(0, 1).reshape(num_rows, num_heads * head_dim)

@@ -1,0 +1,146 @@
+"""The target: a dense decoder of the Llama family in float32 with packed, fused linears and a static KV cache.
+
+Shapes: N rows of a batch (all requests one after another), H hidden, K aux layers, D head dim, V vocabulary.
+Norm weights and the attention scale are folded into the linears that follow them. Logits equal those of transformers
+to 1e-4 (tests/unit/serving/model/test_decoder.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from aurora_kernels.packed_linear import PackedLinear
+from torch import Tensor
+from torch.nn import functional as F
+
+from serving.model.attention import KeyValues, Span
+from serving.model.config import ModelConfig
+from serving.model.rotary import CausalMasks, Rotary
+from serving.model.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What one forward pass leaves: ``features`` [N, K*H] at the aux layers, ``final`` [N, H] after the last norm."""
+
+    features: Tensor
+    final: Tensor
+
+
+class Decoder:
+    """The target with room for ``num_slots`` requests of ``max_len`` tokens each."""
+
+    def __init__(self, folder: Path, aux_layer_ids: Sequence[int], num_slots: int, max_len: int) -> None:
+        self.config = c = ModelConfig.read(folder)
+        self.aux_layer_ids = tuple(aux_layer_ids)
+        self.max_len = min(max_len, c.max_positions)
+        self._rotary = Rotary(self.max_len, c.head_dim, c.rope_theta, c.rope)
+        self._masks = CausalMasks(self.max_len, c.num_heads // c.num_kv_heads)
+        with Weights(folder) as weights:
+            self.embed_VH = weights.tensor("model.embed_tokens.weight", c.vocab_size, c.hidden_size)
+            head = self.embed_VH if c.is_tied else weights.tensor("lm_head.weight", c.vocab_size, c.hidden_size)
+            self._norm = weights.tensor("model.norm.weight", c.hidden_size)
+            self._layers = [Layer(c, weights, i, num_slots, self.max_len) for i in range(c.num_layers)]
+        self._head = PackedLinear(head)
+
+    @torch.inference_mode()
+    def forward(self, ids_N: Tensor, spans: Sequence[Span]) -> States:
+        """Run rows through all layers, writing their keys and values; earlier positions must be in the cache."""
+        positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
+        tables = self._rotary.at(positions)
+        masks = [self._masks.mask(span.start, span.num) if span.num > 1 else None for span in spans]
+        hidden = self.embed_VH[ids_N]
+        taps = []
+        for i, layer in enumerate(self._layers):
+            hidden = layer.forward(hidden, spans, masks, self._rotary, tables)
+            if i in self.aux_layer_ids:
+                taps.append(hidden)
+        final = F.rms_norm(hidden, (self.config.hidden_size,), self._norm, self.config.norm_eps)
+        return States(torch.cat(taps, -1) if taps else hidden[:, :0], final)
+
+    @torch.inference_mode()
+    def logits(self, final_NH: Tensor) -> Tensor:
+        """[N, H] after the last norm -> [N, V]."""
+        return self._head(final_NH)
+
+
+class Layer:
+    """One decoder layer and its cache."""
+
+    def __init__(self, c: ModelConfig, weights: Weights, index: int, num_slots: int, max_len: int) -> None:
+        name = f"model.layers.{index}."
+        self._c = c
+        self._qkv, self._qk_norm = _query_key_value(c, weights, name)
+        self._out = PackedLinear(
+            weights.tensor(name + "self_attn.o_proj.weight", c.hidden_size, c.num_heads * c.head_dim),
+            weights.optional(name + "self_attn.o_proj.bias", c.hidden_size),
+        )
+        norm = weights.tensor(name + "post_attention_layernorm.weight", c.hidden_size)
+        self._gate_up = _fused(weights, [(name + f"mlp.{x}_proj", c.intermediate_size) for x in ("gate", "up")], norm)
+        self._down = PackedLinear(
+            weights.tensor(name + "mlp.down_proj.weight", c.hidden_size, c.intermediate_size),
+            weights.optional(name + "mlp.down_proj.bias", c.hidden_size),
+        )
+        self._cache = KeyValues(num_slots, c.num_kv_heads, max_len, c.head_dim)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        spans: Sequence[Span],
+        masks: Sequence[Tensor | None],
+        rotary: Rotary,
+        tables: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """[N, H] -> [N, H]."""
+        c = self._c
+        size = (c.hidden_size,)
+        qkv = self._qkv(F.rms_norm(hidden, size, None, c.norm_eps)).view(len(hidden), -1, c.head_dim)
+        rotated, values = qkv[:, : c.num_heads + c.num_kv_heads], qkv[:, c.num_heads + c.num_kv_heads :]
+        if self._qk_norm is not None:
+            rotated = F.rms_norm(rotated, (c.head_dim,), None, c.norm_eps) * self._qk_norm
+        rotated = rotary.rotate(rotated, tables)
+        hidden = hidden + self._out(self._attend(rotated, values, spans, masks))
+        gate, up = self._gate_up(F.rms_norm(hidden, size, None, c.norm_eps)).chunk(2, -1)
+        return hidden + self._down(F.silu(gate) * up)
+
+    def _attend(self, rotated: Tensor, values: Tensor, spans: Sequence[Span], masks: Sequence[Tensor | None]) -> Tensor:
+        num_heads = self._c.num_heads
+        outs, first = [], 0
+        for span, mask in zip(spans, masks, strict=True):
+            rows = slice(first, first + span.num)
+            self._cache.write(span, rotated[rows, num_heads:], values[rows])
+            outs.append(self._cache.attend(span, rotated[rows, :num_heads], mask))
+            first += span.num
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def _query_key_value(c: ModelConfig, weights: Weights, name: str) -> tuple[PackedLinear, Tensor | None]:
+    """The fused projection, and for Qwen3 the norm weights [heads + kv_heads, D] of queries and keys."""
+    scale = c.head_dim**-0.5
+    sizes = {"q": c.num_heads, "k": c.num_kv_heads, "v": c.num_kv_heads}
+    linears = [(name + f"self_attn.{x}_proj", heads * c.head_dim) for x, heads in sizes.items()]
+    norm = weights.tensor(name + "input_layernorm.weight", c.hidden_size)
+    if not c.has_qk_norm:
+        return _fused(weights, linears, norm, first_scale=scale), None
+    q_norm = weights.tensor(name + "self_attn.q_norm.weight", c.head_dim) * scale
+    k_norm = weights.tensor(name + "self_attn.k_norm.weight", c.head_dim)
+    qk_norm = torch.cat((q_norm.expand(c.num_heads, -1), k_norm.expand(c.num_kv_heads, -1)))
+    return _fused(weights, linears, norm), qk_norm
+
+
+def _fused(
+    weights: Weights, linears: Sequence[tuple[str, int]], norm: Tensor, first_scale: float = 1.0
+) -> PackedLinear:
+    """Several linears over the same normed input as one; ``first_scale`` multiplies the first of them."""
+    matrices = [weights.tensor(f"{name}.weight", size, len(norm)) * norm for name, size in linears]
+    biases: list[Any] = [weights.optional(f"{name}.bias", size) for name, size in linears]
+    matrices[0] *= first_scale
+    if all(bias is None for bias in biases):
+        return PackedLinear(torch.cat(matrices))
+    filled = [torch.zeros(size) if b is None else b for b, (_, size) in zip(biases, linears, strict=True)]
+    filled[0] = filled[0] * first_scale
+    return PackedLinear(torch.cat(matrices), torch.cat(filled))

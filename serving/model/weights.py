@@ -1,0 +1,67 @@
+"""Read the tensors of a Hugging Face directory, one file or sharded, as float32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Weights:
+    """Tensors by name. Raises FileNotFoundError without weights, ValueError for a missing or unusable tensor."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files = _files(folder)
+        self._stack = ExitStack()
+        self._open: dict[str, safe_open] = {}
+
+    def __enter__(self) -> Weights:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        """One tensor in float32, checked against the shape that the config implies."""
+        if name not in self._files:
+            raise ValueError(f"{self._folder}: tensor {name} is missing")
+        found: Tensor = self._file(self._files[name]).get_tensor(name)  # type: ignore[no-untyped-call]
+        if tuple(found.shape) != shape:
+            raise ValueError(f"{self._folder}: {name} has shape {list(found.shape)}, expected {list(shape)}")
+        if found.dtype not in DTYPES:
+            raise ValueError(f"{self._folder}: {name} is {found.dtype}; this engine reads fp32, bf16 and fp16")
+        return found.float()
+
+    def optional(self, name: str, *shape: int) -> Tensor | None:
+        """The tensor, or None where the checkpoint has none (biases)."""
+        return self.tensor(name, *shape) if name in self else None
+
+    def _file(self, name: str) -> safe_open:
+        if name not in self._open:
+            self._open[name] = self._stack.enter_context(safe_open(self._folder / name, framework="pt"))
+        return self._open[name]
+
+
+def _files(folder: Path) -> Mapping[str, str]:
+    """Tensor name -> file name."""
+    index = folder / INDEX
+    if index.exists():
+        mapping: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return mapping
+    if not (folder / SINGLE).exists():
+        raise FileNotFoundError(f"{folder}: neither {SINGLE} nor {INDEX} is there")
+    with safe_open(folder / SINGLE, framework="pt") as file:
+        return dict.fromkeys(file.keys(), SINGLE)

@@ -1,0 +1,305 @@
+"""Reports what the replica runs and follows what the console desires: one call a second does both.
+
+A new generation is loaded on this thread beside the running version, handed to the engine, and proved: the next report
+carries the checksum of what is in memory, then the accept length of the first steps. The console being away changes
+nothing; the last version that served well is on disk, so a restart without the console serves it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.engine.api import EngineStats, FollowedEngine, LoadedDraft, SwapError
+from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
+from serving.trace.pins import PinFollower
+from serving.trace.spool import write_durably
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError
+from speculators.records import Announcement, DesiredState, ObservedState, RecordError
+
+log = logging.getLogger(__name__)
+
+SWAP_TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a replica calls itself."""
+
+    replica: str
+    target: str
+    engine: str
+    url: str
+    # What the console is told when it has no target of this name; "" and () where nobody knows.
+    model_path: str = ""
+    draft_path: str = ""
+    aux_layer_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a heartbeat carries beside the engine's stats; the fields are those of ObservedState."""
+
+    num_dropped_traces: int = 0
+    spool_bytes: int = 0
+    capture_state: str = "working"
+    capture_detail: str = ""
+    num_traces: int = 0
+    queue_bytes: int = 0
+    engine_num_verify_steps: int = 0
+    engine_num_accept_tokens: int = 0
+    target_sha256: str = ""
+    ranks: tuple[str, ...] = ()
+
+
+class DesiredFile:
+    """The last desired state that served well, on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> DesiredState | None:
+        """None when there is none, or it cannot be read: then the console is asked."""
+        try:
+            return DesiredState.from_json(json.loads(self.path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s is not usable, waiting for the console instead: %s", self.path, error)
+            return None
+
+    def write(self, desired: DesiredState) -> None:
+        write_durably(self.path, json.dumps(desired.to_json()).encode())
+
+
+class Follower:
+    """The loop between one engine and the console."""
+
+    def __init__(
+        self,
+        engine: FollowedEngine,
+        client: ConsoleClient,
+        identity: Identity,
+        target_config: dict[str, Any],
+        file: DesiredFile,
+        pins: PinFollower,
+        beside: Callable[[], Beside],
+        interval_seconds: float = 1.0,
+    ) -> None:
+        self.engine = engine
+        self.client = client
+        self.identity = identity
+        self.target_config = target_config
+        self.file = file
+        self.pins = pins
+        self.beside = beside
+        self.interval_seconds = interval_seconds
+        self.num_failed_reports = 0
+        self._generation = 0  # last one acted on
+        self._state = "starting"
+        self._detail = ""
+        self._swap_ms = 0.0
+        self._good: DesiredState | None = None  # live, as far as known
+        self._before: DesiredState | None = None  # live before that: what the engine reverts to
+        self._is_revert_answered = False  # the console has desired something since the engine's own revert
+        self._drafts: dict[str, LoadedDraft] = {}  # by digest: the live and the previous one, as in the engine
+        self._backoff = Backoff(most_seconds=5.0)
+        self._is_away = False
+        self._interval = Interval()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def restore(self) -> None:
+        """Serve what served well before the restart; call once, before ``start``."""
+        self.pins.restore()
+        desired = self.file.read()
+        if desired is None:
+            return
+        if desired.target != self.identity.target:
+            log.warning("%s is about target %r, ignored", self.file.path, desired.target)
+            return
+        self._follow(desired)
+        if self._state == "swap_failed":  # it may be gone for good: ask the console as a new replica would
+            self._generation = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._interval.stop()
+        self._thread.join(5.0)
+
+    def observed(self) -> ObservedState:
+        """What is true now."""
+        stats, beside = self.engine.stats(), self.beside()
+        state, detail = self._state_now(stats)
+        return ObservedState(
+            replica=self.identity.replica,
+            target=self.identity.target,
+            engine=self.identity.engine,
+            url=self.identity.url,
+            generation=self._generation,
+            version=stats.version,
+            sha256=stats.sha256,
+            state=state,
+            detail=detail,
+            swap_ms=self._swap_ms,
+            probe_accept_length=stats.probe.accept_length if stats.probe else 0.0,
+            probe_num_steps=stats.probe.num_steps if stats.probe else 0,
+            num_running=stats.num_running,
+            reported_at=time.time(),
+            num_verify_steps=stats.num_verify_steps,
+            num_accept_tokens=stats.num_accept_tokens,
+            pins_revision=self.engine.pins.desired.revision,
+            pins_obeyed=self.engine.pins.obeyed,
+            pins_detail=self.pins.detail,
+            **dataclasses.asdict(beside),
+        )
+
+    def _run(self) -> None:
+        wait = 0.0
+        while self._interval.sleep(wait):
+            try:
+                wait = self._turn()
+            except Exception:
+                log.exception("the loop to the console failed; it goes on")
+                wait = self._backoff.failed()
+
+    def _turn(self) -> float:
+        """Report, read intent, act; returns seconds until the next turn."""
+        self._keep_reverted()
+        try:
+            answer = self.client.post("ingest/observed", json.dumps(self.observed().to_json()).encode())
+            desired = DesiredState.from_json(answer)
+        except (ConsoleError, RecordError) as error:
+            return self._failed(error)
+        self._backoff.succeeded()
+        if self._is_away:
+            log.info("console is back")
+            self._is_away = False
+        if self._state == "starting":
+            self._state = "serving"
+        self.pins.follow(desired.pins)
+        if desired.generation in (0, self._generation):
+            return self.interval_seconds
+        self._announce_swap()
+        self._follow(desired)
+        return 0.0  # the proof goes out at once
+
+    def _failed(self, error: Exception) -> float:
+        self.num_failed_reports += 1
+        if not self._is_away:
+            log.warning(
+                "console does not answer; serving goes on with version %d: %s", self.engine.stats().version, error
+            )
+            self._is_away = True
+        if isinstance(error, ConsoleError) and error.status == 404 and self.identity.model_path:
+            self._announce_itself()
+        return self._backoff.failed()
+
+    def _announce_itself(self) -> None:
+        """Tell a console without a target of this name what is served here, so that a person can register it."""
+        try:
+            self.client.post("ingest/announce", json.dumps(self._announcement().to_json()).encode())
+        except ConsoleError as error:
+            log.info("could not announce this server to the console: %s", error)
+
+    def _announcement(self) -> Announcement:
+        who = self.identity
+        return Announcement(
+            replica=who.replica,
+            target=who.target,
+            engine=who.engine,
+            url=who.url,
+            model_path=who.model_path,
+            draft_path=who.draft_path,
+            aux_layer_ids=who.aux_layer_ids,
+            config=self.target_config,
+            reported_at=time.time(),
+        )
+
+    def _announce_swap(self) -> None:
+        """Tell the console that loading has begun; nobody depends on it."""
+        self._state, self._detail = "swapping", ""
+        try:
+            self.client.post("ingest/observed", json.dumps(self.observed().to_json()).encode())
+        except ConsoleError as error:
+            log.info("could not report that a swap begins: %s", error)
+
+    def _follow(self, desired: DesiredState) -> None:
+        """Make the engine serve what is desired, or say why it does not."""
+        self._generation = desired.generation
+        try:
+            self._set_policy(desired)
+            if not self._is_served(desired):
+                self._swap(desired)
+        except (SwapError, CheckpointError, TimeoutError) as error:
+            log.error("version %d is not served: %s", desired.version, error)
+            self._state, self._detail = "swap_failed", str(error)
+            return
+        self._is_revert_answered = self.engine.stats().reverted_from is not None
+        self._state, self._detail = "serving", ""
+        if self._good is None or self._good.version != desired.version:
+            self._before = self._good
+        self._good = desired
+        self.file.write(desired)
+
+    def _set_policy(self, desired: DesiredState) -> None:
+        try:
+            self.engine.set_policy(control_share=desired.control_share, max_lookahead=desired.lookahead)
+        except ValueError as error:
+            raise SwapError(str(error)) from error
+
+    def _is_served(self, desired: DesiredState) -> bool:
+        stats = self.engine.stats()
+        return stats.version == desired.version and stats.sha256 == desired.sha256
+
+    def _swap(self, desired: DesiredState) -> None:
+        draft = self._draft(desired) if desired.version else None
+        future = self.engine.swap(desired.version, draft, min_accept_length=desired.min_accept_length)
+        outcome = future.result(timeout=SWAP_TIMEOUT_SECONDS)
+        self._swap_ms = outcome.swap_ms
+        log.info("generation %d: version %d in %.1f ms", desired.generation, outcome.version, outcome.swap_ms)
+        if outcome.sha256 != (desired.sha256 if desired.version else ""):
+            detail = f"in memory is {outcome.sha256 or 'nothing'}, desired {desired.sha256}"
+            if outcome.previous is not None:
+                self.engine.revert(detail).result(timeout=SWAP_TIMEOUT_SECONDS)
+            raise SwapError(detail)
+
+    def _draft(self, desired: DesiredState) -> LoadedDraft:
+        """Load and check the checkpoint, unless it is in memory already: a rollback reads no file."""
+        draft = self._drafts.pop(desired.sha256, None)
+        if draft is None:
+            directory = Path(desired.uri)
+            problems = checkpoint.config_problems(checkpoint.read_config(directory), self.target_config)
+            if problems:
+                raise SwapError(f"{directory} does not fit the target: " + "; ".join(problems))
+            draft = self.engine.load_draft(directory, desired.sha256)
+        kept = list(self._drafts.items())[-1:]
+        self._drafts = {**dict(kept), desired.sha256: draft}
+        return draft
+
+    def _state_now(self, stats: EngineStats) -> tuple[str, str]:
+        if self._state == "serving" and stats.reverted_from is not None and not self._is_revert_answered:
+            return "reverted", f"version {stats.reverted_from}: {stats.revert_detail}"
+        return self._state, self._detail
+
+    def _keep_reverted(self) -> None:
+        """After the engine's own revert, a restart must not serve the collapsed version again."""
+        stats = self.engine.stats()
+        is_reverted = stats.reverted_from is not None and self._good is not None
+        if is_reverted and self._good and self._good.version == stats.reverted_from:
+            log.error("version %s was reverted: %s", stats.reverted_from, stats.revert_detail)
+            self._good = self._before
+            if self._good is not None:
+                self.file.write(self._good)
+            else:
+                self.file.path.unlink(missing_ok=True)

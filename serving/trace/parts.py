@@ -1,0 +1,152 @@
+"""Everything that records, announces and follows beside an engine; the same for the embedded engine and SGLang."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.engine.api import FollowedEngine
+from serving.trace.console import ConsoleClient
+from serving.trace.counts import CountAggregator
+from serving.trace.follower import Beside, DesiredFile, Follower, Identity
+from serving.trace.pins import PinFollower
+from serving.trace.poster import Poster
+from serving.trace.recorder import Recorder
+from serving.trace.segments import SegmentLimits, SegmentQuota, SegmentWriter
+from serving.trace.spool import Spool
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 2.0  # at a stop, for announcements that the console can still take
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Where a replica keeps what it records, and to whom it reports."""
+
+    slug: str
+    replica: str
+    engine_name: str
+    public_url: str
+    console_url: str  # "" = alone: nothing is kept, no version changes
+    token: str
+    state_dir: Path
+    segment_age_seconds: float = 2.0
+    segment_bytes: int = 64 << 20
+    segment_quota_bytes: int = 2 << 30
+    spool_quota_bytes: int = 1 << 30
+    model_path: str = ""  # on the launch line, like the draft's; "" = never announced to a console that knows no target
+    draft_path: str = ""
+
+    @property
+    def segments_dir(self) -> Path:
+        return self.state_dir / "segments" / self.slug
+
+    @property
+    def spool_root(self) -> Path:
+        return self.state_dir / "spool"
+
+    @property
+    def desired_file(self) -> Path:
+        return self.state_dir / "replicas" / f"{self.replica}.desired.json"
+
+    @property
+    def pins_file(self) -> Path:
+        return self.state_dir / "replicas" / f"{self.replica}.pins.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What runs beside the engine; poster, follower and quota are None without a console."""
+
+    recorder: Recorder
+    spool: Spool | None = None
+    quota: SegmentQuota | None = None
+    poster: Poster | None = None
+    follower: Follower | None = None
+
+    def gauges(self) -> dict[str, float]:
+        """For /metrics."""
+        gauges: dict[str, float] = {}
+        if self.spool and self.quota and self.poster and self.recorder.segments:
+            gauges["spool_bytes"] = self.spool.num_bytes
+            gauges["spool_announcements"] = len(self.spool)
+            gauges["spool_rejected"] = self.spool.num_rejected
+            gauges["announcements_sent"] = self.poster.num_sent
+            gauges["segment_bytes"] = self.quota.num_bytes
+            gauges["segments_dropped"] = self.quota.num_dropped_segments
+            gauges["traces_without_states"] = self.recorder.segments.num_traces_without_states
+        if self.follower:
+            gauges["console_failed_reports"] = self.follower.num_failed_reports
+        return gauges
+
+
+@contextmanager
+def running(
+    recording: Recording,
+    aux_layer_ids: tuple[int, ...],
+    engine: FollowedEngine,
+    target_config: dict[str, Any],
+    beside: Callable[[], Beside] = Beside,
+) -> Iterator[Parts]:
+    """The parts at work, the follower made but not started; on exit the open segment is sealed and the spool stays.
+
+    ``beside`` gives what only the engine knows; what the recorder knows is filled in here. Raises SpoolInUseError.
+    """
+    counts = CountAggregator(recording.slug, recording.replica)
+    if not recording.console_url:
+        log.warning("no console address: requests are served, but no traces are kept and no version will ever change")
+        recorder = Recorder(counts, None, None, pins=engine.pins)
+        recorder.start()
+        yield Parts(recorder)
+        recorder.stop()
+        return
+    spool = Spool(recording.spool_root / recording.replica)
+    quota = SegmentQuota(recording.segments_dir, recording.spool_root, recording.segment_quota_bytes)
+    limits = SegmentLimits(recording.segment_age_seconds, recording.segment_bytes)
+    hidden_size = target_config["hidden_size"]
+    segments = SegmentWriter(recording.slug, recording.replica, aux_layer_ids, hidden_size, spool, quota, limits)
+    recorder = Recorder(counts, segments, spool, pins=engine.pins, max_spool_bytes=recording.spool_quota_bytes)
+    client = ConsoleClient(recording.console_url, recording.token)
+    poster = Poster(spool, client)
+    follower = Follower(
+        engine,
+        client,
+        Identity(
+            recording.replica,
+            recording.slug,
+            recording.engine_name,
+            recording.public_url,
+            recording.model_path,
+            recording.draft_path,
+            aux_layer_ids,
+        ),
+        target_config,
+        DesiredFile(recording.desired_file),
+        PinFollower(engine.pins, recording.pins_file),
+        lambda: _with_losses(beside(), recorder, spool),
+    )
+    recorder.start()
+    poster.start()
+    try:
+        yield Parts(recorder, spool, quota, poster, follower)
+    finally:
+        recorder.stop()
+        poster.stop(FLUSH_SECONDS)
+        client.close()
+        spool.close()
+
+
+def _with_losses(beside: Beside, recorder: Recorder, spool: Spool) -> Beside:
+    return dataclasses.replace(
+        beside,
+        num_dropped_traces=beside.num_dropped_traces + recorder.num_dropped_traces,
+        spool_bytes=spool.num_bytes,
+        num_traces=recorder.num_traces,
+        queue_bytes=beside.queue_bytes + recorder.queue_bytes,
+    )

@@ -1,0 +1,69 @@
+"""Run requests on a real engine in the test's own thread or in its loop, and wait for them."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serving.engine.api import FinishedRequest, Request, SamplingParams
+from serving.engine.config import EngineConfig
+from serving.engine.engine import Engine
+
+
+class Waiter:
+    """Collects what a request reports."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.finished: FinishedRequest | None = None
+        self.done = threading.Event()
+        self.started = threading.Event()
+        self.request_id = ""
+
+    def on_tokens(self, tokens: tuple[int, ...]) -> None:
+        assert tokens
+        self.tokens += tokens
+        self.started.set()
+
+    def on_finish(self, finished: FinishedRequest) -> None:
+        assert self.finished is None, "on_finish came twice"
+        self.finished = finished
+        self.done.set()
+
+    def result(self, timeout: float = 60.0) -> FinishedRequest:
+        assert self.done.wait(timeout), "the request did not finish"
+        assert self.finished is not None
+        return self.finished
+
+
+def submit(engine: Engine, prompt: tuple[int, ...], *, is_control: bool = False, **sampling: Any) -> Waiter:
+    waiter = Waiter()
+    options = {name: sampling.pop(name) for name in ("domain", "keep_states", "request_id") if name in sampling}
+    waiter.request_id = options.setdefault("request_id", uuid.uuid4().hex)
+    engine.submit(
+        Request(
+            prompt=prompt,
+            sampling=SamplingParams(**sampling),
+            is_control=is_control,
+            on_tokens=waiter.on_tokens,
+            on_finish=waiter.on_finish,
+            **options,
+        )
+    )
+    return waiter
+
+
+@contextmanager
+def engine_of(target: Path, **config: Any) -> Iterator[Engine]:
+    engine = Engine(target, EngineConfig(**{"max_len": 128, "max_requests": 4, "control_share": 0.0, **config}))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def output(finished: FinishedRequest) -> list[int]:
+    return list(finished.tokens[finished.prompt_len :])

@@ -1,0 +1,272 @@
+"""What the engine promises its server: queues, cancellation, control, swaps, probes, reverts, errors."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from serving.engine.api import RequestError
+from serving.engine.config import EngineConfig
+from serving.engine.costs import Costs
+from serving.engine.engine import Engine
+from serving.engine.stepper import Stepper
+from speculators.checkpoint import CheckpointError
+from tests.unit.serving.engine.running import engine_of, output, submit
+
+PROMPT = (1, 2, 3, 4, 5)
+
+
+def test_states_are_those_of_every_token_but_the_last(tiny, good):
+    folder, model = tiny
+    with engine_of(folder, fixed_lookahead=3) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        finished = submit(engine, PROMPT, max_tokens=30, ignore_eos=True).result()
+    assert finished.states.shape == (34, 3 * 32)
+    assert finished.final.dtype == torch.float16
+    with torch.no_grad():
+        hidden = model(torch.tensor([finished.tokens[:-1]]), output_hidden_states=True).hidden_states
+    expected = torch.cat([hidden[i + 1][0] for i in engine.aux_layer_ids], -1)
+    assert (finished.states.float() - expected).abs().max() < 2e-3 * float(expected.abs().max())
+    assert (finished.final.float() - hidden[-1][0]).abs().max() < 2e-3 * float(hidden[-1].abs().max())
+
+
+def test_no_states_where_none_are_wanted(tiny):
+    with engine_of(tiny[0]) as engine:
+        finished = submit(engine, PROMPT, max_tokens=5, keep_states=False).result()
+    assert finished.states is None
+    assert finished.final is None
+
+
+def test_tokens_stream_in_order_and_end_once(tiny, good):
+    with engine_of(tiny[0], fixed_lookahead=4) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        waiter = submit(engine, PROMPT, max_tokens=40, ignore_eos=True)
+        finished = waiter.result()
+    assert waiter.tokens == output(finished)
+    assert len(waiter.tokens) == 40
+    assert finished.finish_reason == "length"
+
+
+def test_end_tokens_stop_and_may_be_ignored(tiny):
+    with engine_of(tiny[0]) as engine:
+        plain = output(submit(engine, PROMPT, max_tokens=20, ignore_eos=True).result())
+        stopped = submit(engine, PROMPT, max_tokens=20, ignore_eos=True, stop_token_ids=(plain[4],)).result()
+    assert output(stopped) == plain[: plain.index(plain[4]) + 1]
+    assert stopped.finish_reason == "stop"
+
+
+def test_more_requests_than_slots_wait_and_all_finish(tiny):
+    with engine_of(tiny[0], max_requests=2) as engine:
+        waiters = [submit(engine, (i + 1,) * 3, max_tokens=10, ignore_eos=True) for i in range(9)]
+        finished = [w.result() for w in waiters]
+        assert all(len(output(f)) == 10 for f in finished)
+        assert engine.stats().num_finished == 9
+        assert max(f.mean_batch_size for f in finished) > 1.2
+
+
+def test_long_prompts_are_prefilled_in_chunks_while_others_go_on(tiny):
+    with engine_of(tiny[0], prefill_chunk=16) as engine:
+        long = submit(engine, tuple(range(60)), max_tokens=5, ignore_eos=True)
+        short = submit(engine, PROMPT, max_tokens=5, ignore_eos=True)
+        chunked = output(long.result())
+        short.result()
+    with engine_of(tiny[0], prefill_chunk=128) as engine:
+        assert output(submit(engine, tuple(range(60)), max_tokens=5, ignore_eos=True).result()) == chunked
+
+
+def test_cancel_running_and_waiting(tiny, slow_steps):
+    with engine_of(tiny[0], max_requests=1) as engine:
+        running = submit(engine, PROMPT, max_tokens=100, ignore_eos=True)
+        waiting = submit(engine, PROMPT, max_tokens=100, ignore_eos=True)
+        assert running.started.wait(10)
+        engine.cancel(waiting.request_id)
+        assert waiting.result().finish_reason == "cancelled"
+        engine.cancel(running.request_id, "stop")
+        assert running.result().finish_reason == "stop"
+        engine.cancel("nobody")
+        assert submit(engine, PROMPT, max_tokens=3).result().finish_reason in ("length", "stop")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "named"),
+    [
+        ((), {}, "prompt is empty"),
+        (PROMPT, {"max_tokens": 0}, "max_tokens=0"),
+        (PROMPT, {"max_tokens": 124}, "together at most 128"),
+        ((1, 61), {}, "token 61"),
+        (PROMPT, {"temperature": -1.0}, "temperature=-1.0"),
+        (PROMPT, {"top_p": 0.0}, "top_p=0.0"),
+    ],
+)
+def test_requests_that_can_never_be_served_are_refused(tiny, prompt, options, named):
+    engine = Engine(tiny[0], EngineConfig(max_len=128))
+    with pytest.raises(RequestError, match=named):
+        submit(engine, prompt, **{"max_tokens": 4, **options})
+
+
+def test_the_same_id_twice_is_refused(tiny):
+    with engine_of(tiny[0]) as engine:
+        first = submit(engine, PROMPT, max_tokens=100, ignore_eos=True, request_id="a")
+        with pytest.raises(RequestError, match="running already"):
+            submit(engine, PROMPT, max_tokens=2, request_id="a")
+        first.result()
+        submit(engine, PROMPT, max_tokens=2, request_id="a").result()
+
+
+@pytest.mark.parametrize("running", [1, 4])
+def test_the_control_gets_its_share(tiny, good, running):
+    with engine_of(tiny[0], control_share=0.25, seed=1, max_requests=running) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        waiters = [submit(engine, PROMPT, is_control=None, max_tokens=4, ignore_eos=True) for _ in range(400)]
+        finished = [w.result() for w in waiters]
+    control = [f for f in finished if f.version == 0]
+    assert 0.15 < len(control) / 400 < 0.35
+    assert all(f.num_proposed_drafts == 0 and f.lookahead == 0 for f in control)
+
+
+def test_groups_never_mix_versions(tiny, good, garbage, monkeypatch):
+    seen = []
+    honest = Stepper.verify
+
+    def watch(self, group, proposals):
+        seen.append({id(s.served) for s in group})
+        return honest(self, group, proposals)
+
+    monkeypatch.setattr(Stepper, "verify", watch)
+    with engine_of(tiny[0], control_share=0.3, seed=2) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        waiters = [submit(engine, PROMPT, is_control=None, max_tokens=30, ignore_eos=True) for _ in range(6)]
+        engine.swap(2, engine.load_draft(garbage)).result(10)
+        waiters += [submit(engine, PROMPT, is_control=None, max_tokens=30, ignore_eos=True) for _ in range(6)]
+        [w.result() for w in waiters]
+    assert all(len(group) == 1 for group in seen)
+    assert len(set().union(*seen)) == 3  # v1, v2, control
+
+
+def test_swap_proof_and_way_back(tiny, good, garbage):
+    with engine_of(tiny[0]) as engine:
+        drafts = [engine.load_draft(good), engine.load_draft(garbage)]
+        engine.swap(7, drafts[0]).result(10)
+        outcome = engine.swap(8, drafts[1]).result(10)
+        assert (outcome.version, outcome.sha256, outcome.previous) == (8, drafts[1].sha256, 7)
+        back = engine.revert("because").result(10)
+        assert min(outcome.swap_ms, back.swap_ms) < 50  # the machine may stand still in one of them
+        assert (back.version, back.sha256) == (7, drafts[0].sha256)
+        stats = engine.stats()
+        assert (stats.version, stats.reverted_from, stats.revert_detail) == (7, 8, "because")
+        with pytest.raises(LookupError, match="no previous"):
+            engine.revert("again").result(10)
+
+
+def test_a_collapse_reverts_by_itself(tiny, good, garbage):
+    with engine_of(tiny[0], probe_steps=16) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.swap(2, engine.load_draft(garbage), min_accept_length=1.4).result(10)
+        submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
+        stats = engine.stats()
+        assert (stats.version, stats.reverted_from) == (1, 2)
+        assert "least allowed is 1.40" in stats.revert_detail
+
+
+def test_a_good_version_passes_its_probe(tiny, good):
+    with engine_of(tiny[0], probe_steps=60) as engine:
+        engine.swap(1, engine.load_draft(good), min_accept_length=1.1).result(10)
+        waiters = [submit(engine, (i, 2 * i, 3), max_tokens=100, ignore_eos=True) for i in range(1, 5)]
+        [w.result() for w in waiters]
+        probe = engine.stats().probe
+        assert probe.is_complete
+        assert probe.num_steps == 60
+        assert probe.accept_length > 1.1
+        assert engine.stats().reverted_from is None
+
+
+def test_garbage_is_switched_off_but_probed(tiny, garbage, monkeypatch):
+    """With costs of a usual kind: measured ones are of whatever else this machine does just then."""
+    monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs({1: {k: 1.0 + 0.15 * k for k in (0, 4, 8)}}))
+    with engine_of(tiny[0], probe_steps=4) as engine:
+        engine.swap(1, engine.load_draft(garbage)).result(10)
+        for _ in range(4):
+            finished = submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
+        drafted = sum(len(step.proposed) > 0 for step in finished.steps)
+        assert drafted / finished.num_verify_steps < 0.3
+
+
+@pytest.mark.parametrize("damage", ["truncate", "digest", "shape", "nan", "missing"])
+def test_a_damaged_checkpoint_is_refused_and_serving_goes_on(tiny, good, tmp_path, damage):
+    import json
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(good, tmp_path / "v")
+    weights = folder / "model.safetensors"
+    expected = None
+    if damage == "truncate":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "digest":
+        expected = "0" * 64
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "shape":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 47}))
+    else:
+        state = load_file(weights)
+        state["fc.weight"][0, 0] = float("nan")
+        save_file(state, weights)
+    with engine_of(tiny[0]) as engine:
+        with pytest.raises(CheckpointError, match="v"):
+            engine.load_draft(folder, expected)
+        assert len(output(submit(engine, PROMPT, max_tokens=5, ignore_eos=True).result())) == 5
+
+
+def test_an_exception_in_a_step_ends_its_requests_and_nothing_else(tiny, good, monkeypatch):
+    with engine_of(tiny[0], fixed_lookahead=2) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        honest = Stepper.propose
+
+        def broken(self, group, lookaheads):
+            raise RuntimeError("planted")
+
+        monkeypatch.setattr(Stepper, "propose", broken)
+        assert submit(engine, PROMPT, max_tokens=9, ignore_eos=True).result().finish_reason == "error"
+        monkeypatch.setattr(Stepper, "propose", honest)
+        assert submit(engine, PROMPT, max_tokens=9, ignore_eos=True).result().finish_reason == "length"
+        assert engine.stats().num_errors >= 1
+
+
+def test_stop_ends_everybody(tiny):
+    engine = Engine(tiny[0], EngineConfig(max_len=128, max_requests=1))
+    engine.start()
+    waiters = [submit(engine, PROMPT, max_tokens=120, ignore_eos=True) for _ in range(3)]
+    assert waiters[0].started.wait(10)
+    engine.stop()
+    assert {w.result().finish_reason for w in waiters} <= {"cancelled", "length"}
+    assert not engine.is_alive
+    with pytest.raises(RequestError, match="stopping"):
+        submit(engine, PROMPT, max_tokens=2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("control_share", 1.5), ("max_lookahead", 99)])
+def test_a_wrong_policy_is_named(tiny, name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        Engine(tiny[0], EngineConfig(max_len=128)).set_policy(**{name: value})
+
+
+def test_submitting_from_many_threads(tiny):
+    with engine_of(tiny[0], max_requests=4) as engine:
+        waiters, lock = [], threading.Lock()
+
+        def send(i):
+            for j in range(10):
+                waiter = submit(engine, (i + 1, j + 1), max_tokens=3, ignore_eos=True)
+                with lock:
+                    waiters.append(waiter)
+                time.sleep(0.001)
+
+        threads = [threading.Thread(target=send, args=(i,)) for i in range(5)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+        assert all(len(output(w.result())) == 3 for w in waiters)
+        assert len(waiters) == 50

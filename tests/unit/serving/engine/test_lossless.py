@@ -1,0 +1,252 @@
+"""Speculation changes speed, never text: greedy output token for token, sampled output in distribution.
+
+The last tests plant bugs and demand that these very checks fail.
+"""
+
+import functools
+import threading
+
+import pytest
+import torch
+
+from serving.engine.sequence import Sequence
+from serving.engine.stepper import Stepper, Verdict
+from serving.model.attention import Span
+from speculators import verify
+from speculators.records import DomainPin, DomainPins
+from tests.unit.serving.engine.running import engine_of, output, submit
+
+TIE_MARGIN = 1e-4
+PROMPTS = [tuple(torch.randint(0, 60, (n,), generator=torch.Generator().manual_seed(n)).tolist()) for n in range(1, 13)]
+
+
+def plain_greedy(model, prompt, num_tokens):
+    """(tokens, top-2 margins) of plain decoding with transformers, without any cache."""
+    ids, margins = list(prompt), []
+    with torch.no_grad():
+        for _ in range(num_tokens):
+            top = model(torch.tensor([ids])).logits[0, -1].topk(2)
+            ids.append(int(top.indices[0]))
+            margins.append(float(top.values[0] - top.values[1]))
+    return ids[len(prompt) :], margins
+
+
+@pytest.fixture(scope="module")
+def plain(tiny):
+    return {prompt: plain_greedy(tiny[1], prompt, 40) for prompt in PROMPTS}
+
+
+def mismatches(finished, plain):
+    """First differences that are no exact tie; after one, the texts have nothing to do with each other."""
+    count = 0
+    for each in finished:
+        tokens, margins = plain[each.tokens[: each.prompt_len]]
+        differing = [i for i, (a, b) in enumerate(zip(output(each), tokens, strict=True)) if a != b]
+        if differing and margins[differing[0]] >= TIE_MARGIN:
+            count += 1
+    return count
+
+
+def run_greedy(target, draft, lookahead, prompts=PROMPTS):
+    with engine_of(target, fixed_lookahead=lookahead) as engine:
+        engine.swap(1, engine.load_draft(draft)).result(10)
+        waiters = [submit(engine, p, max_tokens=40, ignore_eos=True) for p in prompts]
+        return [waiter.result() for waiter in waiters]
+
+
+@pytest.mark.parametrize("lookahead", range(9))
+@pytest.mark.parametrize("draft", ["good", "garbage", "small_vocabulary"])
+def test_greedy_equals_plain(tiny, plain, lookahead, draft, request):
+    finished = run_greedy(tiny[0], request.getfixturevalue(draft), lookahead)
+    assert mismatches(finished, plain) == 0
+    for each in finished:
+        assert sum(step.num_correct_drafts + 1 for step in each.steps) == len(output(each)) - 1
+        assert all(len(step.proposed) <= lookahead for step in each.steps)
+    if draft == "good" and lookahead >= 3:
+        accept = sum(f.num_accept_tokens for f in finished) / sum(f.num_verify_steps for f in finished)
+        assert accept > 1.5  # several drafts do pass, else nothing is tested
+    if lookahead:
+        assert sum(f.num_proposed_drafts - f.num_correct_drafts for f in finished) > 0  # and several are rejected
+
+
+def test_greedy_equals_plain_with_adaptive_lookahead(tiny, plain, good):
+    with engine_of(tiny[0]) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        waiters = [submit(engine, p, max_tokens=40, ignore_eos=True) for p in PROMPTS]
+        assert mismatches([w.result() for w in waiters], plain) == 0
+
+
+def test_greedy_equals_plain_with_other_pins_beside_it_in_the_batch(tiny, plain, good):
+    """No drafts, two, four, and the engine's choice, in the same verify passes."""
+    pins = (DomainPin("off", speculation_off=True), DomainPin("two", 2), DomainPin("four", 4))
+    with engine_of(tiny[0]) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.pins.replace(DomainPins(1, pins))
+        domains = ["off", "two", "four", "free"] * 3
+        waiters = [
+            submit(engine, p, domain=d, max_tokens=40, ignore_eos=True) for p, d in zip(PROMPTS, domains, strict=True)
+        ]
+        finished = [waiter.result() for waiter in waiters]
+    assert mismatches(finished, plain) == 0
+    widths = {d: {len(s.proposed) for f in finished if f.domain == d for s in f.steps[:-4]} for d in set(domains)}
+    assert widths["off"] == {0}
+    assert (widths["two"], widths["four"]) == ({2}, {4})
+    assert max(f.mean_batch_size for f in finished if f.domain == "off") > 2  # and it did share its steps
+
+
+def test_greedy_equals_plain_across_swaps(tiny, plain, good, garbage):
+    """Swaps all the while; running requests keep their version, new ones take the next."""
+    with engine_of(tiny[0], fixed_lookahead=4) as engine:
+        drafts = [engine.load_draft(good), engine.load_draft(garbage), None]
+        engine.swap(1, drafts[0]).result(10)
+        stopped = threading.Event()
+
+        def keep_swapping():
+            number = 1
+            while not stopped.wait(0.002):
+                number += 1
+                engine.swap(number, drafts[number % 3]).result(10)
+
+        swapper = threading.Thread(target=keep_swapping)
+        swapper.start()
+        waiters = [submit(engine, p, max_tokens=40, ignore_eos=True) for p in PROMPTS * 4]
+        finished = [w.result() for w in waiters]
+        stopped.set()
+        swapper.join()
+        assert engine.stats().num_errors == 0
+    assert mismatches(finished, plain) == 0
+    assert len({f.version for f in finished}) > 3
+
+
+def test_swap_in_mid_request_keeps_its_version(tiny, plain, good, garbage):
+    with engine_of(tiny[0], fixed_lookahead=3) as engine:
+        engine.swap(1, engine.load_draft(good)).result(10)
+        second = engine.load_draft(garbage)
+        waiter = submit(engine, PROMPTS[3], max_tokens=40, ignore_eos=True)
+        assert waiter.started.wait(10)
+        outcome = engine.swap(2, second).result(10)
+        finished = waiter.result()
+        after = submit(engine, PROMPTS[4], max_tokens=40, ignore_eos=True).result()
+    assert (outcome.version, outcome.previous, outcome.sha256) == (2, 1, second.sha256)
+    assert (finished.version, after.version) == (1, 2)
+    assert mismatches([finished, after], plain) == 0
+
+
+# -- sampled output --------------------------------------------------------------------------------------------------
+
+NUM_SAMPLES = 1200
+P_LEAST = 1e-4
+
+
+def sample(target, draft, lookahead, temperature, top_p=1.0, num_samples=NUM_SAMPLES):
+    """Counts [steps, V] of the tokens at the first places after one prompt."""
+    num_tokens, vocab_size = 4, 61
+    counts = torch.zeros(num_tokens, vocab_size)
+    with engine_of(target, fixed_lookahead=lookahead, max_requests=8) as engine:
+        if draft is not None:
+            engine.swap(1, engine.load_draft(draft)).result(10)
+        waiters = [
+            submit(
+                engine,
+                PROMPTS[5],
+                max_tokens=num_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+                ignore_eos=True,
+                keep_states=False,
+            )
+            for seed in range(num_samples)
+        ]
+        for waiter in waiters:
+            for place, token in enumerate(output(waiter.result())):
+                counts[place, token] += 1
+    return counts
+
+
+def p_value(first, second):
+    """Two-sample chi-square; cells with fewer than 16 draws together are pooled."""
+    big = first + second >= 16
+    cells = [torch.cat((x[big], x[~big].sum()[None])).double() for x in (first, second)]
+    total = cells[0] + cells[1]
+    cells, total = [x[total > 0] for x in cells], total[total > 0]
+    expected = [total * (x.sum() / total.sum()) for x in cells]
+    statistic = sum(float(((x - e) ** 2 / e).sum()) for x, e in zip(cells, expected, strict=True))
+    return float(torch.special.gammaincc(torch.tensor((len(total) - 1) / 2), torch.tensor(statistic / 2)))
+
+
+def is_same_distribution(counts, reference):
+    """True when no place differs significantly; the first place comes from the prefill, no draft is involved."""
+    return all(p_value(a, b) > P_LEAST for a, b in zip(counts[1:], reference[1:], strict=True))
+
+
+@pytest.fixture(scope="module")
+def plain_counts(tiny):
+    """Counts without speculation, made once for each temperature."""
+    return functools.cache(lambda temperature, top_p=1.0: sample(tiny[0], None, 0, temperature, top_p))
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.5, 1.0), (1.0, 1.0), (1.5, 0.7)])
+@pytest.mark.parametrize("draft", ["good", "garbage", "small_vocabulary"])
+def test_sampled_output_has_the_targets_distribution(tiny, plain_counts, draft, temperature, top_p, request):
+    counts = sample(tiny[0], request.getfixturevalue(draft), 3, temperature, top_p)
+    assert is_same_distribution(counts, plain_counts(temperature, top_p))
+
+
+def test_second_token_matches_the_exact_distribution(tiny, good):
+    """Against the target's own probabilities, so that a bug shared by both engines shows."""
+    counts = sample(tiny[0], good, 3, 1.0)[1]
+    with torch.no_grad():
+        first = torch.softmax(tiny[1](torch.tensor([PROMPTS[5]])).logits[0, -1], -1)
+        follow = torch.tensor([[*PROMPTS[5], token] for token in range(61)])
+        exact = first @ torch.softmax(tiny[1](follow).logits[:, -1], -1)
+    drawn = torch.multinomial(exact, 20_000, replacement=True, generator=torch.Generator().manual_seed(5))
+    assert p_value(counts, torch.bincount(drawn, minlength=61).float()) > P_LEAST
+
+
+def test_a_seed_repeats_a_request(tiny, good):
+    def once():
+        with engine_of(tiny[0], fixed_lookahead=3) as engine:
+            engine.swap(1, engine.load_draft(good)).result(10)
+            return output(submit(engine, PROMPTS[2], max_tokens=30, temperature=1.0, seed=11).result())
+
+    assert once() == once()
+
+
+# -- planted bugs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_ratio_is_caught(tiny, plain_counts, garbage, monkeypatch):
+    honest = verify.is_accepted
+    monkeypatch.setattr(verify, "is_accepted", lambda q, p, u: honest(p, q, u))
+    assert not is_same_distribution(sample(tiny[0], garbage, 3, 1.0), plain_counts(1.0))
+
+
+def test_a_residual_that_forgets_the_draft_is_caught(tiny, plain_counts, garbage, monkeypatch):
+    monkeypatch.setattr(verify, "residual", lambda q, p: q)
+    assert not is_same_distribution(sample(tiny[0], garbage, 3, 1.0), plain_counts(1.0))
+
+
+def test_a_dropped_bonus_token_is_caught(tiny, plain, good, monkeypatch):
+    honest = Stepper.verify
+
+    def without_bonus(self, group, proposals):
+        return [
+            Verdict(v.num_correct_drafts - 1, p.tokens[v.num_correct_drafts - 1])
+            if v.num_correct_drafts > 1
+            else Verdict(v.num_correct_drafts, p.tokens[0])
+            if p.tokens
+            else v
+            for v, p in zip(honest(self, group, proposals), proposals, strict=True)
+        ]
+
+    monkeypatch.setattr(Stepper, "verify", without_bonus)
+    assert mismatches(run_greedy(tiny[0], good, 3), plain) > 0
+
+
+def test_a_cache_length_off_by_one_is_caught(tiny, plain, good, monkeypatch):
+    def one_too_early(self, num_drafts):
+        return Span(self.slot, max(0, self.num_cached - 1), num_drafts + 1)
+
+    monkeypatch.setattr(Sequence, "verify_span", one_too_early)
+    assert mismatches(run_greedy(tiny[0], good, 3), plain) > 0

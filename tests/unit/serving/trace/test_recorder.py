@@ -1,0 +1,217 @@
+"""Traces, hidden states and counts of finished requests reach the spool; what does not fit is dropped and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from serving.engine.api import FinishedRequest
+from serving.trace.counts import CountAggregator, batch_bucket
+from serving.trace.recorder import Recorder
+from serving.trace.segments import SegmentLimits, SegmentQuota, SegmentWriter
+from serving.trace.spool import Spool
+from speculators.records import CountWindow, SegmentManifest, TraceRecord
+from tests.unit.serving.fakes import wait_until
+
+Make = Callable[..., FinishedRequest]
+
+
+class Disk:
+    """A spool and segments in a folder."""
+
+    def __init__(self, root: Path, quota_bytes: int = 1 << 20, **limits: Any) -> None:
+        self.spool = Spool(root / "spool" / "r")
+        self.quota = SegmentQuota(root / "segments", root / "spool", quota_bytes)
+        self.segments = SegmentWriter(
+            "demo", "r", (0, 1, 2), 4, self.spool, self.quota, SegmentLimits(**{"max_age_seconds": 0.05, **limits})
+        )
+
+    def recorder(self, **given: Any) -> Recorder:
+        return Recorder(CountAggregator("demo", "r", 0.05), self.segments, self.spool, **given)
+
+    def announced(self, kind: str) -> list[dict[str, Any]]:
+        paths = sorted(self.spool.directory.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        return [json.loads(p.read_text()) for p in paths if p.name.startswith("counts-") == (kind == "counts")]
+
+    def traces(self) -> list[str]:
+        return [trace["trace_id"] for payload in self.announced("segments") for trace in payload["traces"]]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
+    yield disk
+    disk.spool.close()
+
+
+def recorded(recorder: Recorder, *requests: FinishedRequest, is_trace: bool = True) -> None:
+    for request in requests:
+        recorder.put(request, is_trace=is_trace)
+    recorder.start()
+    recorder.stop()
+
+
+def test_a_trace_and_its_states_are_announced_by_age(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder()
+    one, two = finished("a" * 32), finished("b" * 32, num_tokens=7)
+    recorder.put(one, is_trace=True)
+    recorder.put(two, is_trace=True)
+    recorder.start()
+    wait_until(lambda: disk.announced("segments"))
+    recorder.stop()
+    [payload] = disk.announced("segments")
+    manifest = SegmentManifest.from_json(payload["segment"])
+    traces = [TraceRecord.from_json(trace) for trace in payload["traces"]]
+    content = Path(manifest.uri).read_bytes()
+    assert (manifest.sha256, manifest.size_bytes) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert (manifest.num_traces, manifest.num_tokens, manifest.hidden_size) == (2, 8 + 10, 4)
+    assert [trace.tokens for trace in traces] == [one.tokens, two.tokens]
+    assert traces[1].steps == two.steps and traces[1].segment_id == manifest.segment_id
+    tensors = load_file(manifest.uri)
+    assert set(tensors) == {f"{c * 32}.{name}" for c in "ab" for name in ("states", "final")}
+    assert tensors["b" * 32 + ".states"].shape == (9, 12) and str(tensors["b" * 32 + ".final"].dtype) == "torch.float16"
+    assert (tensors["b" * 32 + ".final"] == 0.25).all()
+
+
+def test_a_segment_is_sealed_by_size(tmp_path: Path, finished: Make) -> None:
+    disk = Disk(tmp_path, max_age_seconds=60, max_segment_bytes=300)
+    for number in range(4):  # 7 positions of 32 bytes each
+        disk.segments.add(finished(f"{number:032x}"))
+    assert [len(payload["traces"]) for payload in disk.announced("segments")] == [2, 2]
+    disk.spool.close()
+
+
+def test_no_train_is_counted_and_not_traced(disk: Disk, finished: Make) -> None:
+    recorded(disk.recorder(), finished("a" * 32, keep_states=False), is_trace=False)
+    assert disk.traces() == []
+    assert disk.announced("counts")[0]["counts"][0]["num_requests"] == 1
+
+
+@pytest.mark.parametrize(("reason", "is_counted"), [("cancelled", True), ("error", False)])
+def test_a_cut_request_is_no_trace(reason: str, is_counted: bool, disk: Disk, finished: Make) -> None:
+    recorded(disk.recorder(), dataclasses.replace(finished("a" * 32), finish_reason=reason))  # type: ignore[arg-type]
+    assert disk.traces() == []
+    assert bool(disk.announced("counts")) == is_counted
+
+
+def test_counts_are_sums_and_second_moments_per_key(disk: Disk, finished: Make) -> None:
+    sql, long_sql = finished("a" * 32, num_tokens=5), finished("b" * 32, num_tokens=9)
+    other = dataclasses.replace(finished("c" * 32, domain="json"), mean_batch_size=2.5)
+    recorded(disk.recorder(), sql, long_sql, other)
+    windows = [CountWindow.from_json(w) for payload in disk.announced("counts") for w in payload["counts"]]
+    both, single = sorted(windows, key=lambda w: w.domain, reverse=True)
+    assert (both.domain, both.version, both.lookahead, both.batch_bucket) == ("sql", 7, 3, 2)
+    assert (both.num_requests, both.num_verify_steps, both.num_accept_tokens) == (2, 2 + 4, 4 + 8)
+    assert (both.num_proposed_drafts, both.num_correct_drafts) == (18, 6)
+    assert (both.decode_seconds, both.sum_xx, both.sum_yy, both.sum_xy) == (0.5, 16 + 64, 0.125, 3.0)
+    assert (single.domain, single.batch_bucket) == ("json", 4)
+    assert both.started_at <= both.ended_at
+
+
+@pytest.mark.parametrize(("mean", "bucket"), [(0, 1), (1, 1), (1.01, 2), (2, 2), (2.1, 4), (8, 8), (8.5, 16)])
+def test_batch_bucket(mean: float, bucket: int) -> None:
+    assert batch_bucket(mean) == bucket
+
+
+def test_a_full_queue_drops_traces_but_not_counts(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder(max_waiting_bytes=500)
+    recorder_input = [finished(f"{number:032x}") for number in range(5)]  # 224 bytes each
+    for request in recorder_input:
+        recorder.put(request, is_trace=True)  # not started: nothing drains
+    assert recorder.num_dropped_traces == 3
+    recorder.start()
+    recorder.stop()
+    assert len(disk.traces()) == 2
+    assert sum(w["num_requests"] for payload in disk.announced("counts") for w in payload["counts"]) == 5
+
+
+def test_put_returns_at_once_however_slow_the_disk_is(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder(max_waiting_requests=100)
+    is_writing, may_go_on, is_written = threading.Event(), threading.Event(), threading.Event()
+
+    def seal() -> None:
+        is_writing.set()
+        may_go_on.wait(20)
+        is_written.set()
+
+    disk.segments.seal = seal  # type: ignore[method-assign]
+    recorder.start()
+    request = finished("a" * 32)
+    recorder.put(request, is_trace=True)
+    assert is_writing.wait(30)
+    for _ in range(1000):
+        recorder.put(request, is_trace=True)
+    assert not is_written.is_set(), "all put while the disk hung"
+    assert recorder.num_lost_counts > 0
+    may_go_on.set()
+    recorder.stop()
+
+
+def test_quota_drops_acknowledged_segments_first(tmp_path: Path, finished: Make) -> None:
+    disk = Disk(tmp_path, quota_bytes=1400)  # a segment of one trace is about 430 bytes
+    for number in range(3):
+        disk.segments.add(finished(f"{number:032x}"))
+        disk.segments.seal()
+        time.sleep(0.002)
+    middle = disk.announced("segments")[1]["segment"]
+    taken = [disk.spool.next(0) for _ in range(2)]
+    assert taken[1] is not None
+    disk.spool.acknowledge(taken[1])  # only the middle one is known to the console
+    disk.segments.add(finished("d" * 32))
+    disk.segments.seal()
+    assert not Path(middle["uri"]).exists()
+    assert disk.quota.num_dropped_segments == 1
+    assert all(Path(payload["segment"]["uri"]).exists() for payload in disk.announced("segments"))
+    disk.spool.close()
+
+
+def test_without_room_the_tokens_are_still_announced(tmp_path: Path, finished: Make) -> None:
+    disk = Disk(tmp_path, quota_bytes=100)
+    disk.segments.add(finished("a" * 32))
+    disk.segments.seal()
+    [payload] = disk.announced("segments")
+    assert payload["segment"]["size_bytes"] == 0 and not Path(payload["segment"]["uri"]).exists()
+    assert disk.traces() == ["a" * 32]
+    assert disk.segments.num_traces_without_states == 1
+    disk.spool.close()
+
+
+def test_a_full_spool_drops_traces_and_keeps_counting(disk: Disk, finished: Make) -> None:
+    disk.spool.put("old", {"x": "y" * 100})
+    recorder = disk.recorder(max_spool_bytes=50)
+    recorded(recorder, finished("a" * 32))
+    assert recorder.num_dropped_traces == 1
+    assert disk.announced("counts")
+
+
+def test_a_failing_disk_does_not_end_the_recorder(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder()
+    put = disk.spool.put
+
+    def full(name: str, payload: dict[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    disk.spool.put = full  # type: ignore[method-assign]
+    recorder.start()
+    recorder.put(finished("a" * 32), is_trace=True)
+    wait_until(lambda: recorder.num_write_errors >= 1)
+    disk.spool.put = put  # type: ignore[method-assign]
+    recorder.put(finished("b" * 32), is_trace=True)
+    recorder.stop()
+    assert "b" * 32 in disk.traces()
+
+
+def test_without_a_console_only_totals_are_kept(finished: Make) -> None:
+    recorder = Recorder(CountAggregator("demo", "r"), None, None)
+    recorded(recorder, finished("a" * 32))
+    assert not recorder.keeps_traces
+    assert [total.num_requests for total in recorder.totals.values()] == [1]

@@ -1,0 +1,102 @@
+"""What was announced is there after any kind of death, in order, until the console has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.trace.spool import Announcement, Spool, SpoolInUseError
+
+WRITER = """
+import sys, threading
+from pathlib import Path
+import torch
+from serving.engine.api import Request
+from serving.trace.counts import CountAggregator
+from serving.trace.recorder import Recorder
+from serving.trace.segments import SegmentLimits, SegmentQuota, SegmentWriter
+from serving.trace.spool import Spool
+from speculators.records import StepRecord
+from tests.unit.serving.fakes import make_finished
+
+root = Path(sys.argv[1])
+spool = Spool(root / "spool" / "r")
+put = spool.put
+def loudly(name, payload):
+    put(name, payload)
+    print(name, flush=True)
+spool.put = loudly
+quota = SegmentQuota(root / "segments", root / "spool", 1 << 30)
+segments = SegmentWriter("demo", "r", (0, 1, 2), 4, spool, quota, SegmentLimits(0.01))
+recorder = Recorder(CountAggregator("demo", "r", 0.05), segments, spool)
+recorder.start()
+number = 0
+while True:
+    number += 1
+    request = Request(f"{number:032x}", (1, 2, 3))
+    recorder.put(make_finished(request, [4, 5, 6], (StepRecord((5, 1), 1),)), is_trace=True)
+    threading.Event().wait(0.001)
+"""
+
+
+def test_a_killed_writer_loses_nothing_that_it_announced(tmp_path: Path) -> None:
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        announced = [writer.stdout.readline().strip() for _ in range(25)]
+        os.kill(writer.pid, signal.SIGKILL)
+        announced += writer.stdout.read().split()
+        writer.wait()
+        spool = Spool(tmp_path / "spool" / "r")
+        waiting = {path.stem: json.loads(path.read_text()) for path in spool.directory.glob("*.json")}
+        assert set(announced) <= set(waiting)
+        for payload in waiting.values():
+            if "segment" in payload:
+                assert Path(payload["segment"]["uri"]).stat().st_size == payload["segment"]["size_bytes"] > 0
+        assert not list(spool.directory.glob(".*.tmp"))
+        assert len(spool) == len(waiting)
+        spool.close()
+
+
+def test_a_second_process_is_told_that_the_spool_is_taken(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    with pytest.raises(SpoolInUseError, match="--replica"):
+        Spool(tmp_path)
+    spool.close()
+    Spool(tmp_path).close()
+
+
+def test_oldest_first_also_after_a_restart(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for name in ("c", "a", "b"):
+        spool.put(name, {})
+        time.sleep(0.002)
+    spool.close()
+    again = Spool(tmp_path)
+    again.put("0", {})
+    assert [taken.path.stem for _ in range(4) if (taken := again.next(0))] == ["c", "a", "b", "0"]
+    assert again.next(0) is None
+
+
+def test_bytes_are_those_that_wait(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.put("a", {"x": 1})
+    spool.put("b", {})
+    first, second = spool.next(0), spool.next(0)
+    assert first and second and spool.num_bytes == 9
+    spool.acknowledge(first)
+    spool.reject(second, b'{"title": "no"}')
+    assert (spool.num_bytes, len(spool), spool.num_rejected) == (0, 0, 1)
+    assert (tmp_path / "rejected" / "b.response.json").read_text() == '{"title": "no"}'
+
+
+def test_kind_is_the_console_call() -> None:
+    assert Announcement(Path("counts-ab.json")).kind == "counts"
+    assert Announcement(Path("ab.json")).kind == "segments"
