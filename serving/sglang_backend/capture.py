@@ -1,0 +1,151 @@
+"""The scheduler's side of capture: turns what the hooks see into events on a bounded queue, at a few microseconds each.
+
+Nothing here waits for a device, a lock that a slow thread holds, or a disk. When the queue is full, hidden states are
+left out and counted; the tokens of a step always fit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from serving.engine.pins import Pins
+from serving.sglang_backend.copies import Copier, FinalStates
+from serving.sglang_backend.events import Clock, Event, Finish, Origin, Prefill, Span, Step
+from serving.sglang_backend.labels import Label, label_of
+
+HEALTH_CHECK = "HEALTH_CHECK"  # SGLang's own probes: their request ids begin so
+
+
+class EventQueue:
+    """Events from the scheduler to the assembler. Appending takes no lock."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_left_out = 0  # passes whose states did not fit
+        self._events: deque[Event] = deque()
+        self._put_bytes = 0  # written by the scheduler's thread only
+        self._taken_bytes = 0  # written by the assembler's thread only
+
+    @property
+    def num_bytes(self) -> int:
+        return self._put_bytes - self._taken_bytes
+
+    def put(self, event: Event) -> None:
+        """Append; states that do not fit are taken out of the event."""
+        if isinstance(event, Prefill | Step):
+            size = sum(copy.nbytes for copy in (event.states, event.final) if copy is not None)
+            if self.num_bytes + size > self.max_bytes:
+                event.states = event.final = None
+                self.num_left_out += 1
+                size = 0
+            event.size = size
+            self._put_bytes += size
+        self._events.append(event)
+
+    def peek(self) -> Event | None:
+        return self._events[0] if self._events else None
+
+    def pop(self) -> None:
+        """Take the first one away; its states are on the assembler's account from now on."""
+        event = self._events.popleft()
+        if isinstance(event, Prefill | Step):
+            self._taken_bytes += event.size
+
+
+class Capture:
+    """What one forward pass after another leaves behind; only the scheduler's thread calls it."""
+
+    def __init__(self, queue: EventQueue, device: torch.device, *, keeps_states: bool, pins: Pins) -> None:
+        self.queue = queue
+        self.device = device
+        self.keeps_states = keeps_states
+        self.pins = pins
+        self.final = FinalStates()
+        self.block = 0  # set by the control policy
+        self._copier = Copier(device)
+        self._origins: dict[str, Origin] = {}  # of requests that have not finished
+        self._clock: Clock | None = None
+        self._step: Step | None = None
+
+    def step_begins(self) -> None:
+        """A decoding step is about to run: draft, verify, the draft catches up."""
+        self._clock, self._step = Clock(self.device), None
+        self._clock.mark()
+
+    def mark(self) -> None:
+        """The draft begins or ends to catch up."""
+        if self._clock is not None:
+            self._clock.mark()
+
+    def step_ends(self) -> None:
+        """Everything of the step has been launched."""
+        clock, step = self._clock, self._step
+        self._clock = self._step = None
+        if clock is not None and step is not None:
+            clock.mark()
+            self.queue.put(step)
+
+    def prefilled(self, batch: Any, hidden_TK: Tensor) -> None:
+        """Prompt rows have gone through the target; ``batch`` still has the unshifted tokens."""
+        if batch.forward_mode.is_idle():
+            return
+        spans = []
+        for request, start, num in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
+            spans.append(Span(request.rid, self._origin(request), int(start), int(num)))
+        final = self.final.take(len(hidden_TK))
+        event = Prefill(tuple(spans))
+        if self.keeps_states and any(_is_wanted(span.rid, span.origin) for span in spans):
+            event.states = self._copier.states(hidden_TK)
+            event.final = None if final is None else self._copier.states(final)
+        self.queue.put(event)
+
+    def verified(self, batch: Any, tree: Any, result: Any) -> None:
+        """A verify pass has been launched; ``tree`` is its input, ``result`` what it gave."""
+        num, rids = tree.draft_token_num, tuple(request.rid for request in batch.reqs)
+        if not rids or self._clock is None:
+            return
+        is_tree = (tree.topk or 1) > 1
+        parts = [result.accept_lens, result.accept_index, tree.draft_token, tree.positions]
+        if is_tree:
+            parts += [tree.retrieve_next_token, tree.retrieve_next_sibling]
+        step = Step(
+            rids, num, 0 if num == 1 else int(tree.spec_steps), is_tree, self.block, self._clock,
+            self._copier.integers(*parts),
+        )  # fmt: skip
+        hidden = result.logits_output.hidden_states
+        final = self.final.take(len(rids) * num)
+        origins = [self._origins.get(rid) for rid in rids]
+        if self.keeps_states and any(o is not None and _is_wanted(r, o) for r, o in zip(rids, origins, strict=True)):
+            step.states = self._copier.states(hidden[: len(rids) * num])
+            step.final = None if final is None else self._copier.states(final)
+        self._step = step
+
+    def streamed(self, requests: Any) -> None:
+        """SGLang is about to send what these requests have; those that have finished come here once."""
+        for request in requests:
+            if request.finished_reason is None or request.finished_output:
+                continue
+            self._origins.pop(request.rid, None)
+            reason = str(request.finished_reason.to_json().get("type", "abort"))
+            self.queue.put(Finish(request.rid, request.origin_input_ids, request.output_ids, reason, time.time()))
+
+    def _origin(self, request: Any) -> Origin:
+        found = self._origins.get(request.rid)
+        if found is None:
+            sampling = request.sampling_params
+            is_greedy = self.device.type == "cpu" or sampling.top_k == 1  # on a CPU SGLang verifies greedily always
+            label = label_of(getattr(request, "routing_key", None), sampling.custom_params)
+            if self.pins.of(label.domain).no_training:
+                label = Label(label.domain, is_trace=False)
+            found = Origin(label, 0.0 if is_greedy else float(sampling.temperature), time.time())
+            self._origins[request.rid] = found
+        return found
+
+
+def _is_wanted(rid: str, origin: Origin) -> bool:
+    return origin.label.is_trace and not rid.startswith(HEALTH_CHECK)

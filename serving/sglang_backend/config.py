@@ -1,0 +1,118 @@
+"""Settings of the SGLang plugin and its sidecar, from environment variables; the only place that reads them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.trace.parts import Recording
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+URL = re.compile(r"https?://[^\s/]+(/\S*)?")
+SWITCH = "AURORA_CONSOLE_URL"
+PLUGIN_VERSION = "0.1.0"
+SGLANG_PORT = 30000  # SGLang's own default
+
+
+class PluginConfigError(ValueError):
+    """A variable that cannot be used; the message names it, its value and what would be right."""
+
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True)
+class PluginConfig:
+    """One replica of an SGLang server."""
+
+    console_url: str
+    token: str
+    slug: str
+    replica: str
+    state_dir: Path
+    engine_url: str  # what the console shows, and where SGLang's own /metrics are read
+    max_queue_bytes: int  # captured, not yet assembled
+    segment_quota_bytes: int
+    spool_quota_bytes: int
+    is_capture_wanted: bool
+    admin_key: str  # of a server launched with --admin-api-key or --api-key; the sidecar needs it
+
+    def recording(self, engine_name: str, model_path: str, draft_path: str) -> Recording:
+        """What recorder, poster and follower need to know."""
+        return Recording(
+            slug=self.slug,
+            replica=self.replica,
+            engine_name=engine_name,
+            public_url=self.engine_url,
+            console_url=self.console_url,
+            token=self.token,
+            state_dir=self.state_dir,
+            segment_quota_bytes=self.segment_quota_bytes,
+            spool_quota_bytes=self.spool_quota_bytes,
+            model_path=model_path,
+            draft_path=draft_path,
+        )
+
+
+def is_switched_on(environment: Mapping[str, str] | None = None) -> bool:
+    """Without AURORA_CONSOLE_URL the plugin does nothing at all."""
+    return bool((os.environ if environment is None else environment).get(SWITCH))
+
+
+def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> PluginConfig:
+    """The settings of a server that listens on ``host``:``port``. Raises PluginConfigError."""
+    given = os.environ if environment is None else environment
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    slug = _name(given, "AURORA_TARGET_SLUG", "")
+    state_dir = given.get("AURORA_STATE_DIR") or ""
+    if not state_dir:
+        raise PluginConfigError("AURORA_STATE_DIR: must be a directory for traces and hidden states that wait")
+    machine = re.sub(r"[^a-z0-9_.-]+", "-", socket.gethostname().lower()).strip("-.")
+    return PluginConfig(
+        console_url=_url(given, SWITCH, ""),
+        token=given.get("AURORA_REPLICA_TOKEN", ""),
+        slug=slug,
+        replica=_name(given, "AURORA_REPLICA", f"{slug}-{machine}"[:58] + f"-{port}"),
+        state_dir=Path(state_dir).expanduser().resolve(),
+        engine_url=_url(
+            given, "AURORA_ENGINE_URL", f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        ),
+        max_queue_bytes=_mib(given, "AURORA_QUEUE_MIB", 256),
+        segment_quota_bytes=_mib(given, "AURORA_SEGMENT_QUOTA_MIB", 2048),
+        spool_quota_bytes=_mib(given, "AURORA_SPOOL_QUOTA_MIB", 1024),
+        is_capture_wanted=_switch(given, "AURORA_CAPTURE", True),
+        admin_key=given.get("AURORA_SGLANG_KEY", ""),
+    )
+
+
+def _name(given: Mapping[str, str], variable: str, default: str) -> str:
+    value = given.get(variable) or default
+    if not NAME.fullmatch(value):
+        raise PluginConfigError(
+            f"{variable}={value!r}: must be 1 to 64 of a-z, 0-9, _ . - and begin with a letter or digit"
+        )
+    return value
+
+
+def _url(given: Mapping[str, str], variable: str, default: str) -> str:
+    value = given.get(variable) or default
+    if not URL.fullmatch(value):
+        raise PluginConfigError(f"{variable}={value!r}: must be an address like http://127.0.0.1:8000")
+    return value
+
+
+def _mib(given: Mapping[str, str], variable: str, default: int) -> int:
+    value = given.get(variable) or str(default)
+    if not value.isdigit() or not 1 <= int(value) <= 1 << 24:
+        raise PluginConfigError(f"{variable}={value!r}: must be a whole number of MiB between 1 and {1 << 24}")
+    return int(value) << 20
+
+
+def _switch(given: Mapping[str, str], variable: str, default: bool) -> bool:
+    value = (given.get(variable) or ("on" if default else "off")).lower()
+    if value not in ("on", "off"):
+        raise PluginConfigError(f"{variable}={value!r}: must be on or off")
+    return value == "on"

@@ -1,0 +1,100 @@
+"""The control: short blocks of verify steps in which a whole batch is decoded without speculation.
+
+SGLang 0.5.21 drafts for a batch as a whole, so no single request can go without; but its adaptive controller switches
+the number of draft steps between two verify steps, 0 included, and takes any policy object. This is ours. While a block
+without speculation lasts, the draft still catches up with the tokens, so that it drafts as before when the block ends;
+that time is measured apart and not charged to the control (docs/decisions/011).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+BLOCK_STEPS = 16
+SEED = 20260211  # the same on every rank: they must draw alike
+
+
+class ControlPolicy:
+    """SGLang's ``AdaptiveSpecPolicy``: 0 steps in control blocks or when speculation is off, else as launched.
+
+    ``inner`` is the policy of a server launched with ``--speculative-adaptive``; it decides outside control blocks.
+    All ranks call ``get_steps_for_batch`` once per decoding step, in the same order.
+    """
+
+    def __init__(self, num_steps: int, inner: Any = None) -> None:
+        self.num_steps = num_steps
+        self.inner = inner
+        self.control_share = 0.0
+        self.is_speculating = True
+        self.is_available = True
+        self.block = 0
+        self._left = 0
+        self._is_control = False
+        self._lottery = random.Random(SEED)
+
+    @property
+    def candidate_steps(self) -> list[int]:
+        found = {0, self.num_steps} if self.inner is None else {0, *self.inner.candidate_steps}
+        return sorted(found)
+
+    def set_cuda_graph_bs(self, cuda_graph_bs: list[int] | None) -> None:
+        self._graph_sizes = cuda_graph_bs
+        if self.inner is not None:
+            self.inner.set_cuda_graph_bs(cuda_graph_bs)
+
+    def cuda_graph_bs_for_step(self, step: int) -> list[int] | None:
+        if self.inner is not None and step != 0:
+            found: list[int] | None = self.inner.cuda_graph_bs_for_step(step)
+            return found
+        return self._graph_sizes
+
+    def get_steps_for_batch(self, batch_size: int) -> int:
+        """Draft steps of the step that is about to run."""
+        if self._left == 0:
+            self._left = BLOCK_STEPS
+            self.block += 1
+            self._is_control = self._lottery.random() < self.control_share
+        self._left -= 1
+        if self._is_control or not self.is_speculating:
+            return 0
+        return self.num_steps if self.inner is None else int(self.inner.get_steps_for_batch(batch_size))
+
+    def on_verify_complete(self, num_correct_drafts_per_req: list[int], batch_size: int) -> int | None:
+        if self.inner is None or self._is_control or not self.is_speculating:
+            return None
+        found: int | None = self.inner.on_verify_complete(num_correct_drafts_per_req, batch_size)
+        return found
+
+
+def install(worker: Any) -> ControlPolicy | None:
+    """Give the worker our policy before it builds its graphs; None, with the reason logged, where it cannot have it."""
+    from sglang.srt.speculative.adaptive_runtime_state import AdaptiveController
+    from sglang.srt.speculative.adaptive_spec_params import adaptive_unsupported_reason
+
+    reason = adaptive_unsupported_reason(worker.server_args)
+    if reason is not None:
+        log.warning("no control without speculation on this server: %s", reason)
+        return None
+    if worker.adaptive_controller is not None:
+        policy = ControlPolicy(worker.speculative_num_steps, worker.adaptive_controller.params)
+        worker.adaptive_controller.params = policy
+        return policy
+
+    class Controller(AdaptiveController):  # type: ignore[misc]  # sglang has no types here
+        """Ours was not asked for on the launch line: where it cannot be built, the server does without it."""
+
+        def init_states(self, cuda_graph_bs: list[int] | None = None) -> None:
+            try:
+                super().init_states(cuda_graph_bs)
+            except Exception:
+                policy.is_available = False
+                worker.adaptive_controller = None
+                log.exception("no control without speculation on this server: its state could not be built")
+
+    policy = ControlPolicy(worker.speculative_num_steps)
+    worker.adaptive_controller = Controller(worker, policy)
+    return policy

@@ -1,0 +1,112 @@
+"""Tensors of the forward pass on their way to host memory, without a wait in the scheduler.
+
+On a GPU the rows are cloned on the forward stream (graph buffers are overwritten by the next replay), copied to pinned
+memory on a stream of their own, and an event says when they have arrived: only the writer's thread asks it.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HALF_MAX = 65504.0
+
+
+class HostCopy:
+    """A tensor that arrives in host memory; ``tensor`` may be read once ``is_ready``."""
+
+    __slots__ = ("_done", "_staged", "tensor")
+
+    def __init__(self, tensor: Tensor, staged: Tensor | None = None, done: torch.cuda.Event | None = None) -> None:
+        self.tensor = tensor
+        self._staged = staged  # keeps the clone alive until it is copied
+        self._done = done
+
+    @property
+    def is_ready(self) -> bool:
+        return self._done is None or bool(self._done.query())  # type: ignore[no-untyped-call]
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+
+class Copier:
+    """Makes host copies for one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = _stream(device)
+
+    def integers(self, *tensors: Tensor) -> HostCopy:
+        """All of them flat and one after another, int64."""
+        return self._copy(torch.cat([tensor.reshape(-1).to(torch.int64) for tensor in tensors]))
+
+    def states(self, rows: Tensor) -> HostCopy:
+        """[n, width] as float16; what float16 cannot hold is cut to its largest value."""
+        if rows.dtype == torch.float16:
+            return self._copy(rows.clone())
+        if rows.dtype == torch.bfloat16:
+            rows = rows.clamp(-HALF_MAX, HALF_MAX)
+        return self._copy(rows.to(torch.float16))
+
+    def _copy(self, staged: Tensor) -> HostCopy:
+        if self._stream is None:
+            return HostCopy(staged)
+        cloned = recorded()
+        host = torch.empty(staged.shape, dtype=staged.dtype, pin_memory=True)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(cloned)
+            host.copy_(staged, non_blocking=True)
+            staged.record_stream(self._stream)
+            done = recorded()
+        return HostCopy(host, staged, done)
+
+
+def recorded(*, enable_timing: bool = False) -> torch.cuda.Event:
+    """An event behind all that the current stream has been given so far."""
+    event = torch.cuda.Event(enable_timing=enable_timing)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+class FinalStates:
+    """The target's hidden states after its last norm, as its logits processor gets them.
+
+    In eager passes the tensor itself is kept until the pass is over. While a CUDA graph is captured, a copy into a
+    buffer of ours becomes part of the graph, so that every replay fills it.
+    """
+
+    def __init__(self) -> None:
+        self._eager: Tensor | None = None
+        self._buffer: Tensor | None = None
+
+    def note(self, hidden_TH: Tensor) -> None:
+        """Called with the input of the logits processor."""
+        is_cuda = hidden_TH.is_cuda
+        if is_cuda and torch.cuda.is_current_stream_capturing():
+            if self._buffer is not None and len(hidden_TH) <= len(self._buffer):
+                self._buffer[: len(hidden_TH)].copy_(hidden_TH)
+            return
+        self._eager = hidden_TH
+        if is_cuda and (self._buffer is None or len(self._buffer) < len(hidden_TH) <= 4096):
+            self._buffer = torch.empty_like(hidden_TH)  # passes warm up before they are captured, the largest first
+
+    def take(self, num_rows: int) -> Tensor | None:
+        """The rows of the pass that has just run; None where they are not known."""
+        found, self._eager = self._eager, None
+        found = self._buffer if found is None else found
+        return None if found is None or len(found) < num_rows else found[:num_rows]
+
+
+def stream_of(scheduler: Any) -> Any:
+    """A context in which writes to weights queue up between two steps: the forward stream, when there is one."""
+    is_overlapped = getattr(scheduler, "enable_overlap", False)
+    return scheduler.forward_stream_ctx if is_overlapped else nullcontext()

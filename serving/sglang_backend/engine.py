@@ -1,0 +1,265 @@
+"""The SGLang server as the loop to the console sees it; rank 0 only."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from torch import Tensor
+
+from serving.engine.api import EngineStats, LoadedDraft, SwapError, SwapOutcome
+from serving.engine.pins import Pins
+from serving.engine.versions import Served, Versions
+from serving.sglang_backend.assembler import Assembler
+from serving.sglang_backend.control import ControlPolicy
+from serving.sglang_backend.events import Applied
+from serving.sglang_backend.ranks import NOT_YET, Answer, Command, RankSwapper
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 30.0  # for the scheduler to take up a command
+READY_SECONDS = 60.0  # for every rank to read a checkpoint, or its own memory back
+ASK_AGAIN_SECONDS = 0.05
+TARGET_SECONDS = 0.5  # between questions whether every rank has read its part of the target again
+PROBE_STEPS = 64
+PINS_OBEYED = ("no_training",)
+PINS_DETAIL = "SGLang 0.5.21 drafts for a batch as a whole: no request in it can have a lookahead of its own, or none"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """A checkpoint in host memory."""
+
+    sha256: str
+    uri: str
+    state: dict[str, Tensor]
+
+
+class SglangEngine:
+    """FollowedEngine over one scheduler. Commands leave through ``outbox``, which a hook empties into SGLang's turn."""
+
+    def __init__(
+        self,
+        swapper: RankSwapper,
+        versions: Versions[Weights],
+        assembler: Assembler,
+        policy: ControlPolicy | None,
+        aux_layer_ids: tuple[int, ...],
+        pins: Pins,
+    ) -> None:
+        self.swapper = swapper
+        self.versions = versions
+        self.assembler = assembler
+        self.policy = policy
+        self.aux_layer_ids = aux_layer_ids
+        self.pins = pins
+        self.outbox: deque[Command] = deque()
+        self.target_sha256 = ""  # of the target's weights on all ranks; "" = not read since the last swap
+        self.ranks: tuple[str, ...] = ()
+        self.num_errors = 0
+        self._applying: dict[int, Applied] = {}  # by ticket
+        self._ticket = 0
+        self._protocol = threading.Lock()  # one conversation with the ranks at a time
+        self._share = 0.0
+        self._is_bounded_to_none = False
+        self._target_is_due = threading.Event()
+        self._target_is_due.set()
+        threading.Thread(target=self._watch_target, name="target-ranks", daemon=True).start()
+
+    # -- calls of the follower, on its thread -----------------------------------------------------------------------
+
+    def load_draft(self, directory: Path, expected_sha256: str | None = None) -> Weights:
+        config, state = checkpoint.load(directory, expected_sha256)
+        if config.aux_layer_ids != self.aux_layer_ids:
+            ids = f"it reads layers {config.aux_layer_ids}, this server captures {self.aux_layer_ids}"
+            raise CheckpointError(f"{directory}: {ids}; start the server with a draft of the new lineage")
+        self.swapper.memory.check(state)
+        return Weights(expected_sha256 or checkpoint.state_digest(state), str(directory), state)
+
+    def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
+        assert draft is None or isinstance(draft, Weights)
+        return _done(lambda: self._change(Applied(Served(version, draft), min_accept_length)))
+
+    def revert(self, detail: str) -> Future[SwapOutcome]:
+        return _done(lambda: self._revert(detail))
+
+    def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
+        if control_share is not None and not 0.0 <= control_share <= 1.0:
+            raise ValueError(f"control_share={control_share!r}: must lie between 0 and 1")
+        if max_lookahead is not None and max_lookahead < 0:
+            raise ValueError(f"max_lookahead={max_lookahead!r}: must be 0 or more")
+        self._share = self._share if control_share is None else control_share
+        self._is_bounded_to_none = self._is_bounded_to_none if max_lookahead is None else max_lookahead == 0
+        with self._protocol:
+            self._send_policy(self.versions.live.draft is not None)
+
+    def stats(self) -> EngineStats:
+        versions, assembler = self.versions, self.assembler
+        live, previous, probe = versions.live, versions.previous, versions.probe
+        return EngineStats(
+            version=live.version,
+            sha256=live.sha256,
+            previous=previous.version if previous else None,
+            num_running=assembler.num_running,
+            num_waiting=0,
+            num_finished=assembler.num_finished,
+            num_verify_steps=assembler.num_steps,
+            num_proposed_drafts=assembler.num_proposed,
+            num_correct_drafts=assembler.num_correct,
+            num_accept_tokens=assembler.num_accepted,
+            num_errors=self.num_errors + assembler.num_errors,
+            probe=probe.snapshot() if probe else None,
+            reverted_from=versions.reverted_from,
+            revert_detail=versions.revert_detail,
+            domains=(),
+        )
+
+    # -- calls of other threads -------------------------------------------------------------------------------------
+
+    def collapsed(self, detail: str) -> None:
+        """The assembler's verdict on the live version: revert, without making the assembler wait."""
+        threading.Thread(target=self._revert_collapsed, args=(detail,), name="revert", daemon=True).start()
+
+    def applied(self, command: Command) -> Applied:
+        """What a command that has just been carried out means for the versions; scheduler's thread."""
+        return self._applying[command.ticket]
+
+    # -- the target's weights ---------------------------------------------------------------------------------------
+
+    def _watch_target(self) -> None:
+        """After each swap, and beside it: the fingerprint of every rank.
+
+        The console compares each report with the replica's first one and raises an alert when they differ.
+        """
+        known = ""
+        while True:
+            self._target_is_due.wait()
+            self._target_is_due.clear()
+            try:
+                found = self._target_on_all_ranks()
+            except SwapError:
+                self.num_errors += 1
+                log.exception("the target's weights could not be compared; after the next swap again")
+                found = ""
+            if known and found and found != known:
+                log.error("the target's weights changed: %s before, %s after a swap", known, found)
+            self.target_sha256, known = found, found or known
+
+    def _target_on_all_ranks(self) -> str:
+        """One fingerprint over those of all ranks, "" when one cannot read its part; swaps may come in between."""
+        while True:
+            with self._protocol:
+                lines = self._command("target").lines
+            if NOT_YET not in lines:
+                return hashlib.sha256(" ".join(lines).encode()).hexdigest() if all(lines) else ""
+            time.sleep(TARGET_SECONDS)
+
+    # -- the conversation with the ranks ----------------------------------------------------------------------------
+
+    def _revert_collapsed(self, detail: str) -> None:
+        try:
+            self._revert(detail)
+        except Exception:
+            self.num_errors += 1
+            log.exception("the revert of version %d failed", self.versions.live.version)
+
+    def _revert(self, detail: str) -> SwapOutcome:
+        previous = self.versions.previous
+        if previous is None:
+            raise LookupError(f"version {self.versions.live.version} has no previous version in memory")
+        return self._change(Applied(previous, detail=detail))
+
+    def _change(self, change: Applied) -> SwapOutcome:
+        """Bring weights into service on all ranks and prove them. Raises SwapError."""
+        with self._protocol:
+            previous = self.versions.live
+            milliseconds = self._apply(change) if change.served.draft else self._switch_off(change)
+            self._await_version(change.served)
+            self._target_is_due.set()
+            sha256 = self.ranks[0] if self.ranks and change.served.draft else ""
+            return SwapOutcome(change.served.version, sha256, previous.version, milliseconds)
+
+    def _apply(self, change: Applied) -> float:
+        draft = change.served.draft
+        assert draft is not None
+        self._send_policy(True)
+        self.swapper.offer(draft.sha256, draft.state)
+        self._command("prepare", sha256=draft.sha256, uri=draft.uri)
+        answer = self._once_ready("apply", change, sha256=draft.sha256, version=change.served.version)
+        if any(answer.lines):
+            raise SwapError("; ".join(line for line in answer.lines if line))
+        self.ranks = self._once_ready("prove").lines
+        if len(set(self.ranks)) != 1:
+            raise SwapError(f"the ranks hold different weights: {', '.join(self.ranks)}")
+        return answer.milliseconds
+
+    def _switch_off(self, change: Applied) -> float:
+        if self.policy is None or not self.policy.is_available:
+            raise SwapError(
+                "this server cannot decode without speculation: SGLang could not build that state, see its log"
+            )
+        self._send_policy(False)
+        self.assembler.queue.put(change)
+        self.ranks = ()
+        return 0.0
+
+    def _await_version(self, served: Served[Weights]) -> None:
+        """Until the assembler has come to the change: the steps before it belong to the version before."""
+        deadline = time.monotonic() + TURN_SECONDS
+        while self.versions.live.version != served.version or self.versions.live.sha256 != served.sha256:
+            if time.monotonic() > deadline:
+                raise SwapError("the swap was carried out, but its record has not come through")
+            time.sleep(0.005)
+
+    def _send_policy(self, is_speculating: bool) -> None:
+        wants = is_speculating and not self._is_bounded_to_none
+        if self.policy is not None and (self.policy.control_share, self.policy.is_speculating) != (self._share, wants):
+            self._command("policy", control_share=self._share, is_speculating=wants)
+
+    def _once_ready(self, kind: str, change: Applied | None = None, **given: Any) -> Answer:
+        """A command that the ranks agree on, asked again while one of them is still reading or proving."""
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            answer = self._command(kind, change, **given)
+            if NOT_YET not in answer.lines:
+                return answer
+            if time.monotonic() > deadline:
+                slow = ", ".join(str(rank) for rank, line in enumerate(answer.lines) if line == NOT_YET)
+                raise SwapError(f"rank {slow}: not ready to {kind} within {READY_SECONDS:.0f} s")
+            time.sleep(ASK_AGAIN_SECONDS)
+
+    def _command(self, kind: str, change: Applied | None = None, **given: Any) -> Answer:
+        """Send and wait for rank 0's answer; answers of commands that were given up are thrown away."""
+        self._ticket += 1
+        ticket = self._ticket
+        if change is not None:
+            self._applying = {ticket: change}
+        self.outbox.append(Command(kind, ticket, **given))
+        deadline = time.monotonic() + TURN_SECONDS
+        while True:
+            try:
+                answer = self.swapper.answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                raise SwapError(f"the scheduler did not take up {kind!r} within {TURN_SECONDS:.0f} s") from None
+            if answer.ticket == ticket:
+                return answer
+
+
+def _done(work: Any) -> Future[SwapOutcome]:
+    """The work is done on the caller's thread; the future says how it went."""
+    future: Future[SwapOutcome] = Future()
+    try:
+        future.set_result(work())
+    except (SwapError, LookupError, CheckpointError) as error:
+        future.set_exception(error)
+    return future

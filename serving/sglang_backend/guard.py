@@ -1,0 +1,36 @@
+"""Nothing of ours may end SGLang's scheduler: every hook runs behind this."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES = 20
+
+
+class Guard:
+    """Counts failures; after MAX_FAILURES the hooks do nothing any more. Times it fires are counted per hook."""
+
+    def __init__(self, max_failures: int = MAX_FAILURES) -> None:
+        self.max_failures = max_failures
+        self.num_failures = 0
+        self.last_failure = ""
+        self.fired: dict[str, int] = {}
+
+    @property
+    def is_tripped(self) -> bool:
+        return self.num_failures >= self.max_failures
+
+    def run(self, name: str, work: Callable[[], None]) -> None:
+        """Do ``work``; an exception is logged and counted, never raised."""
+        self.fired[name] = self.fired.get(name, 0) + 1
+        if self.is_tripped:
+            return
+        try:
+            work()
+        except Exception as error:
+            self.num_failures += 1
+            self.last_failure = f"{name}: {type(error).__name__}: {error}"
+            log.exception("hook %s failed (%d of %d); serving goes on", name, self.num_failures, self.max_failures)

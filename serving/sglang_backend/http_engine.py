@@ -1,0 +1,200 @@
+"""An SGLang server over its own HTTP routes: what can be had where the plugin cannot be installed.
+
+Routes of SGLang 0.5.21. The draft's weights travel inside the request; nothing is captured, nothing is decoded for the
+control, and probes read the server's metrics. ``update_weights_from_disk`` is never used: it would load the same files
+into the target as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import pickle
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from torch import Tensor
+
+from serving.engine.api import EngineStats, LoadedDraft, SwapError, SwapOutcome
+from serving.engine.pins import Pins
+from serving.engine.versions import Served, Versions
+from serving.sglang_backend.metrics import EngineCounts, parse
+from serving.sglang_backend.weights import NEVER_LOADED
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
+
+PROBE_STEPS = 64
+PINS_OBEYED = ("no_training",)  # a sidecar keeps no traces at all
+PINS_DETAIL = "over SGLang's routes only weights can be changed: the lookahead is that of the launch command"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Payload:
+    """A checkpoint as the server takes it."""
+
+    sha256: str
+    encoded: str
+
+
+class HttpEngine:
+    """FollowedEngine over HTTP. Raises httpx.HTTPError when the server is not there at the start."""
+
+    def __init__(self, engine_url: str, admin_key: str = "") -> None:
+        headers = {"authorization": f"Bearer {admin_key}"} if admin_key else {}
+        self._http = httpx.Client(base_url=engine_url, headers=headers, timeout=60.0, trust_env=False)
+        info = self._http.get("/server_info")
+        info.raise_for_status()
+        self.server: dict[str, Any] = info.json()
+        self.counts = EngineCounts()
+        self.pins = Pins(PINS_OBEYED, PINS_DETAIL)
+        self.target_sha256 = ""
+        self._num_ranks = int(self.server.get("tp_size") or 1)
+        self._versions: Versions[Payload] = Versions(PROBE_STEPS, 0)
+        launched = Path(str(self.server["speculative_draft_model_path"]))
+        self._lineage, state = checkpoint.load(launched)
+        self._vocabulary = {name: state[name] for name in NEVER_LOADED}
+        self._versions.live = Served(0, Payload(checkpoint.state_digest(state), _encoded(state)))
+        self._read_counts()
+
+    @property
+    def aux_layer_ids(self) -> tuple[int, ...]:
+        """The layers that the launched draft reads, and the server therefore captures."""
+        return self._lineage.aux_layer_ids
+
+    @property
+    def target_config(self) -> dict[str, Any]:
+        """The target's ``config.json``, which must be readable here."""
+        file = Path(str(self.server["model_path"])) / "config.json"
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    def load_draft(self, directory: Path, expected_sha256: str | None = None) -> Payload:
+        config, state = checkpoint.load(directory, expected_sha256)
+        if config != self._lineage:
+            raise CheckpointError(f"{directory}: its config differs from that of the draft on the launch line")
+        for name, tensor in self._vocabulary.items():
+            if not tensor.equal(state[name]):
+                raise CheckpointError(
+                    f"{directory}: {name} differs from the running draft's, which is read at start only"
+                )
+        return Payload(expected_sha256 or checkpoint.state_digest(state), _encoded(state))
+
+    def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
+        future: Future[SwapOutcome] = Future()
+        try:
+            if not isinstance(draft, Payload):
+                raise SwapError(
+                    "the sidecar cannot switch speculation off: install the plugin, or start without a draft"
+                )
+            self._read_counts()  # up to here they are those of the version before
+            previous, started = self._versions.live.version, time.perf_counter()
+            self._send(draft, version)
+            self._versions.swap(version, draft, min_accept_length)
+            milliseconds = (time.perf_counter() - started) * 1e3
+            future.set_result(SwapOutcome(version, draft.sha256, previous, milliseconds))
+        except (SwapError, httpx.HTTPError) as error:
+            future.set_exception(SwapError(str(error)))
+        return future
+
+    def revert(self, detail: str) -> Future[SwapOutcome]:
+        future: Future[SwapOutcome] = Future()
+        previous = self._versions.previous
+        try:
+            if previous is None or previous.draft is None:
+                raise LookupError(f"version {self._versions.live.version} has no previous version")
+            started = time.perf_counter()
+            self._send(previous.draft, previous.version)
+            self._versions.revert(detail)
+            milliseconds = (time.perf_counter() - started) * 1e3
+            future.set_result(SwapOutcome(previous.version, previous.sha256, None, milliseconds))
+        except (SwapError, LookupError, httpx.HTTPError) as error:
+            future.set_exception(error)
+        return future
+
+    def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
+        """Neither can be changed over HTTP: the server keeps what it was launched with."""
+
+    def stats(self) -> EngineStats:
+        """Reads the metrics; a version whose probe has collapsed is reverted here, on the caller's thread."""
+        if collapse := self._read_counts():
+            self.revert(collapse).result()
+        versions, counts, probe = self._versions, self.counts, self._versions.probe
+        return EngineStats(
+            version=versions.live.version,
+            sha256=versions.live.sha256,
+            previous=versions.previous.version if versions.previous else None,
+            num_running=0,
+            num_waiting=0,
+            num_finished=0,
+            num_verify_steps=counts.num_verify_steps,
+            num_proposed_drafts=0,
+            num_correct_drafts=0,
+            num_accept_tokens=counts.num_accept_tokens,
+            num_errors=0,
+            probe=probe.snapshot() if probe else None,
+            reverted_from=versions.reverted_from,
+            revert_detail=versions.revert_detail,
+            domains=(),
+        )
+
+    def _read_counts(self) -> str:
+        """Why the live version must go, "" when it need not. A server that does not answer changes nothing."""
+        try:
+            found = parse(self._http.get("/metrics", timeout=5.0).text)
+        except httpx.HTTPError:
+            return ""
+        if found is None:
+            return ""
+        before, self.counts = self.counts, found
+        steps = found.num_verify_steps - before.num_verify_steps
+        tokens = found.num_accept_tokens - before.num_accept_tokens
+        # Every step has drafts, since the launch command fixes the lookahead; the server's counts know no domains.
+        return self._versions.observe(self._versions.live, "", steps, tokens, num_steps=steps) if steps > 0 else ""
+
+    def _send(self, draft: Payload, version: int) -> None:
+        """Pause in place, write the draft, continue; the target's checksum must be the same before and after."""
+        before = self._target_checksum()
+        self._post("/pause_generation", {"mode": "in_place"})
+        try:
+            self._post("/begin_weight_update", {"selector": "draft"})
+            try:
+                self._post(
+                    "/update_weights_from_tensor",
+                    {
+                        "serialized_named_tensors": [draft.encoded] * self._num_ranks,
+                        "selector": "draft",
+                        "flush_cache": False,
+                        "weight_version": str(version),
+                    },
+                )
+            finally:
+                self._post("/end_weight_update", {})
+        finally:
+            self._post("/continue_generation", {})
+        self.target_sha256 = self._target_checksum()
+        if before != self.target_sha256:
+            raise SwapError(f"the target's weights changed: {before} before, {self.target_sha256} after")
+
+    def _target_checksum(self) -> str:
+        """By the server's own checker; "" where it has none (a build without CUDA)."""
+        answer = self._http.post("/weights_checker", json={"action": "checksum", "selector": "target"})
+        return str(answer.json().get("per_engine_checksum") or "") if answer.is_success else ""
+
+    def _post(self, path: str, body: dict[str, Any]) -> None:
+        answer = self._http.post(path, json=body)
+        said = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
+        if answer.is_error or (isinstance(said, dict) and said.get("success") is False):
+            raise SwapError(f"{path}: HTTP {answer.status_code}: {answer.text[:300]}")
+
+
+def _encoded(state: dict[str, Tensor]) -> str:
+    """What ``update_weights_from_tensor`` takes: a pickled list of (name, tensor), base64."""
+    payload = [(name, tensor) for name, tensor in state.items() if name not in NEVER_LOADED]
+    return base64.b64encode(pickle.dumps(payload)).decode("ascii")

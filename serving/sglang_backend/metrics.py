@@ -1,0 +1,71 @@
+"""SGLang's own counters, read from its ``/metrics``: they are shown beside ours, and a disagreement is an alarm."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from dataclasses import dataclass
+
+import httpx
+
+log = logging.getLogger(__name__)
+
+SAMPLE = re.compile(r"^(sglang:\w+?)(?:_total)?(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+INTERVAL_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounts:
+    """Over requests that have finished, health checks included (they take no verify step)."""
+
+    num_verify_steps: int = 0
+    num_accept_tokens: int = 0  # generated tokens without each request's first, which comes from the prefill
+
+
+def parse(text: str) -> EngineCounts | None:
+    """Read Prometheus text; None when the counters are not in it (yet, or ever)."""
+    sums: dict[str, float] = {}
+    for name, value in SAMPLE.findall(text):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    tokens, requests = sums.get("sglang:generation_tokens"), sums.get("sglang:num_requests")
+    if tokens is None or requests is None:
+        return None
+    return EngineCounts(int(sums.get("sglang:spec_verify_calls", 0)), max(0, int(tokens - requests)))
+
+
+class MetricsReader:
+    """A thread that keeps the latest counts. A server without ``--enable-metrics`` leaves them at 0."""
+
+    def __init__(self, engine_url: str, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        self.counts = EngineCounts()
+        self._interval_seconds = interval_seconds
+        self._http = httpx.Client(base_url=engine_url, timeout=5.0, trust_env=False)
+        self._stopped = threading.Event()
+        self._is_told = False
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(6.0)
+        self._http.close()
+
+    def read(self) -> None:
+        """Ask once; what cannot be had is logged once."""
+        try:
+            answer = self._http.get("/metrics")
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            if not self._is_told:
+                log.info("SGLang's /metrics are not to be had (--enable-metrics?): %s", error)
+                self._is_told = True
+            return
+        self._is_told = False
+        self.counts = parse(answer.text) or self.counts
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval_seconds):
+            self.read()

@@ -1,0 +1,215 @@
+"""A swap on every tensor-parallel rank at the same step.
+
+Rank 0 puts commands among the requests that SGLang itself broadcasts to its ranks at the top of each scheduler turn, so
+that every rank meets a command at the same turn without a collective of ours per step. Only where the ranks must agree
+(apply, prove, or look at the target) do they gather a line each over SGLang's own CPU group; with one rank that costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from serving.sglang_backend.copies import recorded
+from serving.sglang_backend.weights import DraftMemory, TargetWatch
+from speculators import checkpoint
+
+log = logging.getLogger(__name__)
+
+NOT_YET = "not yet"  # a rank's line while its reading or proving goes on: rank 0 asks again, the scheduler never waits
+KEPT = 3  # live, previous, prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An order from rank 0, broadcast by SGLang with its requests."""
+
+    kind: str  # "prepare" | "apply" | "prove" | "target" | "policy"
+    ticket: int
+    sha256: str = ""
+    uri: str = ""
+    version: int = 0
+    control_share: float = 0.0
+    is_speculating: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a command, on rank 0."""
+
+    ticket: int
+    lines: tuple[str, ...]  # one per rank: "" = fine, or what is wrong; for "prove" and "target" its checksum
+    milliseconds: float = 0.0
+
+
+class RankGroup(Protocol):
+    """The ranks of one tensor-parallel group."""
+
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, line: str) -> tuple[str, ...]:
+        """Every rank's line, in rank order, on every rank; all ranks must call it at the same turn."""
+
+
+class CpuGroup:
+    """RankGroup over a torch.distributed group of the CPU (SGLang's ``tp_cpu_group``)."""
+
+    def __init__(self, group: Any, size: int) -> None:
+        self._group = group
+        self.size = size
+
+    def gather(self, line: str) -> tuple[str, ...]:
+        if self.size == 1:
+            return (line,)
+        import torch.distributed
+
+        found: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(found, line, group=self._group)
+        return tuple(found)
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A checkpoint read and staged on a rank."""
+
+    state: dict[str, Tensor]
+    payload: list[tuple[str, Tensor]]
+
+
+class RankSwapper:
+    """One rank's side: reads in the background, copies between two steps, proves in the background.
+
+    ``on_applied`` is called on the scheduler's thread right after the copy, ``on_policy`` with every policy command;
+    answers of commands go to ``answers``, which only rank 0 reads. ``target`` is set when the target is loaded.
+    """
+
+    def __init__(
+        self,
+        memory: DraftMemory,
+        group: RankGroup,
+        on_applied: Callable[[Command], None],
+        on_policy: Callable[[Command], None],
+    ) -> None:
+        self.memory = memory
+        self.group = group
+        self.on_applied = on_applied
+        self.on_policy = on_policy
+        self.target: TargetWatch | None = None
+        self.answers: SimpleQueue[Answer] = SimpleQueue()
+        self._prepared: dict[str, Future[Prepared]] = {}
+        self._proof: Future[str] | None = None
+
+    def offer(self, sha256: str, state: dict[str, Tensor]) -> None:
+        """Weights that are in host memory already: rank 0's own, and the first ones of every rank."""
+        future: Future[Prepared] = Future()
+        future.set_result(Prepared(state, self.memory.staged(state)))
+        self._keep(sha256, future)
+
+    def handle(self, command: Command) -> None:
+        """On the scheduler's thread, at the same turn on every rank."""
+        started = time.perf_counter()
+        lines: tuple[str, ...] = ()
+        if command.kind == "prepare":
+            self._prepare(command)
+        elif command.kind == "apply":
+            lines = self._apply(command)
+        elif command.kind == "prove":
+            lines = self.group.gather(self._proved())
+        elif command.kind == "target":
+            lines = self.group.gather(self._target_line())
+        else:
+            self.on_policy(command)
+        self.answers.put(Answer(command.ticket, lines, (time.perf_counter() - started) * 1e3))
+
+    def _proved(self) -> str:
+        if self._proof is None:
+            return f"no proof: rank {self.memory.rank} has applied nothing"
+        if not self._proof.done():
+            return NOT_YET
+        try:
+            return self._proof.result()
+        except Exception as error:
+            log.exception("the proof failed")
+            return f"no proof: {type(error).__name__}: {error}"
+
+    def _target_line(self) -> str:
+        if self.target is None:
+            return ""
+        return self.target.sha256 if self.target.is_settled else NOT_YET
+
+    def _prepare(self, command: Command) -> None:
+        found = self._prepared.get(command.sha256)
+        has_failed = found is not None and found.done() and found.exception() is not None
+        if found is None or has_failed:  # a file that could not be read may have come by now
+            self._keep(command.sha256, _in_background(lambda: self._read(command)))
+
+    def _read(self, command: Command) -> Prepared:
+        _, state = checkpoint.load(Path(command.uri), command.sha256)
+        self.memory.check(state)
+        return Prepared(state, self.memory.staged(state))
+
+    def _apply(self, command: Command) -> tuple[str, ...]:
+        prepared, problem = self._ready(command.sha256)
+        lines = self.group.gather(problem)
+        if prepared is None or any(lines):
+            return lines
+        self.memory.load(prepared.payload)
+        self.on_applied(command)
+        if self.target is not None:
+            self.target.look()
+        self._keep(command.sha256, self._prepared[command.sha256])
+        ready = _mark(self.memory)
+        self._proof = _in_background(lambda: self._prove(command, prepared.state, ready))
+        return lines
+
+    def _ready(self, sha256: str) -> tuple[Prepared | None, str]:
+        """What this rank has prepared, or why it has not."""
+        future = self._prepared.get(sha256)
+        if future is None:
+            return None, f"rank {self.memory.rank}: version {sha256[:12]} was never prepared"
+        if not future.done():
+            return None, NOT_YET
+        try:
+            return future.result(), ""
+        except Exception as error:  # noqa: BLE001  whatever it is, the ranks must hear of it
+            return None, f"rank {self.memory.rank}: {type(error).__name__}: {error}"
+
+    def _prove(self, command: Command, state: dict[str, Tensor], ready: Any) -> str:
+        if ready is not None:
+            ready.synchronize()  # this thread's wait, not the scheduler's
+        return self.memory.digest(state, command.sha256)
+
+    def _keep(self, sha256: str, future: Future[Prepared]) -> None:
+        self._prepared.pop(sha256, None)
+        self._prepared[sha256] = future
+        while len(self._prepared) > KEPT:
+            del self._prepared[next(iter(self._prepared))]
+
+
+def _mark(memory: DraftMemory) -> Any:
+    """An event behind the copy on a GPU, else None."""
+    return recorded() if memory.device.type == "cuda" else None
+
+
+def _in_background(work: Callable[[], Any]) -> Future[Any]:
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001  the future hands it on
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="weights", daemon=True).start()
+    return future

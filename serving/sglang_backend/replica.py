@@ -1,0 +1,227 @@
+"""One scheduler process of an SGLang server, as Aurora sees it: every rank swaps, rank 0 also records and reports."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serving.engine.api import FinishedRequest
+from serving.engine.pins import Pins
+from serving.engine.versions import Served, Versions
+from serving.sglang_backend import control
+from serving.sglang_backend.assembler import Assembler
+from serving.sglang_backend.capture import Capture, EventQueue
+from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig
+from serving.sglang_backend.copies import stream_of
+from serving.sglang_backend.engine import PINS_DETAIL, PINS_OBEYED, PROBE_STEPS, SglangEngine, Weights
+from serving.sglang_backend.guard import Guard
+from serving.sglang_backend.metrics import MetricsReader
+from serving.sglang_backend.ranks import Command, CpuGroup, RankSwapper
+from serving.sglang_backend.weights import DraftMemory, TargetWatch
+from serving.trace.follower import Beside
+from serving.trace.parts import running
+from speculators import checkpoint
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_SECONDS = 0.0005  # Python's 5 ms would make the scheduler wait whole steps for our threads
+PROBABLY = "so it is not clear what the hooks see"
+
+
+class Replica:
+    """Built when SGLang has built target and draft, before it captures graphs; ``worker`` is its EAGLEWorkerV2."""
+
+    def __init__(
+        self, worker: Any, config: PluginConfig, guard: Guard, control_guard: Guard, missing: list[str]
+    ) -> None:
+        self.worker = worker
+        self.config = config
+        self.guard = guard
+        self.control_guard = control_guard
+        self.missing = missing
+        self.target = worker.target_worker.model_runner.model
+        runner = worker.draft_worker.draft_runner
+        self.memory = DraftMemory(runner)
+        self.device = torch.device(runner.device)
+        self.logits_processor = _logits_processor(self.target)
+        self.policy = control.install(worker)
+        group = CpuGroup(runner.tp_group.cpu_group, self.memory.size)
+        self.swapper = RankSwapper(self.memory, group, self._applied, self._policy)
+        self.capture: Capture | None = None
+        self.engine: SglangEngine | None = None
+        self.scheduler: Any = None  # set by the first turn's hook
+        self.broken = ""
+        self._stack = ExitStack()
+
+    def begin(self) -> None:
+        """At the scheduler's first turn, when everything is loaded: rank 0 starts to record and to report."""
+        try:
+            self.swapper.target = TargetWatch(self.target)
+        except Exception:  # without it this rank can still swap, and the others count on that
+            log.exception("rank %d cannot read the target's weights: its part is not compared", self.memory.rank)
+        if self.memory.rank == 0:
+            self._lead()
+
+    # -- on the scheduler's thread ----------------------------------------------------------------------------------
+
+    def turn(self, scheduler: Any, requests: list[Any]) -> list[Any]:
+        """The requests of this turn without our commands, which are carried out here, between two steps."""
+        commands = [each for each in requests if isinstance(each, Command)]
+        if not commands:
+            return requests
+        self.scheduler = scheduler
+        for command in commands:
+            with stream_of(scheduler):
+                self.control_guard.run("command", lambda command=command: self.swapper.handle(command))  # type: ignore[misc]
+        return [each for each in requests if not isinstance(each, Command)]
+
+    def outgoing(self) -> list[Command]:
+        """What rank 0 has to say to all ranks."""
+        found: list[Command] = []
+        while self.engine is not None and self.engine.outbox:
+            found.append(self.engine.outbox.popleft())
+        return found
+
+    def _applied(self, command: Command) -> None:
+        record = getattr(self.scheduler, "record_weight_version_change", None)
+        if record is not None:
+            record(new_version=str(command.version))
+        if self.engine is not None and self.capture is not None:
+            self.capture.queue.put(self.engine.applied(command))
+
+    def _policy(self, command: Command) -> None:
+        if self.policy is not None:
+            self.policy.control_share = command.control_share
+            self.policy.is_speculating = command.is_speculating
+
+    # -- rank 0 -----------------------------------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        config, arguments = self.config, self.worker.server_args
+        state = {name: tensor.clone().cpu() for name, tensor in self.memory.state().items()}
+        launched = Weights(checkpoint.state_digest(state), str(arguments.speculative_draft_model_path), state)
+        versions: Versions[Weights] = Versions(PROBE_STEPS, self.worker.speculative_num_steps)
+        versions.live = Served(0, launched)  # a version without a number, until the console names one
+        queue = EventQueue(config.max_queue_bytes)
+        pins = Pins(PINS_OBEYED, PINS_DETAIL)
+        self.capture = Capture(queue, self.device, keeps_states=config.is_capture_wanted, pins=pins)
+        self.assembler = Assembler(queue, versions, self._finished, self._count, self._collapsed)
+        aux_layer_ids = captured_layers(self.target)
+        self.engine = SglangEngine(self.swapper, versions, self.assembler, self.policy, aux_layer_ids, pins)
+        self.metrics = MetricsReader(config.engine_url)
+        target_config = _target_config(arguments.model_path, self.worker.target_worker.model_config.hf_config)
+        name = f"sglang {_sglang_version()}, aurora {PLUGIN_VERSION}"
+        recording = config.recording(name, str(arguments.model_path), launched.uri)
+        parts = running(recording, aux_layer_ids, self.engine, target_config, self._beside)
+        self.parts = self._stack.enter_context(parts)
+        self.assembler.start()
+        self._stack.callback(self.assembler.stop)
+        self.metrics.start()
+        self._stack.callback(self.metrics.stop)
+        threading.Thread(target=self._follow, name="restore", daemon=True).start()
+        atexit.register(self._stack.close)
+        log.info("Aurora: replica %s of %s reports to %s", config.replica, config.slug, config.console_url)
+
+    def _follow(self) -> None:
+        """What served well before a restart, then what the console wants; a swap needs the scheduler's turns."""
+        follower = self.parts.follower
+        assert follower is not None
+        try:
+            follower.restore()
+        except Exception:
+            log.exception("what served before the restart could not be restored; the console will be asked")
+        follower.start()
+        self._stack.callback(follower.stop)
+
+    def _finished(self, finished: FinishedRequest, is_trace: bool) -> None:
+        self.parts.recorder.put(finished, is_trace=is_trace and not self.broken)
+        if finished.num_verify_steps and not self.broken:
+            self._check_hooks(finished)
+
+    def _check_hooks(self, finished: FinishedRequest) -> None:
+        """After a request that took a verify step, every hook must have fired, and its states must fit its tokens."""
+        silent = [name for name in ("prefill", "verify", "final", "stream") if not self.guard.fired.get(name)]
+        if silent:
+            self.broken = f"hooks {', '.join(silent)} have not fired, {PROBABLY}"
+        elif self.guard.is_tripped:
+            self.broken = f"{self.guard.num_failures} failures, the last one in {self.guard.last_failure}"
+        elif finished.states is not None and finished.final is not None:
+            wanted = len(finished.tokens) - 1 - finished.first_state
+            if len(finished.states) != wanted or len(finished.final) != wanted:
+                self.broken = f"{len(finished.states)} states for {wanted} positions, {PROBABLY}"
+        if self.broken:
+            log.error("capture is broken: %s; the server serves on", self.broken)
+
+    def _count(self, domain: str, part: Any) -> None:
+        self.parts.recorder.count(domain, part)
+
+    def _collapsed(self, detail: str) -> None:
+        if self.engine is not None:
+            self.engine.collapsed(detail)
+
+    def _beside(self) -> Beside:
+        assert self.engine is not None and self.capture is not None
+        state, detail = self._capture_state()
+        counts = self.metrics.counts
+        return Beside(
+            num_dropped_traces=self.assembler.num_dropped,
+            capture_state=state,
+            capture_detail=detail,
+            queue_bytes=max(0, self.capture.queue.num_bytes),
+            engine_num_verify_steps=counts.num_verify_steps,
+            engine_num_accept_tokens=counts.num_accept_tokens,
+            target_sha256=self.engine.target_sha256,
+            ranks=self.engine.ranks if self.memory.size > 1 else (),
+        )
+
+    def _capture_state(self) -> tuple[str, str]:
+        if self.missing:
+            return "broken", f"this SGLang has no {', '.join(self.missing)}"
+        if self.guard.is_tripped and not self.broken:
+            self.broken = f"{self.guard.num_failures} failures, the last one in {self.guard.last_failure}"
+        if self.broken:
+            return "broken", self.broken
+        if not self.config.is_capture_wanted:
+            return "off", "AURORA_CAPTURE=off"
+        return "working", ""
+
+
+def captured_layers(target: Any) -> tuple[int, ...]:
+    """0-based layer outputs that the target hands to its draft; SGLang keeps each one higher. Raises LookupError."""
+    for module in target.modules():
+        layers = getattr(module, "layers_to_capture", None)
+        if layers:
+            return tuple(int(layer) - 1 for layer in layers)
+    raise LookupError("the target captures no layers: is this an EAGLE-3 server?")
+
+
+def _logits_processor(target: Any) -> Any:
+    from sglang.srt.layers.logits_processor import LogitsProcessor
+
+    for module in target.modules():
+        if isinstance(module, LogitsProcessor):
+            return module
+    raise LookupError("the target has no logits processor")
+
+
+def _target_config(model_path: str, hf_config: Any) -> dict[str, Any]:
+    file = Path(model_path) / "config.json"
+    if file.is_file():
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    return dict(hf_config.to_dict())
+
+
+def _sglang_version() -> str:
+    import sglang
+
+    return str(sglang.__version__)

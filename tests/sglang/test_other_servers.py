@@ -1,0 +1,168 @@
+"""Servers that are not as one would wish: somebody else's draft and a disk that is full; and one without the plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from speculators import checkpoint
+from speculators.eagle3 import Eagle3Draft
+from tests.bench.ring import REPO, wait_for
+from tests.sglang.conftest import Replica
+from tests.sglang.server import DEVICE, Server
+from tests.unit.serving.fakes import ConsoleServer
+from training_worker.day_zero import import_draft
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory, drafts) -> Path:
+    """A checkpoint by SGLang's conventions: layers.0 names, no vocabulary map, an embedding, a flat config."""
+    folder = tmp_path_factory.mktemp("foreign") / "draft"
+    folder.mkdir()
+    state = Eagle3Draft(drafts.config, 5).state_dict()
+    kept = {name: tensor.clone() for name, tensor in state.items() if name not in ("d2t", "t2d")}
+    size = (drafts.config.vocab_size, drafts.config.hidden_size)
+    kept["embed_tokens.weight"] = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    save_file(kept, folder / checkpoint.WEIGHTS)
+    (folder / checkpoint.CONFIG).write_text(json.dumps(drafts.config.to_hf()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """A file system of 1 MiB; needs the right to mount one."""
+    folder = tmp_path_factory.mktemp("disk")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def cramped(tmp_path_factory, target, foreign, small_disk):
+    folder = tmp_path_factory.mktemp("cramped")
+    record = folder / "draft-passes"
+    found = Replica(folder, target, foreign, small_disk, AURORA_STANDIN_RECORD=str(record))
+    found.record = record
+    try:
+        found.server.start()
+        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 20)
+        yield found
+    finally:
+        found.stop()
+
+
+def test_a_foreign_checkpoint_is_in_sglangs_memory_as_we_import_it(cramped, foreign, target):
+    """The plugin's digest is of SGLang's memory in our layout, vocabulary map included."""
+    config, state = import_draft(foreign, json.loads((target / "config.json").read_text()))
+    assert cramped.observed()["sha256"] == checkpoint.state_digest(state)
+    assert config.aux_layer_ids == (1, 5, 8)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the stand-in kernels of the CPU record the draft's passes")
+@torch.inference_mode()
+def test_sglangs_draft_gives_our_logits_with_a_shared_embedding(cramped, judge, drafts, foreign, target):
+    """SGLang's LlamaForCausalLMEagle3 and our Eagle3Draft on the same prompt rows, fp32 on both sides.
+
+    Two fp32 implementations of one decoder layer differ by a few units of 1e-6 of the largest activation: 2e-4 of the
+    logits' scale (their spread is above 1) leaves room for another order of sums, and none for a wrong layer.
+    """
+    cramped.server.generate(judge.prompt("prose"), 4)
+    wait_for("a recorded pass", lambda: list(cramped.record.glob("*.pt")), 20)
+    passes = [torch.load(path) for path in sorted(cramped.record.glob("*.pt"))]
+    prompt = judge.prompt("prose")
+    [seen] = [each for each in passes if len(each["input_ids"]) == len(prompt) and each["positions"][0] == 0][-1:]
+    config, state = import_draft(foreign, json.loads((target / "config.json").read_text()))
+    draft = Eagle3Draft(config)
+    draft.load_state_dict(state)
+    embeds = judge.model.get_input_embeddings().weight[seen["input_ids"]][None]  # the target's, not the file's
+    ours, _ = draft(embeds, draft.fuse(seen["hidden_states"][None]), seen["positions"][None])
+    theirs = draft.lm_head(seen["normed"])
+    assert float(ours.std()) > 0.1
+    torch.testing.assert_close(theirs, ours[0], rtol=2e-4, atol=2e-4)
+
+
+def test_a_full_disk_costs_traces_and_nothing_else(cramped, judge):
+    """Serving goes on; when there is room again, traces come again."""
+    filler = Path(cramped.state_dir) / "filler"
+    with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(b"x" * 65536)
+            file.flush()
+    prompt = judge.prompt("sql")
+    ids = [cramped.server.generate(prompt, 24) for _ in range(4)]
+    assert all(each["output_ids"] == judge.greedy(prompt, 24) for each in ids)
+    time.sleep(4)
+    assert "No space left" in cramped.server.log()
+    filler.unlink()
+    answer = cramped.server.generate(prompt, 24)
+    wait_for("a trace again", lambda: answer["meta_info"]["id"] in cramped.traces(), 20)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, target, drafts):
+    """A server whose environment says nothing of Aurora: the plugin is installed and off."""
+    found = Server(tmp_path_factory.mktemp("plain"), target, drafts.random(0))
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+
+
+def test_the_sidecar_swaps_over_http(plain, judge, drafts, tmp_path):
+    console = ConsoleServer()
+    follower = Replica.__new__(Replica)  # only its conversation: this server has no plugin
+    follower.console, follower.generation = console, 0
+    follower.set_desired(1, drafts.random(0))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPO}:{REPO / 'kernels'}",
+        "AURORA_CONSOLE_URL": console.console.url,
+        "AURORA_TARGET_SLUG": "demo",
+        "AURORA_REPLICA": "demo-sidecar",
+        "AURORA_STATE_DIR": str(tmp_path),
+        "AURORA_ENGINE_URL": plain.url,
+    }
+    command = [sys.executable, "-m", "serving.sglang_backend.sidecar"]
+    sidecar = subprocess.Popen(command, cwd=REPO, env=environment)
+    try:
+        wait_for("its report", lambda: console.console.of("/api/v1/ingest/observed"), 90)
+        follower.swap(1, drafts.random(0))
+        before = accepted(plain, judge)
+        report = follower.swap(2, drafts.random(1))
+        assert (report["capture_state"], report["version"]) == ("off", 2)
+        assert report["sha256"] == console.console.desired["sha256"]
+        prompt = judge.prompt("sql")
+        answer = plain.generate(prompt, 24)
+        assert answer["output_ids"] == judge.greedy(prompt, 24)
+        assert answer["meta_info"]["weight_version"] == "2"
+        wait_for("the server's counts", lambda: follower.observed()["engine_num_verify_steps"] >= before, 20)
+        broken = tmp_path / "broken"
+        config, state = checkpoint.load(drafts.random(1))
+        state["norm.weight"][0] = float("inf")
+        checkpoint.save(broken, config, state)
+        assert "finite" in follower.swap(3, broken, state="swap_failed")["detail"]
+        assert plain.generate(prompt, 24)["output_ids"] == judge.greedy(prompt, 24)
+        follower.set_desired(0, None)
+        wait_for("a refusal", lambda: "speculation" in follower.observed()["detail"], 20)
+    finally:
+        sidecar.terminate()
+        assert sidecar.wait(20) == 0
+        console.stop()
+
+
+def accepted(server: Server, judge) -> int:
+    """Verify steps of one request."""
+    return int(server.generate(judge.prompt("sql"), 24)["meta_info"]["spec_verify_ct"])

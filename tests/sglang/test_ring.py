@@ -1,0 +1,151 @@
+"""Day 0 on a real SGLang server through the whole ring: console, trainer, gate, swap; and a trainer that is killed."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from serving.demo.domains.registry import get_domain
+from tests.bench.ring import running_ring, wait_for
+from tests.sglang.server import LOOKAHEAD, Server
+
+SLUG = "on-sglang"
+DOMAIN = "arithmetic"
+CLIENTS = 6
+
+
+class Launched(Server):
+    """The server that the console's own launch command describes, on a port that is free."""
+
+    def __init__(self, folder, launch, token) -> None:
+        super().__init__(folder, folder, folder)
+        kept = {name: value for name, value in launch["environment"].items() if name != "AURORA_ENGINE_URL"}
+        self.environment |= {**kept, launch["token_variable"]: token, "AURORA_ENGINE_URL": self.url}
+        arguments = list(launch["arguments"])
+        arguments[arguments.index("--port") + 1] = str(self.port)
+        self._arguments = arguments
+
+    def arguments(self) -> list[str]:
+        backend = "--cuda-graph-backend-decode"  # without graphs the control's state can be built on a CPU
+        return self._arguments + ([] if backend in self._arguments else [backend, "disabled"])
+
+
+class Clients:
+    """Streams of requests of one domain until they are stopped; every one must be answered."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.num_served = 0
+        self.errors: list[Exception] = []
+        self._stopped = threading.Event()
+        self._prompts = get_domain(DOMAIN).prompts(7)
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            with self._lock:
+                prompt = next(self._prompts).text
+            body = {"model": SLUG, "prompt": prompt, "max_tokens": 64, "temperature": 0}
+            try:
+                answer = self.server.http.post("/v1/completions", json=body, headers={"x-aurora-domain": DOMAIN})
+                answer.raise_for_status()
+                self.num_served += 1
+            except Exception as error:  # noqa: BLE001  the test looks at it
+                self.errors.append(error)
+                return
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ring")
+    folder.parent.chmod(0o755)
+    folder.chmod(0o755)
+    with running_ring(folder) as found:
+        admin = found.manage("create_token", "--role", "admin", "--name", "test").split()[-1]
+        found.console.headers["Authorization"] = f"Bearer {admin}"
+        found.patch("/targets/demo", {"is_active": False})  # its embedded engine would share these two cores
+        policy = {"approval": "automatic", "control_share": 0.05, "max_lookahead": LOOKAHEAD}
+        target = str(found.state_dir / "models" / "demo")
+        found.post("/targets", {"source": "sglang", "path": target, "slug": SLUG, "name": "x", "policy": policy})
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(ring, tmp_path_factory):
+    def ready():
+        launch = ring.get(f"/targets/{SLUG}/launch", variant="cpu")
+        return launch if launch["is_ready"] else None
+
+    launch = wait_for("version 1 and the command that serves it", ready, 60)
+    token = ring.post(f"/targets/{SLUG}/replica-token")["token"]
+    found = Launched(tmp_path_factory.mktemp("launched"), launch, token)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def clients(server):
+    found = Clients(server)
+    yield found
+    found.stop()
+
+
+def replica(ring):
+    found = ring.get(f"/targets/{SLUG}/replicas")
+    return found[0] if found else None
+
+
+def windows(ring):
+    """(tokens, steps) by version, of speculative steps."""
+    rows = ring.rows(
+        "SELECT w.version, sum(w.num_accept_tokens)::float, sum(w.num_verify_steps)::float FROM metrics_metricwindow w"
+        " JOIN registry_target t ON t.id = w.target_id WHERE t.slug = %s AND w.lookahead > 0 GROUP BY w.version",
+        SLUG,
+    )
+    return {version: tokens / steps for version, tokens, steps in rows if steps > 60}
+
+
+def test_the_server_connects_by_itself_and_proves_version_1(ring, server):
+    found = wait_for("the replica", lambda: replica(ring) and replica(ring)["version"] == 1 and replica(ring), 60)
+    first = ring.get(f"/targets/{SLUG}/versions")["items"][-1]
+    assert (found["sha256"], found["state"]) == (first["sha256"], "serving")
+
+
+def test_from_random_weights_to_accept_length_2(ring, clients, record_property):
+    started = time.monotonic()
+    reached = wait_for("accept length 2", lambda: max(windows(ring).values(), default=0.0) > 2.0, 400, every=1.0)
+    seconds = time.monotonic() - started
+    print(f"\naccept length by version after {seconds:.0f} s: {windows(ring)}")
+    record_property("seconds_to_accept_length_2", seconds)
+    assert reached
+    assert windows(ring)[1] < 1.3  # where it began
+    assert clients.errors == []
+
+
+def test_a_killed_trainer_costs_nothing_but_time(ring, clients, server):
+    before = max(each["number"] for each in ring.get(f"/targets/{SLUG}/versions")["items"])
+    served = clients.num_served
+    ring.kill("trainer@")
+    wait_for("requests meanwhile", lambda: clients.num_served > served + 3, 60)
+    wait_for(
+        "a later version in service",
+        lambda: replica(ring)["version"] > before and replica(ring)["state"] == "serving",
+        240,
+    )
+    assert clients.errors == []
+    assert "Aurora is off" not in server.log()
+    assert list(itertools.chain(replica(ring)["sha256"]))

@@ -1,0 +1,78 @@
+"""One real SGLang server on two tensor-parallel ranks: every rank swaps, or none, and each proves what it holds."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from speculators import checkpoint
+from tests.bench.ring import wait_for
+from tests.sglang.conftest import PROMPTS, Replica
+from tests.sglang.server import DEVICE
+
+NUM = 16
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, target, drafts):
+    """The server; skipped where there are not two cores or two GPUs for it."""
+    if (os.cpu_count() if DEVICE == "cpu" else torch.cuda.device_count()) < 2:
+        pytest.skip(f"two ranks need two of {DEVICE}")
+    folder = tmp_path_factory.mktemp("pair")
+    found = Replica(
+        folder, target, drafts.random(0), folder / "state", "--tp-size", "2", SGLANG_CPU_OMP_THREADS_BIND="0|1"
+    )
+    try:
+        found.server.start(300)
+        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 30)
+        yield found
+    finally:
+        found.stop()
+
+
+def test_two_ranks_swap_and_prove_the_same_version(pair, judge, drafts):
+    before = wait_for("the target's fingerprint", lambda: pair.observed()["target_sha256"], 20)
+    report = pair.swap(1, drafts.random(1))
+    assert report["sha256"] == pair.console.console.desired["sha256"]
+    assert report["ranks"] == [report["sha256"]] * 2
+    for domain in sorted(PROMPTS)[:2]:
+        prompt = judge.prompt(domain)
+        answer = pair.server.generate(prompt, NUM)
+        assert answer["output_ids"] == judge.greedy(prompt, NUM)
+        assert answer["meta_info"]["weight_version"] == "1"
+    assert pair.observed()["target_sha256"] == before
+
+
+def test_states_and_steps_of_two_ranks_are_recorded_once(pair, judge):
+    """Hidden states are whole on every rank; sums over two ranks round otherwise than transformers' do."""
+    prompt = judge.prompt("arithmetic")
+    answer = pair.server.generate(prompt, NUM, extra_key="apart")
+    trace, states, final = pair.trace(answer["meta_info"]["id"])
+    assert list(trace.tokens) == prompt + answer["output_ids"]
+    assert sum(step.num_correct_drafts + 1 for step in trace.steps) == NUM - 1
+    expected, expected_final = judge.states(list(trace.tokens[:-1]), (1, 5, 8))
+    torch.testing.assert_close(states.float(), expected, rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(final.float(), expected_final, rtol=1e-3, atol=2e-3)
+
+
+def test_a_corrupt_version_reaches_no_rank(pair, judge, drafts, tmp_path):
+    ranks = pair.observed()["ranks"]
+    config, state = checkpoint.load(drafts.random(2))
+    state["fc.weight"][0, 0] = float("nan")
+    checkpoint.save(tmp_path / "broken", config, state)
+    report = pair.swap(2, tmp_path / "broken", state="swap_failed")
+    assert (report["version"], report["ranks"]) == (1, ranks)
+    prompt = judge.prompt("sql")
+    assert pair.server.generate(prompt, NUM)["output_ids"] == judge.greedy(prompt, NUM)
+
+
+def test_a_swap_between_the_steps_of_a_request_changes_no_token(pair, judge, drafts):
+    prompt = judge.prompt("prose")
+    pieces = pair.server.stream(prompt, 40)
+    next(pieces)
+    report = pair.swap(3, drafts.random(0))
+    assert report["ranks"] == [report["sha256"]] * 2
+    assert list(pieces)[-1][1] == 40
+    assert pair.server.generate(prompt, 40)["output_ids"] == judge.greedy(prompt, 40)

@@ -1,0 +1,124 @@
+"""Registration with SGLang's hook registry (stood in for by a module of the same name); hooks that must not raise."""
+
+from __future__ import annotations
+
+import sys
+import types
+from enum import Enum
+
+import pytest
+
+from serving.sglang_backend import plugin as plugin_module
+from serving.sglang_backend.plugin import Plugin
+from serving.sglang_backend.ranks import Command
+
+
+class HookType(Enum):
+    BEFORE = 1
+    AFTER = 2
+    AROUND = 3
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A registry that remembers, in an SGLang in which one hook target is missing."""
+    found = {}
+
+    class HookRegistry:
+        @staticmethod
+        def register(target, hook, kind):
+            found[target.rpartition(".")[2]] = (hook, kind.name)
+
+    def resolve(target):
+        if target.endswith("stream_output"):
+            raise AttributeError(target)
+        return object()
+
+    registry = types.ModuleType("sglang.srt.plugins.hook_registry")
+    registry.HookRegistry, registry.HookType = HookRegistry, HookType
+    for name in ("sglang", "sglang.srt", "sglang.srt.plugins"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, registry.__name__, registry)
+    monkeypatch.setattr(plugin_module.pkgutil, "resolve_name", resolve)
+    return found
+
+
+def test_what_exists_is_hooked_and_what_is_missing_is_remembered(registered):
+    one = Plugin()
+    one.register()
+    assert len(registered) == 9
+    assert [each.rpartition(".")[2] for each in one.missing] == ["stream_output"]
+
+
+def test_a_call_that_a_hook_does_not_expect_is_counted_and_changes_nothing(registered):
+    one = Plugin()
+    one.register()
+    hook, kind = registered["process_input_requests"]
+    assert kind == "BEFORE"
+    assert hook("scheduler", ["a"], surprise=1) is None
+    assert one.control_guard.num_failures == 1
+    assert registered["verify"][0]("result") is None
+    assert one.control_guard.num_failures == 2
+
+
+def test_without_its_variables_nothing_is_registered(registered, monkeypatch):
+    monkeypatch.delenv("AURORA_CONSOLE_URL", raising=False)
+    plugin_module.activate()
+    assert registered == {}
+    monkeypatch.setenv("AURORA_CONSOLE_URL", "http://127.0.0.1:1")
+    plugin_module.activate()
+    assert len(registered) == 9
+
+
+def test_a_wrong_setting_leaves_the_server_without_aurora(monkeypatch, caplog):
+    monkeypatch.setenv("AURORA_CONSOLE_URL", "nonsense")
+    one = Plugin()
+    worker = types.SimpleNamespace(server_args=types.SimpleNamespace(host="127.0.0.1", port=1))
+    one.after_init(None, worker)
+    assert one.replica is None
+    assert "AURORA_" in caplog.text
+
+
+class FakeReplica:
+    """Has two commands to send, and takes commands out of what it is given."""
+
+    capture = None
+
+    def __init__(self) -> None:
+        self.waiting = [Command("policy", 1), Command("policy", 2)]
+
+    def begin(self) -> None: ...
+
+    def outgoing(self):
+        found, self.waiting = self.waiting, []
+        return found
+
+    def turn(self, scheduler, requests):
+        return [each for each in requests if not isinstance(each, Command)]
+
+
+def test_commands_travel_with_the_requests_and_never_reach_sglangs_dispatcher():
+    one = Plugin()
+    assert one.after_pull([1], None) is None
+    one.replica = FakeReplica()
+    assert one.after_pull(None, None) is None  # another rank: it waits for the broadcast
+    pulled = one.after_pull([1], None)
+    assert pulled[0] == 1 and len(pulled) == 3
+    assert one.after_pull([2], None) is None
+    (scheduler, left), named = one.before_turn("scheduler", pulled)
+    assert (scheduler, left, named) == ("scheduler", [1], {})
+
+
+def test_the_forward_pass_runs_whatever_capture_does():
+    class Broken:
+        def step_begins(self):
+            raise RuntimeError("no")
+
+        step_ends = step_begins
+
+    one = Plugin()
+    one.replica = types.SimpleNamespace(capture=Broken())
+    mode = types.SimpleNamespace(is_extend=lambda: False)
+    batch = types.SimpleNamespace(forward_mode=mode, is_extend_in_batch=False)
+    assert one.around_forward(lambda *given: "result", "worker", batch) == "result"
+    assert one.guard.num_failures == 2

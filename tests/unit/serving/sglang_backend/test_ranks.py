@@ -1,0 +1,217 @@
+"""Weights in SGLang's layout, and the agreement of ranks: one rank in process, two over a real gloo group."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as processes
+
+from serving.sglang_backend.ranks import NOT_YET, Command, CpuGroup, Prepared, RankSwapper
+from serving.sglang_backend.weights import DraftMemory, TargetWatch, target_fingerprint
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError
+from tests.bench.ring import wait_for
+from tests.unit.serving.sglang_backend.fakes import CONFIG, FakeDraftModel, FakeRunner, draft_state
+
+
+def memory(rank: int = 0, size: int = 1, **more) -> DraftMemory:
+    found = DraftMemory(FakeRunner(FakeDraftModel(rank, size, **more)))
+    found.load(found.staged(draft_state(0)))
+    return found
+
+
+def test_the_digest_of_memory_equals_the_files(tmp_path):
+    sha256 = checkpoint.save(tmp_path / "one", CONFIG, draft_state(0))
+    found = memory()
+    assert found.digest(draft_state(0), sha256) == sha256
+    assert found.runner.calls == ["begin", "end False"]
+    found.model.model.fc.weight.data[0, 0] += 1e-6
+    assert found.digest(draft_state(0), sha256) != sha256
+
+
+def test_in_another_precision_every_element_is_compared():
+    found = memory(dtype=torch.bfloat16)
+    assert found.digest(draft_state(0), "file") == "file"
+    found.model.model.layers[0].self_attn.qkv_proj.weight.data[-1, 0] += 0.5
+    assert found.digest(draft_state(0), "file") != "file"
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_every_rank_holds_its_part(size):
+    """With 4 ranks the two key-value heads are shared by two ranks each."""
+    for rank in range(size):
+        found = memory(rank, size)
+        assert found.holds(draft_state(0)) and not found.holds(draft_state(1))
+        assert found.digest(draft_state(0), "file") == "file"
+
+
+def test_a_payload_never_has_what_must_not_be_written():
+    names = {name for name, _ in memory().staged({**draft_state(0)})}
+    assert not names & {"d2t", "t2d", "embed_tokens.weight"}
+    assert "fc.weight" in names
+
+
+def test_a_checkpoint_of_another_lineage_is_refused():
+    found = memory()
+    with pytest.raises(CheckpointError, match="tensors differ"):
+        found.check({**draft_state(1), "embed_tokens.weight": torch.zeros(32, 8)})
+    with pytest.raises(CheckpointError, match=r"norm\.weight has shape"):
+        found.check({**draft_state(1), "norm.weight": torch.zeros(9)})
+    shifted = {**draft_state(1), "d2t": torch.ones(32, dtype=torch.int64)}
+    with pytest.raises(CheckpointError, match="d2t differs"):
+        found.check(shifted)
+    found.check(draft_state(1))
+
+
+def test_the_targets_fingerprint_sees_a_changed_value():
+    model = torch.nn.Linear(40, 300)
+    before = target_fingerprint(model)
+    assert target_fingerprint(model) == before
+    model.weight.data[3, 3] += 1e-4
+    assert target_fingerprint(model) != before
+
+
+def test_the_target_is_looked_at_again_when_asked():
+    model = torch.nn.Linear(40, 300)
+    watch = TargetWatch(model)
+    assert watch.sha256 == target_fingerprint(model)
+    model.weight.data[3, 3] += 1e-4
+    assert watch.sha256 != target_fingerprint(model)
+    for _ in range(3):
+        watch.look()
+    assert not watch.is_settled
+    wait_for("the second look", lambda: watch.is_settled, 10)
+    assert watch.sha256 == target_fingerprint(model)
+
+
+def test_a_target_that_cannot_be_read_any_more_is_not_measured(monkeypatch):
+    watch = TargetWatch(torch.nn.Linear(4, 4))
+    first = watch.sha256
+    monkeypatch.setattr(watch, "_model", None)
+    watch.look()
+    wait_for("the look that fails", lambda: watch.is_settled, 10)
+    assert watch.sha256 == ""
+    monkeypatch.undo()
+    watch.look()
+    wait_for("the look after it", lambda: watch.is_settled, 10)
+    assert watch.sha256 == first
+
+
+def test_a_rank_tells_of_its_target_only_when_it_has_looked_again(tmp_path):
+    sha256 = checkpoint.save(tmp_path / "two", CONFIG, draft_state(1))
+    one, _ = swapper(0, 1, None)
+    assert ask(one, Command("target", 1)) == ("",)  # cannot be read
+    model = torch.nn.Linear(4, 4)
+    one.target = TargetWatch(model)
+    before = ask(one, Command("target", 2))
+    model.weight.data[0, 0] += 1.0
+    assert ask(one, Command("target", 3)) == before
+    swap(one, sha256, str(tmp_path / "two"))
+    assert ask(one, Command("target", 4)) == (target_fingerprint(model),) != before
+
+
+def swapper(rank: int, size: int, group) -> tuple[RankSwapper, list[Command]]:
+    applied: list[Command] = []
+    return RankSwapper(memory(rank, size), CpuGroup(group, size), applied.append, lambda command: None), applied
+
+
+def ask(one: RankSwapper, command: Command) -> tuple[str, ...]:
+    """As rank 0 does: again, while a rank says that it is not ready. All ranks hear the same, so all ask alike."""
+    for _ in range(200):
+        one.handle(command)
+        lines = one.answers.get(timeout=5).lines
+        if NOT_YET not in lines:
+            return lines
+        time.sleep(0.05)
+    raise AssertionError(f"{command} was never ready")
+
+
+def swap(one: RankSwapper, sha256: str, uri: str) -> list[tuple[str, ...]]:
+    return [
+        ask(one, Command("prepare", 1, sha256=sha256, uri=uri)),
+        ask(one, Command("apply", 2, sha256=sha256, version=2)),
+        ask(one, Command("prove", 3)),
+    ]
+
+
+def test_one_rank_swaps_and_proves(tmp_path):
+    sha256 = checkpoint.save(tmp_path / "two", CONFIG, draft_state(1))
+    one, applied = swapper(0, 1, None)
+    assert swap(one, sha256, str(tmp_path / "two")) == [(), ("",), (sha256,)]
+    assert one.memory.holds(draft_state(1))
+    assert [command.version for command in applied] == [2]
+
+
+def test_weights_that_cannot_be_read_change_nothing(tmp_path):
+    one, applied = swapper(0, 1, None)
+    _, (said,), (proof,) = swap(one, "0" * 64, str(tmp_path / "gone"))
+    assert "CheckpointError" in said and proof == "no proof: rank 0 has applied nothing"
+    assert one.memory.holds(draft_state(0)) and applied == []
+
+
+def test_a_file_that_comes_late_is_read_at_the_second_try(tmp_path):
+    one, _ = swapper(0, 1, None)
+    directory = tmp_path / "late"
+    sha256 = checkpoint.save(tmp_path / "elsewhere", CONFIG, draft_state(1))
+    assert "CheckpointError" in swap(one, sha256, str(directory))[1][0]
+    (tmp_path / "elsewhere").rename(directory)
+    assert swap(one, sha256, str(directory)) == [(), ("",), (sha256,)]
+
+
+def test_the_scheduler_does_not_wait_for_a_rank_that_reads(tmp_path):
+    one, applied = swapper(0, 1, None)
+    slow: Future[Prepared] = Future()
+    one._keep("slow", slow)
+    started = time.monotonic()
+    one.handle(Command("apply", 1, sha256="slow", version=2))
+    assert one.answers.get(timeout=5).lines == (NOT_YET,) and applied == []
+    assert time.monotonic() - started < 1.0
+    slow.set_result(Prepared(draft_state(1), one.memory.staged(draft_state(1))))
+    assert ask(one, Command("apply", 2, sha256="slow", version=2)) == ("",)
+    assert one.memory.holds(draft_state(1))
+
+
+def _rank(rank: int, port: int, uris: tuple[str, str], sha256: str, results) -> None:
+    """One of two ranks; rank 1 may be sent to another directory, where nothing is."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    one, applied = swapper(rank, 2, torch.distributed.group.WORLD)
+    one.target = TargetWatch(torch.nn.Linear(4, 2 + rank))
+    before = ask(one, Command("target", 0))
+    lines = swap(one, sha256, uris[rank])
+    is_untouched = ask(one, Command("target", 4)) == before and len(set(before)) == 2
+    results.put((rank, lines[1], lines[2] if applied else (), one.memory.holds(draft_state(1)), is_untouched))
+    torch.distributed.barrier()  # rank 0 holds the store of both
+    os._exit(0)  # gloo's threads have aborted the interpreter's orderly end once; that end is not what is tested
+
+
+def _run_two(uris: tuple[str, str], sha256: str) -> dict[int, tuple]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = processes.get_context("spawn")
+    results = context.SimpleQueue()
+    workers = [context.Process(target=_rank, args=(rank, port, uris, sha256, results)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    return {found[0]: found[1:] for found in (results.get(), results.get())}
+
+
+def test_two_ranks_swap_together_or_not_at_all(tmp_path: Path):
+    uri = str(tmp_path / "two")
+    sha256 = checkpoint.save(tmp_path / "two", CONFIG, draft_state(1))
+    together = _run_two((uri, uri), sha256)
+    assert together == dict.fromkeys(range(2), (("", ""), (sha256, sha256), True, True))
+    apart = _run_two((uri, str(tmp_path / "gone")), sha256)
+    for rank in range(2):
+        lines, _, has_new, _ = apart[rank]
+        assert lines[0] == "" and "rank 1" in lines[1]
+        assert not has_new

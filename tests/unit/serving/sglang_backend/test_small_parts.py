@@ -1,0 +1,134 @@
+"""Settings, labels, the guard, the control's policy and SGLang's metrics."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.sglang_backend import config as settings
+from serving.sglang_backend.config import PluginConfigError
+from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
+from serving.sglang_backend.guard import Guard
+from serving.sglang_backend.labels import Label, label_of, with_headers
+from serving.sglang_backend.metrics import EngineCounts, parse
+
+GOOD = {"AURORA_CONSOLE_URL": "http://10.0.0.1:8000", "AURORA_TARGET_SLUG": "demo", "AURORA_STATE_DIR": "/var/aurora"}
+
+
+def test_settings_come_from_the_environment():
+    found = settings.load("0.0.0.0", 30000, {**GOOD, "AURORA_QUEUE_MIB": "8", "AURORA_REPLICA_TOKEN": "secret"})
+    assert (found.engine_url, found.slug, found.max_queue_bytes, found.token) == (
+        "http://127.0.0.1:30000", "demo", 8 << 20, "secret",
+    )  # fmt: skip
+    assert found.replica.startswith("demo-") and found.replica.endswith("-30000")
+    assert settings.load("h", 1, {**GOOD, "AURORA_REPLICA": "left"}).recording("sglang", "/m", "/d").replica == "left"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AURORA_CONSOLE_URL", "console:8000"),
+        ("AURORA_TARGET_SLUG", "Demo!"),
+        ("AURORA_REPLICA", "a b"),
+        ("AURORA_STATE_DIR", ""),
+        ("AURORA_QUEUE_MIB", "much"),
+        ("AURORA_CAPTURE", "maybe"),
+    ],
+)
+def test_a_wrong_value_is_named(variable, value):
+    with pytest.raises(PluginConfigError, match=variable):
+        settings.load("127.0.0.1", 30000, {**GOOD, variable: value})
+
+
+def test_without_a_console_the_plugin_is_off():
+    assert not settings.is_switched_on({})
+    assert settings.is_switched_on(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("headers", "label"),
+    [
+        ({}, Label("default", True)),
+        ({"x-aurora-domain": "sql"}, Label("sql", True)),
+        ({"x-aurora-domain": "sql", "x-aurora-no-train": "1"}, Label("sql", False)),
+        ({"x-aurora-no-train": "true"}, Label("default", False)),
+        ({"x-aurora-no-train": "0"}, Label("default", True)),
+        ({"x-aurora-domain": "No Domain"}, Label("default", True)),
+    ],
+)
+@pytest.mark.parametrize("key", [None, "tenant:7", "|aurora:"])
+def test_labels_survive_in_the_routing_key(headers, label, key):
+    carried = with_headers(key, headers)
+    assert label_of(carried, None) == label
+    assert (carried or "").startswith(key or "")
+
+
+def test_labels_by_sampling_params():
+    assert label_of(None, {"aurora_domain": "sql", "aurora_no_train": True, "__req__": object()}) == Label("sql", False)
+    assert label_of("tenant", {"other": 1}) == Label()
+
+
+def test_the_guard_swallows_counts_and_gives_up():
+    guard, done = Guard(max_failures=3), []
+
+    def fail() -> None:
+        done.append(1)
+        raise ValueError("no")
+
+    for _ in range(5):
+        guard.run("hook", fail)
+    assert (guard.is_tripped, guard.num_failures, len(done), guard.fired["hook"]) == (True, 3, 3, 5)
+    assert guard.last_failure == "hook: ValueError: no"
+
+
+def test_the_control_comes_in_blocks_with_its_share():
+    policy = ControlPolicy(4)
+    policy.control_share = 0.25
+    steps = [policy.get_steps_for_batch(3) for _ in range(400 * BLOCK_STEPS)]
+    blocks = [steps[i : i + BLOCK_STEPS] for i in range(0, len(steps), BLOCK_STEPS)]
+    assert all(set(block) in ({0}, {4}) for block in blocks)
+    assert 0.19 < sum(block[0] == 0 for block in blocks) / len(blocks) < 0.31
+    again = ControlPolicy(4)  # another rank
+    again.control_share = 0.25
+    assert steps[:100] == [again.get_steps_for_batch(3) for _ in range(100)]
+
+
+def test_speculation_can_be_off_and_an_inner_policy_decides_the_rest():
+    class Inner:
+        candidate_steps = [1, 3]
+
+        def get_steps_for_batch(self, batch_size):
+            return 3 if batch_size < 4 else 1
+
+        def on_verify_complete(self, correct, batch_size):
+            return 1
+
+        def cuda_graph_bs_for_step(self, step):
+            return [step]
+
+        def set_cuda_graph_bs(self, sizes):
+            self.sizes = sizes
+
+    policy = ControlPolicy(3, Inner())
+    policy.set_cuda_graph_bs([8])
+    assert policy.candidate_steps == [0, 1, 3]
+    assert (policy.cuda_graph_bs_for_step(0), policy.cuda_graph_bs_for_step(3)) == ([8], [3])
+    assert (policy.get_steps_for_batch(1), policy.get_steps_for_batch(9)) == (3, 1)
+    assert policy.on_verify_complete([1], 1) == 1
+    policy.is_speculating = False
+    assert policy.get_steps_for_batch(1) == 0
+    assert policy.on_verify_complete([1], 1) is None
+
+
+METRICS = """# HELP sglang:generation_tokens_total x
+sglang:generation_tokens_total{is_streaming="false",model_name="m"} 80.0
+sglang:generation_tokens_total{is_streaming="true",model_name="m"} 40.0
+sglang:spec_verify_calls_total{model_name="m"} 55.0
+sglang:num_requests_total{is_streaming="false",model_name="m"} 10.0
+sglang:generation_tokens_histogram_bucket{le="100.0"} 7.0
+sglang:spec_accept_length{tp_rank="0"} 2.5
+"""
+
+
+def test_sglangs_counters_are_summed_over_their_labels():
+    assert parse(METRICS) == EngineCounts(num_verify_steps=55, num_accept_tokens=110)
+    assert parse("nothing 1.0\n") is None
