@@ -1,0 +1,121 @@
+"""Version 1 from a config alone, and from somebody else's checkpoint."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators import checkpoint
+from tests.unit.serving.tiny import make_draft
+from training_worker import slices
+from training_worker.config import SliceJob
+from training_worker.day_zero import import_draft
+from training_worker.slices import TrainingError, run_slice
+
+
+@pytest.fixture
+def config(target_dir):
+    return json.loads((target_dir / "config.json").read_text())
+
+
+@pytest.fixture
+def job(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(slices, "_warm", {})
+    return SliceJob(
+        target_slug="demo",
+        target_path="",
+        run_id="run",
+        work_dir=str(tmp_path / "work"),
+        versions_dir=str(tmp_path / "versions"),
+        parent_version=None,
+        parent_uri="",
+        live_uri="",
+        fresh=(),
+        replay=(),
+        held_out=(),
+        lookahead=3,
+        budget_seconds=0.3,
+        seed=3,
+        code_version="test",
+        publish=True,
+        target_config=config,
+    )
+
+
+def foreign(folder, config, **changes):
+    """A checkpoint as other tools leave it: bfloat16, with the embedding, without t2d, a short position range."""
+    make_draft(folder, config, seed=5, vocab=30)
+    path = folder / "model.safetensors"
+    state = {n: t.bfloat16() if t.is_floating_point() else t for n, t in load_file(path).items() if n != "t2d"}
+    state["embed_tokens.weight"] = torch.zeros(61, 32, dtype=torch.bfloat16)
+    save_file(state, path)
+    given = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 64} | changes
+    del given["eagle_config"]
+    (folder / "config.json").write_text(json.dumps(given))
+    return state
+
+
+def test_random_weights_need_the_config_alone(job):
+    result = run_slice(job, lambda progress: None)
+    config, _ = checkpoint.load(Path(result.manifest.uri), result.manifest.sha256)
+    assert config.aux_layer_ids == (1, 3, 4)
+    assert result.manifest.provenance["seed"] == 3
+    assert checkpoint.lint(Path(result.manifest.uri), job.target_config) == []
+
+
+def test_traces_need_the_target_and_wait_for_it(job, traces, target_dir):
+    first = run_slice(job, lambda progress: None)
+    later = replace(job, fresh=tuple(traces(6)), parent_uri=first.manifest.uri, parent_version=1)
+    with pytest.raises(TrainingError, match="AURORA_MODELS_DIR") as caught:
+        run_slice(later, lambda progress: None)
+    assert caught.value.retryable
+    result = run_slice(replace(later, target_path=str(target_dir)), lambda progress: None)  # it has come
+    assert len(result.trained_trace_ids) == 6
+    assert result.progress.step > 0
+
+
+def test_an_imported_draft_becomes_version_one_and_is_learnt_on(job, config, traces, target_dir, tmp_path):
+    state = foreign(tmp_path / "foreign", config)
+    job = replace(job, import_path=str(tmp_path / "foreign"))
+    first = run_slice(job, lambda progress: None)
+    ours, tensors = checkpoint.load(Path(first.manifest.uri), first.manifest.sha256)
+    assert (ours.aux_layer_ids, ours.draft_vocab_size, ours.max_position_embeddings) == ((1, 3, 4), 30, 128)
+    assert torch.equal(tensors["fc.weight"], state["fc.weight"].float())
+    assert int(tensors["t2d"].sum()) == 30
+    assert first.manifest.provenance["imported_from"] == str(tmp_path / "foreign")
+    copied = run_slice(replace(job, import_name="demo v3"), lambda progress: None)
+    assert copied.manifest.provenance["imported_from"] == f"demo v3, {tmp_path / 'foreign'}"
+    later = replace(
+        job, target_path=str(target_dir), fresh=tuple(traces(6)), parent_uri=first.manifest.uri, parent_version=1
+    )
+    result = run_slice(later, lambda progress: None)
+    assert result.manifest.config["draft_vocab_size"] == 30
+    assert result.manifest.parent == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda state: state.pop("fc.weight"), "missing tensor fc.weight"),
+        (lambda state: state["norm.weight"].fill_(float("nan")), "not finite"),
+        (lambda state: state["d2t"].fill_(60), "d2t"),
+        (lambda state: state.__setitem__("odd.weight", torch.zeros(1)), "unknown tensor odd.weight"),
+    ],
+)
+def test_what_does_not_fit_is_named(config, tmp_path, spoil, named):
+    folder = tmp_path / "foreign"
+    state = foreign(folder, config)
+    spoil(state)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(checkpoint.CheckpointError, match=named):
+        import_draft(folder, config)
+
+
+def test_a_draft_of_another_model_is_refused_for_good(job, config, tmp_path):
+    foreign(tmp_path / "foreign", config, hidden_size=16)
+    with pytest.raises(TrainingError, match="foreign") as caught:
+        run_slice(replace(job, import_path=str(tmp_path / "foreign")), lambda progress: None)
+    assert not caught.value.retryable

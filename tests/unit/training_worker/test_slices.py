@@ -1,0 +1,154 @@
+"""One slice from end to end, on real files."""
+
+import functools
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from speculators import checkpoint
+from training_worker import slices
+from training_worker.config import SliceJob
+from training_worker.slices import TrainingError, run_slice
+from training_worker.trainer import Recipe
+
+
+@pytest.fixture
+def job(target_dir, traces, tmp_path):
+    return SliceJob(
+        target_slug="demo",
+        target_path=str(target_dir),
+        run_id="run",
+        work_dir=str(tmp_path / "work"),
+        versions_dir=str(tmp_path / "versions"),
+        parent_version=None,
+        parent_uri="",
+        live_uri="",
+        fresh=tuple(traces(8)),  # one batch: trained whole however slow the machine is
+        replay=(),
+        held_out=(*traces(4, seed=1), *traces(3, "prose", seed=2)),
+        lookahead=3,
+        budget_seconds=0.5,
+        seed=3,
+        code_version="test",
+        publish=True,
+    )
+
+
+def test_day_zero_publishes_random_weights(job):
+    result = run_slice(replace(job, fresh=(), held_out=()), lambda progress: None)
+    assert result.report is None
+    assert result.manifest.number == 0
+    _, state = checkpoint.load(Path(result.manifest.uri), result.manifest.sha256)
+    assert checkpoint.state_digest(state) == result.manifest.sha256
+
+
+def test_a_slice_trains_evaluates_and_publishes(job):
+    heard = []
+    first = run_slice(job, heard.append)
+    assert {"load", "train", "save", "evaluate"} <= {progress.phase for progress in heard}
+    assert set(first.trained_trace_ids) == {source.trace_id for source in job.fresh}
+    assert [score.domain for score in first.report.candidate] == ["prose", "sql"]
+    assert sum(score.num_traces for score in first.report.candidate) == 7
+    second = run_slice(replace(job, live_uri=first.manifest.uri, parent_version=1), heard.append)
+    assert second.progress.step > first.progress.step
+    assert [s.num_traces for s in second.report.live] == [s.num_traces for s in second.report.candidate]
+    assert second.report.live == first.report.candidate  # the same version on the same traces
+    assert second.manifest.provenance["num_fresh_traces"] == 8
+
+
+def test_another_process_goes_on_where_the_last_one_stopped(job, monkeypatch):
+    first = run_slice(job, lambda progress: None)
+    monkeypatch.setattr(slices, "_warm", {})  # as a restarted worker begins
+    second = run_slice(replace(job, fresh=(), held_out=(), publish=False), lambda progress: None)
+    assert second.progress.step == first.progress.step
+    assert second.progress.num_tokens == first.progress.num_tokens
+
+
+def test_lost_states_are_recomputed(job, monkeypatch):
+    monkeypatch.setattr(slices, "_warm", {})
+    gone = tuple(replace(source, segment_uri="/nowhere/gone.safetensors") for source in job.fresh)
+    result = run_slice(replace(job, fresh=gone), lambda progress: None)
+    assert not result.missing_trace_ids
+    assert len(result.trained_trace_ids) == 8
+
+
+def test_states_that_cannot_be_had_are_reported(job, monkeypatch, tmp_path, target_dir):
+    import shutil
+
+    monkeypatch.setattr(slices, "_warm", {})
+    broken = tmp_path / "target"
+    shutil.copytree(target_dir, broken)
+    run_slice(replace(job, target_path=str(broken), fresh=job.fresh[:2]), lambda progress: None)
+    (broken / "model.safetensors").unlink()  # an open mapping keeps the old file
+    (broken / "model.safetensors").write_bytes(b"")
+    gone = replace(job.fresh[5], segment_uri="")
+    result = run_slice(replace(job, target_path=str(broken), fresh=(gone, job.fresh[0])), lambda progress: None)
+    assert result.missing_trace_ids == (gone.trace_id,)
+
+
+def test_a_target_that_is_gone_may_come_back(job, tmp_path):
+    with pytest.raises(TrainingError) as caught:
+        run_slice(replace(job, target_path=str(tmp_path / "nowhere")), lambda progress: None)
+    assert caught.value.retryable
+
+
+def test_a_parent_of_another_shape_is_refused_for_good(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(slices, "_warm", {})
+    (tmp_path / "bad").mkdir()
+    with pytest.raises(TrainingError, match="bad") as caught:
+        run_slice(replace(job, parent_uri=str(tmp_path / "bad"), work_dir=str(tmp_path / "w2")), lambda progress: None)
+    assert not caught.value.retryable
+
+
+@dataclass(frozen=True)
+class Old:
+    """An example by its domain and number."""
+
+    domain: str
+    number: int
+
+    @property
+    def source(self):
+        return self
+
+
+def old_ones(domain, num):
+    return [Old(domain, i) for i in range(num)]
+
+
+def test_a_pass_holds_all_that_is_fresh_and_a_new_sample_of_the_old():
+    old = old_ones("sql", 300)
+    fresh = [Old("sql", 1000 + i) for i in range(20)]
+    first, second = (slices.one_pass(fresh, old, random.Random(seed)) for seed in (0, 1))
+    assert set(fresh) <= set(first) & set(second)
+    assert len(first) == len(second) == 20 + 4 * 20
+    assert set(first) != set(second)
+    assert len(slices.one_pass(fresh[:2], old, random.Random(0))) == 2 + 48
+    by_number = sorted(slices.one_pass(fresh, old[:5], random.Random(0)), key=lambda example: example.number)
+    assert by_number == [*old[:5], *fresh]
+
+
+def test_what_is_not_asked_for_now_is_half_of_a_pass_at_most():
+    former = old_ones("sql", 100) + old_ones("arithmetic", 100)
+    fresh = old_ones("prose", 14)
+    first = slices.one_pass(fresh, former, random.Random(0))
+    assert set(fresh) <= set(first) and len(first) == 28
+    later = slices.one_pass(fresh, former + [Old("prose", 100 + i) for i in range(20)], random.Random(0))
+    assert len([e for e in later if e.domain == "prose"]) * 2 == len(later)
+    mixed = slices.one_pass(fresh + old_ones("sql", 14), former, random.Random(0))
+    counted = Counter(e.domain for e in mixed)
+    assert counted["arithmetic"] <= counted["sql"] + counted["prose"] and counted["arithmetic"] > 40  # as it comes
+
+
+def test_without_fresh_traces_a_pass_is_of_old_ones():
+    assert len(slices.one_pass([], old_ones("sql", 100), random.Random(0))) == 48
+
+
+def test_what_no_step_has_seen_is_not_called_trained(job, monkeypatch):
+    monkeypatch.setattr(Recipe, "__init__", functools.partialmethod(Recipe.__init__, max_positions=64))
+    result = run_slice(replace(job, run_id="short", budget_seconds=0.0), lambda progress: None)
+    assert len(result.trained_trace_ids) == 1  # one step of one row
+    assert set(result.trained_trace_ids) < {source.trace_id for source in job.fresh}

@@ -1,0 +1,128 @@
+"""From traces to padded rows.
+
+A row starts at the trace's first kept state: local position u is token position first_state + u. ``tokens[u]`` is the
+token *after* it and ``teacher_*[u]`` the distribution that it came from, so depth k of base t reads ``tokens[t + k]``,
+learns ``tokens[t + k + 1]``, and its teacher stands at ``t + k + 1``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training_worker.config import TraceSource
+
+LENGTH_STEP = 64  # positions
+BASES_STEP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One trace with its states: T = len(tokens) - 1 - first_state positions."""
+
+    source: TraceSource
+    features: Tensor  # float16 [T, K*Ht]
+    final: Tensor  # float16 [T, Ht]
+    teacher_ids: Tensor  # int64 [T, k]: the target's most likely tokens after each position, the likeliest first
+    teacher_probs: Tensor  # float32 [T, k], rows sum to one
+
+    @property
+    def num_positions(self) -> int:
+        return len(self.features)
+
+    @property
+    def num_bytes(self) -> int:
+        tensors = (self.features, self.final, self.teacher_ids, self.teacher_probs)
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B rows of at most L positions; ``length`` says how many are real."""
+
+    features: Tensor  # [B, L, K*Ht]
+    teacher_ids: Tensor  # int64 [B, L, k]
+    teacher_probs: Tensor  # [B, L, k]
+    tokens: Tensor  # int64 [B, L]
+    length: Tensor  # int64 [B]
+    first_state: Tensor  # int64 [B]
+    prompt_len: Tensor  # int64 [B]
+    temperature: Tensor  # [B]
+
+    def has_label(self, base_BN: Tensor, depth: int) -> Tensor:
+        """Whether the token that depth ``depth`` of a base predicts is in the row: bool [B, n]."""
+        return base_BN + depth + 1 < self.length[:, None]
+
+
+def make_batch(examples: Sequence[Example], dtype: torch.dtype) -> Batch:
+    """Pad examples to the longest, rounded up: a kernel is made for every new shape, so few shapes are fast."""
+    tokens = [torch.tensor(e.source.tokens[e.source.first_state + 1 :], dtype=torch.int64) for e in examples]
+    length = padded(max(len(t) for t in tokens))
+
+    def stack(rows: Sequence[Tensor]) -> Tensor:
+        out = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
+        for i, row in enumerate(rows):
+            out[i, : len(row)] = row
+        return out
+
+    return Batch(
+        features=stack([e.features for e in examples]).to(dtype),
+        teacher_ids=stack([e.teacher_ids for e in examples]),
+        teacher_probs=stack([e.teacher_probs for e in examples]),
+        tokens=stack(tokens),
+        length=torch.tensor([len(t) for t in tokens]),
+        first_state=torch.tensor([e.source.first_state for e in examples]),
+        prompt_len=torch.tensor([e.source.prompt_len for e in examples]),
+        temperature=torch.tensor([e.source.temperature for e in examples]),
+    )
+
+
+def padded(length: int) -> int:
+    """The next multiple of LENGTH_STEP."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+def training_batches(examples: Sequence[Example], max_positions: int, rng: random.Random) -> list[list[Example]]:
+    """Batches of equal padded length and at most ``max_positions`` padded positions (but one row at least), in a random
+    order. The last batch of a length is filled up with other examples of it."""
+    by_length: dict[int, list[Example]] = {}
+    for example in examples:
+        by_length.setdefault(padded(example.num_positions), []).append(example)
+    batches = []
+    for length, same in sorted(by_length.items()):
+        rng.shuffle(same)
+        size = max(1, max_positions // length)
+        for start in range(0, len(same), size):
+            batch = same[start : start + size]
+            missing = size - len(batch)
+            batches.append(batch + rng.sample(same[:start], min(missing, start)))
+    rng.shuffle(batches)
+    return batches
+
+
+def sample_bases(
+    batch: Batch, prompt_share: float, chain_shares: Sequence[float], generator: torch.Generator
+) -> tuple[list[Tensor], Tensor]:
+    """(bases [B, n] of depth 0, 1, ..., weight [B, n] of depth 0).
+
+    Depth 0 takes every position that an engine would draft from, and a random share of the prompt's; each further depth
+    a random share of the positions of the depth before. Rows with fewer positions are filled up with weight 0.
+    """
+    rows, length = batch.tokens.shape
+    place = torch.arange(length).expand(rows, length)
+    is_labelled = place < batch.length[:, None] - 1
+    first = (batch.prompt_len - 1 - batch.first_state)[:, None]
+    luck = torch.rand(rows, length, generator=generator)
+    is_chosen = is_labelled & ((place >= first) | (luck < prompt_share))
+    num = min(length, -(-max(1, int(is_chosen.sum(1).max())) // BASES_STEP) * BASES_STEP)
+    order = torch.where(is_chosen, place, length + place).argsort(1)[:, :num].sort(1).values
+    bases, weight = [order], is_chosen.gather(1, order).float()
+    for share in chain_shares:
+        count = max(1, round(num * share))
+        drawn = torch.rand(bases[-1].shape, generator=generator).argsort(1)[:, :count].sort(1).values
+        bases.append(bases[-1].gather(1, drawn))
+    return bases, weight

@@ -1,0 +1,88 @@
+"""Version 1 where no optimiser is needed: an imported EAGLE-3 checkpoint, or random weights from a config alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from speculators.checkpoint import CONFIG, WEIGHTS, CheckpointError, tensor_problems
+from speculators.eagle3 import DraftConfig, Eagle3Draft
+from training_worker.config import SliceJob
+
+SHARED = "embed_tokens.weight"  # both engines take the target's
+
+
+def is_readable(job: SliceJob) -> bool:
+    """The target's directory is there."""
+    return bool(job.target_path) and (Path(job.target_path) / "config.json").is_file()
+
+
+def is_first(job: SliceJob) -> bool:
+    """A day 0 that needs nothing of the target but its config."""
+    is_day_zero = job.publish and not (job.parent_uri or job.fresh or job.replay or job.held_out)
+    return is_day_zero and bool(job.import_path or (job.target_config and not is_readable(job)))
+
+
+def first_draft(job: SliceJob) -> tuple[DraftConfig, dict[str, Tensor], dict[str, object]]:
+    """Config, tensors and provenance of version 1. Raises CheckpointError, ValueError."""
+    if job.import_path:
+        config, state = import_draft(Path(job.import_path), job.target_config)
+        source = f"{job.import_name}, {job.import_path}" if job.import_name else job.import_path
+        return config, state, {"imported_from": source}
+    config = DraftConfig.for_target(job.target_config)
+    return config, Eagle3Draft(config, job.seed).state_dict(), {"made_from": "the target's config.json"}
+
+
+def import_draft(folder: Path, target: dict[str, Any]) -> tuple[DraftConfig, dict[str, Tensor]]:
+    """Read somebody else's EAGLE-3 checkpoint as one of ours: float32, no embedding, every key of the config set.
+
+    Layer ids that are not given are SGLang's defaults; positions are the target's, whatever the file says, because a
+    smaller number costs acceptance in silence. Raises CheckpointError naming what does not fit.
+    """
+    try:
+        given = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = _read(folder / WEIGHTS)
+        config = DraftConfig.from_hf(_complete(given, target))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    _add_vocabulary(config, tensors)
+    problems = tensor_problems(config, tensors)
+    if problems:
+        raise CheckpointError(f"{folder / WEIGHTS}: " + "; ".join(problems))
+    return config, tensors
+
+
+def _add_vocabulary(config: DraftConfig, tensors: dict[str, Tensor]) -> None:
+    """d2t and t2d as ours; t2d follows from d2t, which means what a full vocabulary needs not say."""
+    offsets = tensors.setdefault("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64)).long()
+    ids = torch.arange(len(offsets)) + offsets
+    if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < config.vocab_size):
+        raise CheckpointError(f"d2t gives target ids up to {int(ids.max())}, vocab_size is {config.vocab_size}")
+    tensors["d2t"] = offsets
+    tensors["t2d"] = torch.zeros(config.vocab_size, dtype=torch.bool)
+    tensors["t2d"][ids] = True
+
+
+def _complete(given: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+    default = DraftConfig.for_target(target)
+    eagle = given.get("eagle_config") or {}
+    layers = eagle.get("eagle_aux_hidden_state_layer_ids") or list(default.aux_layer_ids)
+    return {
+        "draft_vocab_size": given.get("vocab_size"),
+        "rope_theta": default.rope_theta,
+        "rms_norm_eps": default.rms_norm_eps,
+        **given,
+        "max_position_embeddings": default.max_position_embeddings,
+        "eagle_config": {"eagle_aux_hidden_state_layer_ids": layers},
+    }
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys() if name != SHARED}  # noqa: SIM118
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}

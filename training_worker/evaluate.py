@@ -1,0 +1,172 @@
+"""Exact replay: how many tokens per verify step a draft would have given on traces that it never learnt from.
+
+A greedy trace is replayed exactly: from each step's base the draft's chain is compared with the tokens that follow, and
+the next step starts where this one stopped. For a sampled trace the emitted token is known, so a draft passed with
+probability min(p, q) / q at that token (the posterior of the verification rule); the coin is drawn from the trace id,
+so that two drafts see the same coins. Source of the rule: Leviathan et al. 2023.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from speculators.eagle3 import Eagle3Draft
+from speculators.records import DomainScore
+from training_worker.batches import Batch, Example, make_batch
+from training_worker.target import Target
+from training_worker.unroll import unroll
+
+ROWS_PER_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TraceScore:
+    """The replay of one trace."""
+
+    domain: str
+    num_verify_steps: int
+    num_correct_drafts: int
+    num_proposed_drafts: int
+    num_accept_tokens: int
+    loss_sum: float  # nats, of the emitted tokens at depth 0
+    num_losses: int
+    proposed_by_position: tuple[int, ...]  # [lookahead]
+    correct_by_position: tuple[int, ...]
+
+
+@torch.no_grad()
+def replay(draft: Eagle3Draft, target: Target, examples: Sequence[Example], lookahead: int) -> list[TraceScore]:
+    """Scores in the order of ``examples``; a trace with fewer than two generated tokens has no step."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].num_positions)
+    scores: dict[int, TraceScore] = {}
+    for start in range(0, len(order), ROWS_PER_BATCH):
+        chosen = order[start : start + ROWS_PER_BATCH]
+        batch = make_batch([examples[i] for i in chosen], torch.float32)
+        passes, losses = _passes(draft, target, [examples[i] for i in chosen], batch, lookahead)
+        for row, i in enumerate(chosen):
+            scores[i] = _walk(examples[i], passes[row], losses[row], lookahead)
+    return [scores[i] for i in range(len(examples))]
+
+
+def _passes(
+    draft: Eagle3Draft, target: Target, examples: Sequence[Example], batch: Batch, lookahead: int
+) -> tuple[list[list[list[float]]], Tensor]:
+    """(probability that the draft at [row][depth][position] passes, loss [B, L] of depth 0)."""
+    rows, length = batch.tokens.shape
+    everything = torch.arange(length).expand(rows, length)
+    passes, losses = [], torch.zeros(rows, length)
+    ids = torch.arange(draft.config.draft_vocab_size) + draft.d2t
+    for k, depth in enumerate(unroll(draft, target.embed_VH, batch, [everything] * max(1, lookahead))):
+        logits = draft.logits(depth.out)
+        place = (everything + k + 1).clamp_max(length - 1)
+        label = batch.tokens.gather(1, place)
+        passed = (ids[logits.argmax(-1)] == label).float()
+        for row in (batch.temperature > 0).nonzero().flatten().tolist():
+            final = examples[row].final[place[row].clamp_max(examples[row].num_positions - 1)].float()
+            passed[row] = _posterior(logits[row], final, label[row], target, ids, float(batch.temperature[row]))
+        passes.append(passed)
+        if k == 0:
+            known, slot = _slots(ids, label)
+            picked = torch.log_softmax(logits, -1).gather(-1, slot[..., None])[..., 0]
+            losses = torch.where(known, -picked, 0.0)
+    return torch.stack(passes, 1).tolist(), losses
+
+
+def _posterior(
+    logits_LV: Tensor, final_LH: Tensor, label_L: Tensor, target: Target, ids: Tensor, temperature: float
+) -> Tensor:
+    """min(p, q) / q at the emitted token: [L]."""
+    q = torch.softmax(final_LH @ target.head_VH.T / temperature, -1).gather(-1, label_L[:, None])[:, 0]
+    known, slot = _slots(ids, label_L)
+    p = torch.softmax(logits_LV / temperature, -1).gather(-1, slot[:, None])[:, 0] * known
+    return torch.minimum(p, q) / q.clamp_min(1e-12)
+
+
+def _slots(draft_ids: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """(is in the draft's vocabulary, its draft id) of target ids."""
+    slot = torch.searchsorted(draft_ids, label).clamp_max(len(draft_ids) - 1)
+    return draft_ids[slot] == label, slot
+
+
+def _walk(example: Example, passes: list[list[float]], losses: Tensor, lookahead: int) -> TraceScore:
+    """Replay the verify steps of one trace; ``passes[depth][position]`` are probabilities."""
+    source = example.source
+    coins = random.Random(source.trace_id)
+    num_steps = num_correct = num_proposed = 0
+    proposed, passed = [0] * lookahead, [0] * lookahead  # by position
+    end = len(source.tokens)
+    committed = source.prompt_len + 1  # the first generated token comes from the prefill
+    while committed < end:
+        base = committed - 2 - source.first_state
+        if base < 0:  # no states there: a cached prefix
+            committed += 1
+            continue
+        limit = min(lookahead, end - committed - 1)  # the last token of a step is the bonus
+        correct = 0
+        while correct < limit and coins.random() < passes[correct][base]:
+            correct += 1
+        num_steps, num_correct, num_proposed = num_steps + 1, num_correct + correct, num_proposed + limit
+        for position in range(limit):
+            proposed[position] += 1
+            passed[position] += position < correct
+        committed += correct + 1
+    first = max(0, source.prompt_len - 1 - source.first_state)
+    generated = losses[first : example.num_positions - 1]
+    return TraceScore(
+        source.domain,
+        num_steps,
+        num_correct,
+        num_proposed,
+        num_correct + num_steps,
+        float(generated.sum()),
+        len(generated),
+        tuple(proposed),
+        tuple(passed),
+    )
+
+
+def by_domain(scores: Sequence[TraceScore], live: Sequence[TraceScore] = ()) -> tuple[DomainScore, ...]:
+    """Sum per domain, with the second moments that an interval needs; traces without a step are left out.
+
+    ``live``: the live version's scores of the same traces in the same order; the cross moments then make the interval
+    of the gain a paired one.
+    """
+    others: Sequence[TraceScore | None] = live or [None] * len(scores)
+    groups: dict[str, list[tuple[TraceScore, TraceScore | None]]] = {}
+    for score, other in zip(scores, others, strict=True):
+        if score.num_verify_steps:
+            groups.setdefault(score.domain, []).append((score, other))
+    return tuple(_paired(_sum(domain, [s for s, _ in group]), group) for domain, group in sorted(groups.items()))
+
+
+def _sum(domain: str, group: Sequence[TraceScore]) -> DomainScore:
+    return DomainScore(
+        domain=domain,
+        num_traces=len(group),
+        num_verify_steps=sum(s.num_verify_steps for s in group),
+        num_correct_drafts=sum(s.num_correct_drafts for s in group),
+        num_accept_tokens=sum(s.num_accept_tokens for s in group),
+        num_proposed_drafts=sum(s.num_proposed_drafts for s in group),
+        sum_xx=float(sum(s.num_accept_tokens**2 for s in group)),
+        sum_yy=float(sum(s.num_verify_steps**2 for s in group)),
+        sum_xy=float(sum(s.num_accept_tokens * s.num_verify_steps for s in group)),
+        proposed_by_position=tuple(map(sum, zip(*(s.proposed_by_position for s in group), strict=True))),
+        correct_by_position=tuple(map(sum, zip(*(s.correct_by_position for s in group), strict=True))),
+    )
+
+
+def _paired(total: DomainScore, group: Sequence[tuple[TraceScore, TraceScore | None]]) -> DomainScore:
+    pairs = [(ours, theirs) for ours, theirs in group if theirs is not None]
+    return replace(
+        total,
+        num_paired=len(pairs),
+        sum_xu=float(sum(a.num_accept_tokens * b.num_accept_tokens for a, b in pairs)),
+        sum_xv=float(sum(a.num_accept_tokens * b.num_verify_steps for a, b in pairs)),
+        sum_yu=float(sum(a.num_verify_steps * b.num_accept_tokens for a, b in pairs)),
+        sum_yv=float(sum(a.num_verify_steps * b.num_verify_steps for a, b in pairs)),
+    )

@@ -1,0 +1,291 @@
+"""One bounded slice of training: load, train, evaluate, publish. The only module that the console's tasks import."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError
+from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.records import EvalReport, TrainProgress, VersionManifest
+from training_worker.batches import Example, training_batches
+from training_worker.config import SliceJob, SliceResult, TraceSource
+from training_worker.day_zero import first_draft, is_first, is_readable
+from training_worker.evaluate import TraceScore, by_domain, replay
+from training_worker.segments import Examples
+from training_worker.target import Target
+from training_worker.trainer import Trainer
+
+STATE_FILE = "trainer.pt"
+PROGRESS_SECONDS = 1.0
+EVALUATION_TOKENS_PER_SECOND = 600  # of the slice's budget: evaluation must not outgrow training
+EVALUATION_TOKENS = 1500  # at least
+SCORES_KEPT = 4096
+REPLAY_PER_FRESH = 4  # old traces in a pass for each fresh one ...
+REPLAY_PER_PASS = 48  # ... and at least so many
+
+
+class TrainingError(RuntimeError):
+    """A slice that could not be trained; ``retryable`` is False when the same job would fail again."""
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+@dataclass(slots=True)
+class WarmRun:
+    """A run that this process trained last; the state on disk is the truth, ``saved`` says whether it still agrees."""
+
+    run_id: str
+    target_path: str
+    trainer: Trainer
+    examples: Examples
+    saved: tuple[int, int] = (0, 0)
+    scores: dict[tuple[str, str], TraceScore] = field(default_factory=dict)  # (checkpoint uri, trace id)
+
+
+_warm: dict[str, WarmRun] = {}  # by target path; one run each
+
+
+def run_slice(job: SliceJob, report: Callable[[TrainProgress], None]) -> SliceResult:
+    """Train for about ``job.budget_seconds`` and, when asked to, publish a candidate with its report.
+
+    ``report`` is called about once a second. Safe to kill at any moment: the state on disk is that of the last
+    finished slice. Raises TrainingError; its ``retryable`` says whether the same job may succeed later.
+    """
+    torch.set_num_threads(1)
+    try:
+        if is_first(job):
+            return _publish_first(job)
+        run = _take_up(job)
+        return _Slice(job, run, report).run()
+    except (CheckpointError, KeyError, ValueError) as error:
+        _warm.pop(job.target_path, None)
+        raise TrainingError(f"{type(error).__name__}: {error}", retryable=False) from error
+    except OSError as error:
+        _warm.pop(job.target_path, None)
+        raise TrainingError(f"{type(error).__name__}: {error}", retryable=True) from error
+
+
+def _publish_first(job: SliceJob) -> SliceResult:
+    """Version 1 without an optimiser; the first slice with traces starts from it as from any parent."""
+    config, state, source = first_draft(job)
+    progress = TrainProgress(job.target_slug, job.run_id, 0, 0, 0.0, 0.0, "save", time.time())
+    provenance = {"code_version": job.code_version, "torch": torch.__version__, "seed": job.seed, **source}
+    return SliceResult(_save(job, config, state, provenance), None, progress, (), ())
+
+
+def _save(
+    job: SliceJob, config: DraftConfig, state: dict[str, torch.Tensor], provenance: dict[str, object]
+) -> VersionManifest:
+    folder = Path(job.versions_dir) / uuid.uuid4().hex
+    sha256 = checkpoint.save(folder, config, state)
+    return VersionManifest(
+        target=job.target_slug,
+        number=0,
+        parent=job.parent_version,
+        uri=str(folder),
+        sha256=sha256,
+        size_bytes=(folder / checkpoint.WEIGHTS).stat().st_size,
+        config=config.to_hf(),
+        provenance=provenance,
+    )
+
+
+def _take_up(job: SliceJob) -> WarmRun:
+    """The run as this process left it, else as the disk has it, else from its parent, else from random weights."""
+    path = Path(job.work_dir) / STATE_FILE
+    run = _warm.get(job.target_path)
+    if run is not None and run.run_id == job.run_id and run.saved == _stamp(path) and path.exists():
+        run.trainer.lookahead = job.lookahead
+        return run
+    if run is None and not is_readable(job):
+        where = job.target_path or "the directory of a model id: set AURORA_MODELS_DIR for the trainer"
+        raise FileNotFoundError(f"the trainer cannot read {where}; it needs the target's embedding and head")
+    target = run.examples.target if run is not None else Target(Path(job.target_path))
+    config = DraftConfig.for_target(target.config)
+    parent: dict[str, torch.Tensor] | None = None
+    if not path.exists() and job.parent_uri:
+        config, parent = checkpoint.load(Path(job.parent_uri))
+    trainer = Trainer(target, config, job.lookahead, job.seed)
+    if path.exists():
+        trainer.load(path)
+    elif parent is not None:
+        trainer.start_from(parent)
+    run = WarmRun(job.run_id, job.target_path, trainer, Examples(target, config.aux_layer_ids), _stamp(path))
+    _warm[job.target_path] = run
+    return run
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    if not path.exists():
+        return (0, 0)
+    facts = path.stat()
+    return (facts.st_ino, facts.st_mtime_ns)
+
+
+class _Slice:
+    """One slice of one run."""
+
+    def __init__(self, job: SliceJob, run: WarmRun, report: Callable[[TrainProgress], None]) -> None:
+        self.job = job
+        self.run_state = run
+        self.trainer = run.trainer
+        self._report = report
+        self._reported_at = -PROGRESS_SECONDS
+        self._rate = 0.0
+        self._trained: set[str] = set()  # trace ids that a step has seen
+
+    def run(self) -> SliceResult:
+        """Load, train, save, evaluate, publish."""
+        self._tell("load", now=True)
+        fresh, missing = self.run_state.examples.load(self.job.fresh)
+        old, missing_old = self.run_state.examples.load(self.job.replay)
+        if fresh or old:
+            self._train(fresh, old)
+        self._tell("save", now=True)
+        path = Path(self.job.work_dir) / STATE_FILE
+        self.trainer.save(path)
+        self.run_state.saved = _stamp(path)
+        manifest, report = self._publish() if self.job.publish else (None, None)
+        return SliceResult(
+            manifest=manifest,
+            report=report,
+            progress=self._progress("save"),
+            trained_trace_ids=tuple(e.source.trace_id for e in fresh if e.source.trace_id in self._trained),
+            missing_trace_ids=tuple(missing + missing_old),
+        )
+
+    def _train(self, fresh: Sequence[Example], old: Sequence[Example]) -> None:
+        """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order."""
+        started, tokens, first_step = time.monotonic(), self.trainer.num_tokens, self.trainer.step_count + 1
+        while True:
+            rng = random.Random(f"{self.job.seed}:{self.trainer.step_count}")
+            for batch in training_batches(one_pass(fresh, old, rng), self.trainer.recipe.max_positions, rng):
+                self.trainer.step(batch)
+                self._trained.update(example.source.trace_id for example in batch)
+                spent = time.monotonic() - started
+                self._rate = (self.trainer.num_tokens - tokens) / spent
+                self._tell("train", now=self.trainer.step_count == first_step)
+                if spent >= self.job.budget_seconds:
+                    return
+
+    def _publish(self) -> tuple[VersionManifest, EvalReport | None]:
+        self._tell("evaluate", now=True)
+        manifest = _save(self.job, self.trainer.config, self.trainer.averaged, self._provenance())
+        return manifest, self._evaluate(manifest.uri) if self.job.held_out else None
+
+    def _provenance(self) -> dict[str, object]:
+        return {
+            "code_version": self.job.code_version,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "argv": sys.argv[1:],
+            "seed": self.job.seed,
+            "run_id": self.job.run_id,
+            "step": self.trainer.step_count,
+            "num_tokens": self.trainer.num_tokens,
+            "num_fresh_traces": len(self.job.fresh),
+            "num_replay_traces": len(self.job.replay),
+            "first_trace": self.job.fresh[0].trace_id if self.job.fresh else "",
+            "last_trace": self.job.fresh[-1].trace_id if self.job.fresh else "",
+        }
+
+    def _evaluate(self, candidate_uri: str) -> EvalReport | None:
+        """Candidate and live on the same traces; what is known of the live version already is not computed again."""
+        started = time.monotonic()
+        examples, _ = self.run_state.examples.load(_within(self.job.held_out, self._evaluation_tokens()))
+        if not examples:
+            return None
+        candidate = self._scores(candidate_uri, self.trainer.published(), examples)
+        live: list[TraceScore] = []
+        if self.job.live_uri:
+            config, state = checkpoint.load(Path(self.job.live_uri))
+            draft = Eagle3Draft(config)
+            draft.load_state_dict(state)
+            live = self._scores(self.job.live_uri, draft, examples)
+        num_losses = sum(score.num_losses for score in candidate)
+        return EvalReport(
+            candidate=by_domain(candidate, live),
+            live=by_domain(live),
+            lookahead=self.job.lookahead,
+            loss=sum(score.loss_sum for score in candidate) / max(1, num_losses),
+            seconds=time.monotonic() - started,
+            live_uri=self.job.live_uri,
+        )
+
+    def _evaluation_tokens(self) -> int:
+        return EVALUATION_TOKENS + int(EVALUATION_TOKENS_PER_SECOND * self.job.budget_seconds)
+
+    def _scores(self, uri: str, draft: Eagle3Draft, examples: Sequence[Example]) -> list[TraceScore]:
+        known = self.run_state.scores
+        new = [e for e in examples if (uri, e.source.trace_id) not in known]
+        for example, score in zip(
+            new, replay(draft, self.run_state.examples.target, new, self.job.lookahead), strict=True
+        ):
+            known[(uri, example.source.trace_id)] = score
+        chosen = [known[(uri, e.source.trace_id)] for e in examples]
+        while len(known) > SCORES_KEPT:
+            known.pop(next(iter(known)))
+        return chosen
+
+    def _tell(self, phase: str, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._reported_at >= PROGRESS_SECONDS:
+            self._reported_at = time.monotonic()
+            self._report(self._progress(phase))
+
+    def _progress(self, phase: str) -> TrainProgress:
+        loss = self.trainer.loss
+        return TrainProgress(
+            target=self.job.target_slug,
+            run_id=self.job.run_id,
+            step=self.trainer.step_count,
+            num_tokens=self.trainer.num_tokens,
+            loss=loss if loss == loss else 0.0,  # nothing trained yet: JSON has no NaN
+            tokens_per_second=self._rate,
+            phase=phase,
+            reported_at=time.time(),
+        )
+
+
+def one_pass(fresh: Sequence[Example], old: Sequence[Example], rng: random.Random) -> list[Example]:
+    """Every fresh trace and a sample of the old ones, drawn anew for each pass: no slice learns one sample by heart.
+
+    Domains that the fresh traces have none of get half of a pass at most, so that a shift of the traffic weighs in at
+    once and what was learnt before is still kept up.
+    """
+    wanted = max(REPLAY_PER_PASS, REPLAY_PER_FRESH * len(fresh))
+    chosen = rng.sample(list(old), min(len(old), wanted))
+    if not fresh:
+        return chosen
+    domains = {example.source.domain for example in fresh}
+    current = [*fresh, *(example for example in chosen if example.source.domain in domains)]
+    former = [example for example in chosen if example.source.domain not in domains]
+    return [*current, *former[: len(current)]]
+
+
+def _within(sources: Sequence[TraceSource], max_tokens: int) -> list[TraceSource]:
+    """Traces of all domains in turn, in the order given, until the tokens are used up; at least one per domain."""
+    queues: dict[str, list[TraceSource]] = {}
+    for source in sources:
+        queues.setdefault(source.domain, []).append(source)
+    chosen: list[TraceSource] = []
+    num_tokens = 0
+    for turn in range(max((len(q) for q in queues.values()), default=0)):
+        for queue in queues.values():
+            if turn < len(queue) and (turn == 0 or num_tokens < max_tokens):
+                chosen.append(queue[turn])
+                num_tokens += len(queue[turn].tokens)
+    return chosen

@@ -1,0 +1,177 @@
+"""The draft, its optimisers and one optimiser step; everything that a killed slice must resume exactly."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from aurora_kernels.dtypes import fastest_dtype
+from torch import Tensor
+
+from speculators.checkpoint import sync_directory, write_durably
+from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.losses import head_loss, soft_targets
+from speculators.optimiser import Muon
+from training_worker.batches import Batch, Example, make_batch, sample_bases
+from training_worker.target import Target
+from training_worker.unroll import unroll
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a draft is trained; chosen by tests/bench/bench_learning.py."""
+
+    muon_rate: float = 0.07
+    adam_rate: float = 6e-3
+    warmup_steps: int = 8
+    decay_steps: int = 100  # both rates fall as (1 + step / decay_steps) ** -0.5 ...
+    least_rate: float = 0.25  # ... to this share, at which a shift of the traffic is still followed at once
+    token_share: float = 0.3  # of greedy traces; sampled ones learn from the teacher alone
+    depth_decay: float = 0.8  # weight of each depth relative to the one before
+    prompt_share: float = 0.0  # of the prompt's positions that are learnt from, besides all generated ones
+    chain_share: float = 0.5  # of positions whose chain is unrolled
+    average_decay: float = 0.95  # per step, of the averaged weights that are published; 0 = the last ones
+    max_positions: int = 512  # per optimiser step, padding included
+    # of matrix products and kept activations; parameters stay float32
+    dtype: torch.dtype = field(default_factory=lambda: fastest_dtype(torch.device("cpu")))
+
+    def rate_at(self, step: int) -> float:
+        """Share of both rates for the step after ``step`` finished ones."""
+        decay: float = (1 + step / self.decay_steps) ** -0.5
+        return min(1.0, (step + 1) / self.warmup_steps) * max(self.least_rate, decay)
+
+
+class Trainer:
+    """One run: a draft that keeps learning. Every random choice is a function of (seed, step)."""
+
+    def __init__(
+        self, target: Target, config: DraftConfig, lookahead: int, seed: int, recipe: Recipe | None = None
+    ) -> None:
+        self.recipe = recipe or Recipe()
+        self.target = target
+        self.config = config
+        self.lookahead = lookahead
+        self.seed = seed
+        self.draft = Eagle3Draft(config, seed)
+        self.step_count = 0
+        self.num_tokens = 0
+        self.loss = math.nan
+        self._embed = target.embed_VH.to(self.recipe.dtype)
+        self._draft_ids = torch.arange(config.draft_vocab_size) + self.draft.d2t
+        self._is_full_vocabulary = config.draft_vocab_size == config.vocab_size
+        self._optimisers = self._make_optimisers()
+        self.averaged = self._copy()  # what is evaluated and published
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Begin with these weights instead of random ones."""
+        self.draft.load_state_dict(state)
+        self.averaged = self._copy()
+
+    def published(self) -> Eagle3Draft:
+        """A draft with the averaged weights."""
+        draft = Eagle3Draft(self.config)
+        draft.load_state_dict(self.averaged)
+        return draft
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.draft.state_dict().items()}
+
+    def step(self, examples: Sequence[Example]) -> float:
+        """One optimiser step on a few traces; returns the loss in nats per position at depth 0."""
+        batch = make_batch(examples, self.recipe.dtype)
+        loss, first = self._loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        factor = self.recipe.rate_at(self.step_count)
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            optimiser.step()
+            optimiser.zero_grad()
+        self.step_count += 1
+        self._average()
+        self.num_tokens += int(batch.length.sum())
+        self.loss = first
+        return first
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, float]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step_count)
+        # A share of the positions of depth 0 goes on to the first chain step, and those stay.
+        shares = [self.recipe.chain_share, *[1.0] * (self.lookahead - 2)][: max(0, self.lookahead - 1)]
+        bases, is_chosen = sample_bases(batch, self.recipe.prompt_share, shares, generator)
+        is_greedy = (batch.temperature == 0)[:, None].expand_as(batch.tokens)
+        probs = soft_targets(batch.teacher_probs.flatten(0, 1), is_greedy.flatten(), self.recipe.token_share)
+        ids, probs = self._to_draft(batch.teacher_ids, probs.view_as(batch.teacher_probs))
+        rows = torch.arange(len(batch.tokens))[:, None]
+        parts: list[tuple[Tensor, ...]] = []
+        with torch.autocast("cpu", self.recipe.dtype, enabled=self.recipe.dtype != torch.float32):
+            for k, depth in enumerate(unroll(self.draft, self._embed, batch, bases)):
+                place = (depth.base + k + 1).clamp_max(batch.tokens.shape[1] - 1)
+                weight = batch.has_label(depth.base, k).float()
+                weight = (weight * is_chosen if k == 0 else weight).flatten()
+                weight = weight * self.recipe.depth_decay**k / weight.sum().clamp_min(1.0)
+                part = (self.draft.norm(depth.out), ids[rows, place], probs[rows, place])
+                parts.append((*(x.flatten(0, 1) for x in part), weight))
+            # All depths at once: the gradient of the head is the largest tensor of a step, and is made once.
+            hidden, chosen_ids, chosen_probs, weight = (torch.cat(x) for x in zip(*parts, strict=True))
+            losses = head_loss(hidden, self.draft.lm_head.weight, chosen_ids, chosen_probs, weight)
+        return losses.sum(), float(losses[: len(parts[0][3])].sum().detach())
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the published weights towards the trained ones; early steps count alike, so that day 0 does not lag."""
+        decay = min(self.recipe.average_decay, 1 - 1 / self.step_count)
+        names = [name for name, tensor in self.averaged.items() if tensor.is_floating_point()]
+        trained = self.draft.state_dict()
+        torch._foreach_lerp_([self.averaged[n] for n in names], [trained[n] for n in names], 1 - decay)
+
+    def _to_draft(self, ids: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Target ids as draft ids; a token that the draft cannot say has no weight."""
+        if self._is_full_vocabulary:
+            return ids, probs
+        place = torch.searchsorted(self._draft_ids, ids).clamp_max(len(self._draft_ids) - 1)
+        return place, probs * (self._draft_ids[place] == ids)
+
+    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
+        inner = [p for n, p in self.draft.named_parameters() if p.ndim == 2 and n != "lm_head.weight"]
+        chosen = {id(p) for p in inner}
+        others = [p for p in self.draft.parameters() if id(p) not in chosen]
+        optimisers = (
+            Muon(inner, self.recipe.muon_rate),
+            torch.optim.AdamW(others, lr=self.recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        )
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["base_lr"] = group["lr"]
+        return optimisers
+
+    def save(self, path: Path) -> None:
+        """Write everything durably; a kill leaves the old file or the new one."""
+        buffer = io.BytesIO()
+        state = {
+            "draft": self.draft.state_dict(),
+            "averaged": self.averaged,
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "step_count": self.step_count,
+            "num_tokens": self.num_tokens,
+            "loss": self.loss,
+        }
+        torch.save(state, buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        write_durably(unfinished, buffer.getvalue())
+        unfinished.replace(path)
+        sync_directory(path.parent)
+
+    def load(self, path: Path) -> None:
+        """Take up what ``save`` wrote. Raises RuntimeError for a file of another shape of draft."""
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        self.draft.load_state_dict(state["draft"])
+        self.averaged = state["averaged"]
+        for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step_count, self.num_tokens, self.loss = state["step_count"], state["num_tokens"], state["loss"]
