@@ -1,0 +1,48 @@
+"""What somebody may do, in words that pages, API and sockets check; and the one check that they all call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.core.exceptions import PermissionDenied
+
+READ, INGEST, OPERATE, REGISTER, ADMINISTER = "read", "ingest", "operate", "register", "administer"
+MEANINGS = {
+    READ: "see and export everything that viewers see",
+    INGEST: "report traces and counts, ask what to serve: for engines",
+    OPERATE: "approve, decline, roll back, pause, freeze, silence",
+    REGISTER: "register targets",
+    ADMINISTER: "policies, people, tokens, channels, retention",
+}
+SCOPES: dict[str, frozenset[str]] = {
+    "viewer": frozenset({READ}),
+    "operator": frozenset({READ, OPERATE, REGISTER}),
+    "admin": frozenset({READ, OPERATE, REGISTER, ADMINISTER}),
+    "replica": frozenset({INGEST}),
+}
+
+
+class ScopeMissing(PermissionDenied):
+    """403: ``scope`` is what the caller lacks."""
+
+    def __init__(self, who: str, scope: str) -> None:
+        super().__init__(f"{who} may not do this: it needs the scope {scope!r}")
+        self.scope = scope
+
+
+def known(scope: str) -> str:
+    """The scope itself. Raises ValueError for one that nobody can have."""
+    if scope not in MEANINGS:
+        raise ValueError(f"scope {scope!r} is unknown: expected one of {', '.join(MEANINGS)}")
+    return scope
+
+
+def check(scope: str, has: Iterable[str], who: str) -> None:
+    """Raises ScopeMissing when ``who``, with the scopes ``has``, lacks ``scope``."""
+    if known(scope) not in has:
+        raise ScopeMissing(who, scope)
+
+
+def grantable(has: frozenset[str]) -> frozenset[str]:
+    """What somebody may put into a token: the own scopes; who may operate may let engines report, too."""
+    return has | {INGEST} if has & {OPERATE, ADMINISTER} else has

@@ -1,0 +1,77 @@
+"""Times as people read and type them: in their zone, which is always named; what is stored and exported is UTC."""
+
+from __future__ import annotations
+
+import functools
+import zoneinfo
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from django.http import QueryDict
+from django.utils import timezone
+
+ZONE = "zone"  # of the times without an offset in an address; without it they are UTC
+_LIKE = "expected a name like Europe/Berlin or UTC"
+
+
+class UnknownZone(ValueError):
+    """A name that is no time zone; the message says what would be right."""
+
+
+@functools.cache
+def zone_names() -> tuple[str, ...]:
+    """Every zone that this machine knows, UTC first."""
+    found = {name for name in zoneinfo.available_timezones() if "/" in name and not name.startswith("Etc/")}
+    return ("UTC", *sorted(found))
+
+
+def zone_named(name: str) -> zoneinfo.ZoneInfo:
+    """Raises UnknownZone."""
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise UnknownZone(f"time zone {name!r:.80} is unknown: {_LIKE}") from None
+
+
+def said(at: datetime, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """2026-11-24 14:03:05 CET, in the reader's zone."""
+    return timezone.localtime(at).strftime(f"{form} %Z")
+
+
+def in_utc(query: QueryDict, names: Iterable[str]) -> QueryDict:
+    """The query with its times in UTC: those without an offset are of the query's ``zone``.
+
+    A link means the same to everybody who opens it, whatever their own zone is. What is no time stays as it was typed.
+    """
+    name = query.get(ZONE, "")
+    if not name:
+        return query
+    found = query.copy()
+    del found[ZONE]
+    try:
+        zone = zone_named(name)
+    except UnknownZone:
+        return found
+    for each in names:
+        if each in found:
+            found[each] = _utc(found.get(each, "").strip(), zone)
+    return found
+
+
+def _utc(text: str, zone: zoneinfo.ZoneInfo) -> str:
+    try:
+        at = datetime.fromisoformat(text)
+        at = (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return text
+    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
+
+
+def for_input(text: str) -> str:
+    """A time of an address (UTC without an offset) as a field for times wants it, in the reader's zone."""
+    try:
+        at = datetime.fromisoformat(text)
+        at = timezone.localtime(at if at.tzinfo else at.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return text
+    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
