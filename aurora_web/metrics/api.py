@@ -1,0 +1,46 @@
+"""Ingest of counts, and the figures of a target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Router
+
+from aurora_web.accounts.auth import Allow
+from aurora_web.metrics import services
+from aurora_web.registry.services import find_target
+from aurora_web.wire import body_schema, json_answer, read_json
+
+ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
+router = Router(tags=["targets"], auth=Allow("read"))
+
+
+@ingest_router.post(
+    "/counts",
+    response=dict[str, int],
+    openapi_extra=body_schema(
+        "CountWindows (speculators/records.py)", {"counts": {"type": "array", "items": {"type": "object"}}}
+    ),
+)
+def ingest_counts(request: HttpRequest) -> dict[str, int]:
+    """Store count windows, all or nothing; idempotent on window_id."""
+    accepted, duplicates = services.ingest_counts(read_json(request))
+    return {"accepted": accepted, "duplicates": duplicates}
+
+
+@router.get("/{slug}/metrics", response=dict[str, Any])
+def target_metrics(
+    request: HttpRequest, slug: str, domain: str | None = None, since: float | None = None
+) -> dict[str, Any]:
+    """Counts, accept length, tokens/s with and without speculation, speedup with its 95 % interval, per domain.
+
+    ``since``: Unix seconds, ten minutes ago by default.
+    """
+    return services.summary(find_target(slug), domain=domain, since=since)
+
+
+@router.get("/{slug}/series", response=list[dict[str, Any]])
+def target_series(request: HttpRequest, slug: str, since: float, until: float | None = None) -> HttpResponse:
+    """The charts' points: one per domain and ten-second window."""
+    return json_answer(services.series(find_target(slug), since=since, until=until))

@@ -1,0 +1,63 @@
+"""Figures per domain, drift, and worst slices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+from ninja import Router
+
+from aurora_web.accounts.auth import Allow
+from aurora_web.metrics import domains, slices
+from aurora_web.problems import Problem
+from aurora_web.registry.models import Target
+from aurora_web.registry.services import find_target
+
+router = Router(tags=["domains"], auth=Allow("read"))
+
+
+def domain_figures(target: Target, name: str) -> dict[str, Any]:
+    """Everything about a target's domains over a range of domains.RANGES; for the page and the API alike."""
+    seconds, width = domains.RANGES[name]
+    until = timezone.now()
+    since = until - timedelta(seconds=seconds)
+    rows = domains.read_sums(target, since, until, width)
+    versions, lines = domains.heatmap(rows, target.expected_domains)
+    return {
+        "target": target.slug,
+        "range": name,
+        "since": since.timestamp(),
+        "until": until.timestamp(),
+        "window_seconds": width,
+        "versions": versions,
+        "domains": lines,
+        "trend": domains.trend(rows),
+        "drift": domains.find_drift(rows, width),
+    }
+
+
+def _checked(name: str) -> str:
+    if name not in domains.RANGES:
+        raise Problem(422, f"range is {name!r:.40}: expected one of {', '.join(domains.RANGES)}")
+    return name
+
+
+@router.get("/{slug}/domains", response=dict[str, Any])
+def target_domains(request: HttpRequest, slug: str, range: str = domains.DEFAULT_RANGE) -> dict[str, Any]:
+    """Share of traffic, accept length per version with its 95 % interval, trend and drift of each domain.
+
+    ``range``: 1h, 24h or 7d, in windows of 5 minutes, 1 hour or 6 hours.
+    """
+    found = domain_figures(find_target(slug), _checked(range))
+    return found | {"domains": [asdict(d) for d in found["domains"]], "drift": [asdict(d) for d in found["drift"]]}
+
+
+@router.get("/{slug}/slices", response=dict[str, Any])
+def target_slices(request: HttpRequest, slug: str, range: str = domains.DEFAULT_RANGE) -> dict[str, Any]:
+    """Accept length by domain x context length x output position, worst first, from the newest 400 drafted traces."""
+    since = timezone.now() - timedelta(seconds=domains.RANGES[_checked(range)][0])
+    found, num_traces = slices.worst_slices(find_target(slug), since)
+    return {"num_traces": num_traces, "sample": slices.SAMPLE, "slices": [asdict(s) for s in found]}

@@ -1,0 +1,123 @@
+"""Ratios of sums with their intervals, from second moments; pure functions.
+
+For r = sum(x) / sum(y) over n requests the delta method gives var(r) = n/(n-1) * sum((x - r y)^2) / sum(y)^2, and
+sum((x - r y)^2) = sum_xx - 2 r sum_xy + r^2 sum_yy: it needs only sums, so windows can be merged at will.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054
+MIN_REQUESTS = 5  # below this a variance says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums over ``n`` units of a numerator x and a denominator y."""
+
+    n: int
+    sum_x: float
+    sum_y: float
+    sum_xx: float
+    sum_yy: float
+    sum_xy: float
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.n + other.n,
+            self.sum_x + other.sum_x,
+            self.sum_y + other.sum_y,
+            self.sum_xx + other.sum_xx,
+            self.sum_yy + other.sum_yy,
+            self.sum_xy + other.sum_xy,
+        )
+
+    @property
+    def ratio(self) -> float | None:
+        return self.sum_x / self.sum_y if self.sum_y > 0 else None
+
+    def relative_variance(self) -> float | None:
+        """Variance of the ratio over its square; None where it cannot be known."""
+        ratio = self.ratio
+        if ratio is None or ratio <= 0 or self.n < 2:
+            return None
+        residual = max(self.sum_xx - 2 * ratio * self.sum_xy + ratio * ratio * self.sum_yy, 0.0)
+        return self.n / (self.n - 1) * residual / (self.sum_y * ratio) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its 95 % interval, or None and the reason in words."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str = ""
+
+    def to_json(self) -> dict[str, float | str | None]:
+        return {"value": self.value, "low": self.low, "high": self.high, "reason": self.reason}
+
+
+NOTHING_MEASURED = Interval(None, None, None, "nothing was measured")
+
+
+def divide(numerator: float, denominator: float) -> float | None:
+    """None where there is nothing to divide by."""
+    return numerator / denominator if denominator else None
+
+
+@dataclass(frozen=True, slots=True)
+class CrossMoments:
+    """Sums over ``n`` pairs of units: x, y of the one side, u, v of the other."""
+
+    n: int
+    sum_xu: float
+    sum_xv: float
+    sum_yu: float
+    sum_yv: float
+
+    def relative_covariance(self, a: Moments, b: Moments) -> float | None:
+        """Covariance of the two ratios over their product; None unless every unit of both sides is in a pair."""
+        if self.n < 2 or not self.n == a.n == b.n or not a.ratio or not b.ratio:
+            return None
+        residual = self.sum_xu - b.ratio * self.sum_xv - a.ratio * self.sum_yu + a.ratio * b.ratio * self.sum_yv
+        return self.n / (self.n - 1) * residual / (a.sum_x * b.sum_x)
+
+
+def ratio_of_ratios(
+    a: Moments, b: Moments, *, a_name: str, b_name: str, unit: str = "requests", pairs: CrossMoments | None = None
+) -> Interval:
+    """(a.ratio / b.ratio) with its interval on the log scale.
+
+    a and b are taken as independent, unless ``pairs`` says how they go together: the delta method for the logarithm of
+    a ratio of ratios takes twice the covariance off, var(log a/b) = var(a)/a^2 + var(b)/b^2 - 2 cov(a, b)/(a b).
+    """
+    for moments, name in ((a, a_name), (b, b_name)):
+        if moments.n < MIN_REQUESTS:
+            return Interval(None, None, None, f"{moments.n} {name} {unit}, at least {MIN_REQUESTS} are needed")
+    a_ratio, b_ratio = a.ratio, b.ratio
+    a_variance, b_variance = a.relative_variance(), b.relative_variance()
+    if a_ratio is None or b_ratio is None or a_variance is None or b_variance is None:
+        return Interval(None, None, None, f"the {a_name} or {b_name} {unit} measured no time or no tokens")
+    value = a_ratio / b_ratio
+    covariance = pairs.relative_covariance(a, b) if pairs is not None else None
+    half = Z95 * math.sqrt(max(a_variance + b_variance - 2 * (covariance or 0.0), 0.0))
+    return Interval(value, value * math.exp(-half), value * math.exp(half))
+
+
+def stratified(strata: Sequence[tuple[Interval, float]]) -> Interval:
+    """One ratio from several, each with its weight: the weighted mean of their logarithms.
+
+    Strata without a value are left out; without any, the reason of the first one is given.
+    """
+    known = [(i, w) for i, w in strata if i.value is not None and i.low is not None and i.high is not None and w > 0]
+    if not known:
+        return strata[0][0] if strata else NOTHING_MEASURED
+    total = sum(weight for _, weight in known)
+    mean = sum(weight * math.log(i.value or 1.0) for i, weight in known) / total
+    halves = [weight * math.log((i.high or 1.0) / (i.value or 1.0)) for i, weight in known]
+    half = math.sqrt(sum(each * each for each in halves)) / total
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))

@@ -1,0 +1,165 @@
+"""Several registrations at once, from a YAML file or a list: each is checked, then all of them are made, or none.
+
+One entry has the fields of ``POST /api/v1/targets``; docs/registration.md has an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+from django.db import transaction
+
+from aurora_web.registry.findings import Finding, Topic, ordered, refused
+from aurora_web.registry.models import Target
+from aurora_web.registry.services import POLICY_FIELDS, IncompatibleTarget, Proposal, propose, register_proposed
+
+MAX_ENTRIES = 100
+MAX_FILE_BYTES = 500_000
+MODES = {"all": "All of them, or none", "valid": "Those that can be registered"}
+FIELDS: dict[str, type] = {
+    "source": str,
+    "path": str,
+    "model_id": str,
+    "config": dict,
+    "replica": str,
+    "draft_path": str,
+    "draft_version": str,
+    "slug": str,
+    "name": str,
+    "traffic_enabled": bool,
+    "policy": dict,
+}
+WORDS = {str: "text", dict: "a mapping", bool: "true or false"}
+
+
+class RegistrationFileError(ValueError):
+    """A file, or a list, that holds no registrations; the message names the place."""
+
+
+class BulkRefused(ValueError):
+    """Nothing was registered, because of these entries."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        super().__init__(f"{len(entries)} of the entries cannot be registered, so none was")
+        self.entries = entries
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registration of several, checked."""
+
+    number: int  # from 1
+    slug: str
+    proposal: Proposal | None  # None = the entry itself cannot be understood
+    findings: list[Finding]
+
+    @property
+    def is_valid(self) -> bool:
+        return not refused(self.findings)
+
+    @property
+    def problems(self) -> list[str]:
+        return [str(finding) for finding in refused(self.findings)]
+
+
+def read_yaml(text: str) -> list[Any]:
+    """The entries below ``targets:``. Raises RegistrationFileError naming line and column."""
+    if len(text.encode()) > MAX_FILE_BYTES:
+        raise RegistrationFileError(f"the file has more than {MAX_FILE_BYTES:,} bytes: split it")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise RegistrationFileError("anchors and aliases (&name, *name) are not read here: write the values out")
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise RegistrationFileError(f"{where}{error.problem or error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, RegistrationFileError):
+            raise
+        raise RegistrationFileError(f"this is no YAML: {error}") from error
+    if not isinstance(content, dict) or content.keys() != {"targets"}:
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise RegistrationFileError(f"expected one key, targets:, with a list below it; found {found:.120}")
+    return checked_list(content["targets"])
+
+
+def checked_list(entries: Any) -> list[Any]:
+    """The entries themselves. Raises RegistrationFileError."""
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_ENTRIES:
+        found = f"{len(entries)} of them" if isinstance(entries, list) else type(entries).__name__
+        raise RegistrationFileError(f"targets: expected a list of 1 to {MAX_ENTRIES} targets, found {found}")
+    return entries
+
+
+def arguments_of(given: Any) -> dict[str, Any]:
+    """What ``propose`` takes, from one entry. Raises IncompatibleTarget naming each field that is wrong."""
+    if not isinstance(given, dict):
+        raise IncompatibleTarget([f"{given!r:.80} is no entry: expected fields like slug: and path:."])
+    problems = [
+        f"{name!s:.40} is no field of a registration. Expected one of {', '.join(FIELDS)}."
+        for name in given
+        if name not in FIELDS
+    ]
+    for name, kind in FIELDS.items():
+        value = given.get(name)
+        if value is not None and not isinstance(value, kind):
+            problems.append(f"{name} is {value!r:.80}. Expected {WORDS[kind]}.")
+    policy = given.get("policy") or {}
+    if isinstance(policy, dict):
+        expected = ", ".join(POLICY_FIELDS)
+        problems += [
+            f"policy: {k!s:.40} is no setting. Expected one of {expected}." for k in policy if k not in POLICY_FIELDS
+        ]
+    if problems:
+        raise IncompatibleTarget(problems)
+    named = {name: value for name, value in given.items() if value is not None and name != "policy"}
+    if "traffic_enabled" in named:
+        named["is_traffic_enabled"] = named.pop("traffic_enabled")
+    return named | policy
+
+
+def check_all(entries: Sequence[Any], actor: str) -> list[Entry]:
+    """Every entry on its own, and that no two have one slug. Nothing is made."""
+    found: list[Entry] = []
+    for number, given in enumerate(entries, 1):
+        entry = _check(number, given, actor)
+        twin = next((other for other in found if entry.slug and other.slug == entry.slug), None)
+        if twin is not None:
+            says = f"The slug {entry.slug!r} is that of entry {twin.number} too."
+            clash = Finding(Topic.SETTINGS, says, "Give each entry a slug of its own.")
+            entry = replace(entry, findings=ordered([*entry.findings, clash]))
+        found.append(entry)
+    return found
+
+
+def _check(number: int, given: Any, actor: str) -> Entry:
+    try:
+        proposal = propose(actor=actor, **arguments_of(given))
+    except IncompatibleTarget as error:
+        slug = given.get("slug") if isinstance(given, dict) else ""
+        findings = [Finding(Topic.SETTINGS, problem) for problem in error.problems]
+        return Entry(number, slug if isinstance(slug, str) else "", None, findings)
+    return Entry(number, proposal.slug, proposal, proposal.findings)
+
+
+def register_all(entries: Sequence[Entry], actor: str, mode: str) -> list[Target]:
+    """Make them: ``mode`` "all" = every one or none, "valid" = those without a problem. Raises BulkRefused."""
+    bad = [entry for entry in entries if not entry.is_valid]
+    good = [entry for entry in entries if entry.is_valid]
+    if not good or (bad and mode == "all"):
+        raise BulkRefused(bad)
+    made = []
+    with transaction.atomic():
+        for entry in good:
+            assert entry.proposal is not None and entry.proposal.target is not None
+            try:
+                made.append(register_proposed(entry.proposal.target, actor))
+            except IncompatibleTarget as error:  # somebody else took the slug since the check
+                entry.findings.extend(Finding(Topic.SETTINGS, problem) for problem in error.problems)
+                if mode == "all":
+                    raise BulkRefused([entry]) from error
+    return made

@@ -1,0 +1,265 @@
+"""Can the embedded engine serve this checkpoint directory? Every finding is explained; no torch is needed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aurora_web.registry.findings import Finding, Topic, ok
+from aurora_web.registry.safetensors_header import read_tensors
+
+ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+MIN_LAYERS = 7  # the EAGLE-3 draft reads three distinct layers: 1, n//2 - 1 and n - 4
+DTYPES = ("F32", "BF16", "F16")
+EMBEDDING = "model.embed_tokens.weight"
+SIZES = {
+    "num_hidden_layers": Topic.LAYERS,
+    "hidden_size": Topic.SHAPE,
+    "vocab_size": Topic.VOCABULARY,
+    "num_attention_heads": Topic.SHAPE,
+    "intermediate_size": Topic.SHAPE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """What a checkpoint directory says about itself."""
+
+    path: str  # absolute; "" = not on the console's disk
+    config: dict[str, Any]
+    architecture: str
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    default_slug: str
+    model_id: str = ""
+    weight_bytes: int = 0  # of its safetensors files; 0 = they are not on the console's disk
+
+    @classmethod
+    def of(cls, config: dict[str, Any], name: str, *, folder: Path | None = None, model_id: str = "") -> TargetFacts:
+        """The facts of a config.json; ``name`` gives the slug that is proposed. Raises OSError."""
+        return cls(
+            path=str(folder.resolve()) if folder else "",
+            config=config,
+            architecture=architecture_of(config),
+            num_layers=positive_integer(config, "num_hidden_layers"),
+            hidden_size=positive_integer(config, "hidden_size"),
+            vocab_size=positive_integer(config, "vocab_size"),
+            default_slug=re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "target",
+            model_id=model_id,
+            weight_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0,
+        )
+
+
+def inspect(path: str) -> tuple[TargetFacts | None, list[Finding]]:
+    """The facts of a checkpoint directory (None when they cannot be read) and what was found wrong with it."""
+    folder, found = find_directory(path, "config.json, tokenizer.json and *.safetensors")
+    if folder is None:
+        return None, found
+    try:
+        config, found = read_config(folder / "config.json")
+        if config is None:
+            return None, found
+        found += shape_problems(config, "the embedded engine serves") + _engine_problems(config)
+        found += tokenizer_problems(folder, config)
+        found += _weight_problems(folder, config)
+        return TargetFacts.of(config, folder.name, folder=folder), found
+    except OSError as error:
+        return None, [unreadable(folder, error)]
+
+
+def find_directory(path: str, contents: str) -> tuple[Path | None, list[Finding]]:
+    """The directory that somebody typed, or what is wrong with it."""
+    folder = Path(path).expanduser()
+    fix = f"Give the directory with {contents}, from / on."
+    if not path or not folder.is_absolute():
+        return None, [Finding(Topic.SOURCE, f"The path {path!r} is not absolute.", fix)]
+    try:
+        if folder.is_dir():
+            return folder, []
+        what = "is a file" if folder.exists() else "does not exist"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        return None, [unreadable(folder, error)]
+    return None, [Finding(Topic.SOURCE, f"{folder} {what}.", fix)]
+
+
+def unreadable(folder: Path, error: OSError | ValueError) -> Finding:
+    """A directory that the console may not look into."""
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    fix = "Let the user that runs the console read it, or give another directory."
+    return Finding(Topic.SOURCE, f"{folder} cannot be read by the console: {why}.", fix)
+
+
+def read_config(path: Path) -> tuple[dict[str, Any] | None, list[Finding]]:
+    """A config.json, or what is wrong with it."""
+    fix = "Give a Hugging Face checkpoint directory; download config.json again where it is damaged."
+    if not path.is_file():
+        return None, [Finding(Topic.SOURCE, f"{path.name} is missing in {path.parent}.", fix)]
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        return None, [Finding(Topic.SOURCE, f"{path.name} is not valid JSON: {error}.", fix)]
+    if not isinstance(config, dict):
+        return None, [Finding(Topic.SOURCE, f"{path.name} holds {type(config).__name__}, expected an object.", fix)]
+    return config, []
+
+
+def architecture_of(config: dict[str, Any]) -> str:
+    """The first of ``architectures``; "" when none is named."""
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def positive_integer(config: dict[str, Any], key: str) -> int:
+    """``config[key]``; 0 when it is no positive whole number."""
+    value = config.get(key)
+    return value if type(value) is int and value > 0 else 0
+
+
+def shape_problems(config: dict[str, Any], who: str) -> list[Finding]:
+    """What no engine can get round: an architecture or a shape that Aurora's draft does not fit."""
+    found = []
+    architecture = architecture_of(config)
+    if architecture not in ARCHITECTURES:
+        says = f"The architecture {architecture or 'is not named in config.json and'} is not supported."
+        found.append(Finding(Topic.ARCHITECTURE, says, f"Give a model that {who}: {', '.join(ARCHITECTURES)}."))
+    for key, topic in SIZES.items():
+        if not positive_integer(config, key):
+            says = f"config.json: {key} is {config.get(key)!r}, expected a positive whole number."
+            found.append(Finding(topic, says, f"Set {key} in config.json to the number that the model was made with."))
+    layers = positive_integer(config, "num_hidden_layers")
+    if 0 < layers < MIN_LAYERS:
+        says = f"The model has {layers} layers: the draft reads three of them and needs {MIN_LAYERS} or more."
+        found.append(Finding(Topic.LAYERS, says, "Give a larger model: this one is quick without a draft."))
+    return found
+
+
+def aux_layer_ids(num_layers: int) -> tuple[int, int, int]:
+    """The layers whose outputs (0-based) a new draft of Aurora's reads."""
+    return 1, num_layers // 2 - 1, num_layers - 4
+
+
+def facts_found(facts: TargetFacts, engine: str) -> list[Finding]:
+    """What is right about a target, one line per thing that ``inspect`` looks at."""
+    config = facts.config
+    heads = positive_integer(config, "num_attention_heads")
+    kv_heads = positive_integer(config, "num_key_value_heads") or heads
+    low, middle, high = aux_layer_ids(facts.num_layers)
+    positions = positive_integer(config, "max_position_embeddings")
+    width = f"width {facts.hidden_size}, {heads} heads ({kv_heads} for keys and values)"
+    shape = f"Version 1 is one layer of the target's shape: {width}, max_position_embeddings is {positions}."
+    return [
+        ok(Topic.SOURCE, f"{facts.path} can be read." if facts.path else f"The config.json of {facts.model_id}."),
+        ok(Topic.ARCHITECTURE, f"{facts.architecture}: {engine}."),
+        ok(Topic.VOCABULARY, f"{facts.vocab_size:,} token ids; a new draft proposes all of them."),
+        ok(Topic.LAYERS, f"A new draft reads the outputs of layers {low}, {middle} and {high} of {facts.num_layers}."),
+        ok(Topic.SHAPE, shape),
+        ok(Topic.WEIGHTS, "The embedding and the head are there for the trainer."),
+    ]
+
+
+def _engine_problems(config: dict[str, Any]) -> list[Finding]:
+    """What the embedded engine cannot do."""
+    sglang = "Serve it with SGLang, which can."
+    found = []
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        found.append(
+            Finding(Topic.ARCHITECTURE, f"hidden_act is {activation!r}, the embedded engine has silu.", sglang)
+        )
+    if config.get("quantization_config"):
+        says = "The checkpoint is quantized: the embedded engine reads float32, bfloat16 and float16 weights."
+        found.append(Finding(Topic.WEIGHTS, says, f"Give the checkpoint that is not quantized. Or: {sglang}"))
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
+    if kind not in ("default", None):
+        says = f"RoPE scaling {kind!r} is not supported by the embedded engine."
+        found.append(Finding(Topic.ARCHITECTURE, says, sglang))
+    if config.get("use_sliding_window"):
+        says = "use_sliding_window is set: the embedded engine attends to everything before."
+        found.append(Finding(Topic.ARCHITECTURE, says, sglang))
+    return found
+
+
+def tokenizer_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
+    """What is wrong with tokenizer.json, beside this config."""
+    path = folder / "tokenizer.json"
+    fix = "Put the tokenizer.json of this model into the directory."
+    if not path.is_file():
+        return [
+            Finding(Topic.VOCABULARY, "tokenizer.json is missing: the engine needs the fast tokenizer's file.", fix)
+        ]
+    try:
+        content = json.loads(path.read_bytes())
+        vocabulary = content["model"]["vocab"]
+        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
+        ids += [added["id"] for added in content.get("added_tokens", [])]
+        highest = max(ids)
+    except (ValueError, KeyError, TypeError) as error:
+        says = f"tokenizer.json is not a fast tokenizer's file: {type(error).__name__} {error}."
+        return [Finding(Topic.VOCABULARY, says, fix)]
+    size = positive_integer(config, "vocab_size")
+    if size and highest >= size:
+        says = f"tokenizer.json has token id {highest}, but config.json says vocab_size {size}: they do not match."
+        return [Finding(Topic.VOCABULARY, says, fix)]
+    return []
+
+
+def _weight_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
+    if not any(folder.glob("*.safetensors")):
+        return [Finding(Topic.WEIGHTS, "No *.safetensors file is there.", "Give the weights in safetensors format.")]
+    tensors, found = read_weights(folder)
+    return found or _index_problems(folder, tensors) + _tensor_problems(tensors, config)
+
+
+def read_weights(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
+    """The headers of a directory's tensors, and what is wrong with its files. Raises OSError."""
+    tensors, problems = read_tensors(folder)
+    return tensors, [Finding(Topic.WEIGHTS, problem, "Download that file again.") for problem in problems]
+
+
+def _index_problems(folder: Path, tensors: dict[str, dict[str, Any]]) -> list[Finding]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    try:
+        wanted = json.loads(index.read_bytes())["weight_map"]
+        missing_files = sorted({name for name in wanted.values() if not (folder / name).is_file()})
+        missing = sorted(wanted.keys() - tensors.keys())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        says = f"{index.name} cannot be read: expected an object with weight_map."
+        return [Finding(Topic.WEIGHTS, says, "Download that file again.")]
+    if missing_files:
+        says = f"Weight files named by {index.name} are missing: {', '.join(missing_files)}."
+        return [Finding(Topic.WEIGHTS, says, "Finish the download.")]
+    if missing:
+        says = f"Tensors named by {index.name} are in no file: {', '.join(missing[:3])}."
+        return [Finding(Topic.WEIGHTS, says, "Download the weights again: index and files are of different models.")]
+    return []
+
+
+def _tensor_problems(tensors: dict[str, dict[str, Any]], config: dict[str, Any]) -> list[Finding]:
+    found = []
+    fix = "Give weights and config.json of one and the same model."
+    expected = [positive_integer(config, "vocab_size"), positive_integer(config, "hidden_size")]
+    names = [EMBEDDING] if config.get("tie_word_embeddings") else [EMBEDDING, "lm_head.weight"]
+    for name in names:
+        if name not in tensors:
+            found.append(Finding(Topic.WEIGHTS, f"The tensor {name} is missing from the weights.", fix))
+        elif tensors[name].get("shape") != expected:
+            says = f"{name} has shape {tensors[name].get('shape')}, config.json asks for {expected}."
+            found.append(Finding(Topic.WEIGHTS, says, fix))
+    for layer in range(positive_integer(config, "num_hidden_layers")):
+        name = f"model.layers.{layer}.self_attn.q_proj.weight"
+        if name not in tensors:
+            found.append(Finding(Topic.WEIGHTS, f"The weights of layer {layer} are missing ({name}).", fix))
+            break
+    odd = sorted({str(entry.get("dtype")) for entry in tensors.values()} - set(DTYPES))
+    if odd:
+        says = f"Weights of type {', '.join(odd)} are not supported: expected one of {', '.join(DTYPES)}."
+        found.append(
+            Finding(Topic.WEIGHTS, says, "Give the checkpoint in one of these types, or serve it with SGLang.")
+        )
+    return found
