@@ -1,0 +1,83 @@
+"""The gate's report as a table: domain x metric with candidate, live, change, interval and a word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aurora_web.rollouts.gate import DomainVerdict
+from aurora_web.rollouts.models import GateDecision
+
+BETTER, PASS, WORSE, NO_DATA = "Better", "Pass", "Worse", "No data"
+
+
+@dataclass(frozen=True, slots=True)
+class GateRow:
+    """One metric of one domain ("" = all of them)."""
+
+    domain: str
+    share: float | None  # of the latest requests when it was judged
+    num_traces: int
+    metric: str
+    candidate: float | None
+    live: float | None
+    change: float | None  # relative
+    low: float | None  # 95 %
+    high: float | None
+    word: str
+
+    @property
+    def badge(self) -> str:
+        return {BETTER: "good", WORSE: "bad"}.get(self.word, "")
+
+
+def gate_rows(decision: GateDecision | None) -> list[GateRow]:
+    """Accept length over all domains, then accept length and accept rate of each."""
+    domains = [DomainVerdict(**domain) for domain in decision.domains] if decision else []
+    if decision is None or not domains:
+        return []
+    rows = [_total(decision, domains)]
+    for domain in domains:
+        rows += [_accept_length(domain), _accept_rate(domain)]
+    return rows
+
+
+def _total(decision: GateDecision, domains: list[DomainVerdict]) -> GateRow:
+    word = NO_DATA
+    if decision.gain is not None:
+        least = decision.policy.get("min_gain", 0.0)
+        is_enough = decision.gain > 0 and decision.gain >= least
+        is_certain = decision.gain_low is not None and decision.gain_low > 0
+        word = WORSE if not is_enough else BETTER if is_certain else PASS
+    num_traces = sum(domain.num_traces for domain in domains)
+    ours = decision.accept_length if decision.accept_length is not None else decision.version.accept_length()
+    theirs = ours / (1 + decision.gain) if ours is not None and decision.gain is not None else None
+    low, high = decision.gain_low, decision.gain_high
+    return GateRow("", None, num_traces, "Accept length", ours, theirs, decision.gain, low, high, word)
+
+
+def _accept_length(domain: DomainVerdict) -> GateRow:
+    word = NO_DATA
+    if domain.gain is not None:
+        is_certain = domain.gain_low is not None and domain.gain_low > 0
+        word = WORSE if domain.is_worse else BETTER if is_certain else PASS
+    return GateRow(
+        domain.domain,
+        domain.share,
+        domain.num_traces,
+        "Accept length",
+        domain.accept_length,
+        domain.live_accept_length,
+        domain.gain,
+        domain.gain_low,
+        domain.gain_high,
+        word,
+    )
+
+
+def _accept_rate(domain: DomainVerdict) -> GateRow:
+    """Shown beside it; the gate judges by accept length alone, so its word says only whether there is data."""
+    ours, theirs = domain.accept_rate, domain.live_accept_rate
+    change = ours / theirs - 1 if ours is not None and theirs else None
+    word = "Not judged" if change is not None else NO_DATA
+    share, num_traces = domain.share, domain.num_traces
+    return GateRow(domain.domain, share, num_traces, "Accept rate", ours, theirs, change, None, None, word)

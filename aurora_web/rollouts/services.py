@@ -1,0 +1,263 @@
+"""Every write about intent: judge, approve, reject, promote, roll back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from aurora_web import live
+from aurora_web.accounts.services import record
+from aurora_web.metrics.mix import latest_requests
+from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion, Status, Target
+from aurora_web.registry.services import StaleVersion, find_version, transition
+from aurora_web.rollouts import canaries, notifications
+from aurora_web.rollouts.approvals import EVERY_SCOPE, check_is_fresh, check_may_approve, report_against, stale_verdict
+from aurora_web.rollouts.freeze import frozen
+from aurora_web.rollouts.gate import Live, Policy, decide
+from aurora_web.rollouts.intent import RolloutError, lock_deployment, set_intent
+from aurora_web.rollouts.models import Approval, Deployment, GateDecision, SwapKind
+from speculators.records import EvalReport
+
+GATE = "gate"
+POLICY = "policy"
+MAX_PENDING = 5  # passed versions that wait for a person; older ones make room
+
+
+def judge(version: SpeculatorVersion) -> GateDecision:
+    """Put a candidate before the gate; under the automatic policy a passed one goes live at once. Idempotent."""
+    with transaction.atomic():
+        deployment = lock_deployment(version.target)
+        version = SpeculatorVersion.objects.select_for_update().get(pk=version.pk)
+        known = GateDecision.objects.filter(version=version).first()
+        if known is not None:
+            return known
+        decision = _decide(version)
+        reason = " ".join(decision.reasons)
+        new = Status.PASSED if decision.passed else Status.REJECTED
+        transition(version, Status.CANDIDATE, new, reason, GATE)
+        is_automatic = version.target.approval == ApprovalPolicy.AUTOMATIC and not deployment.is_held
+        is_automatic = is_automatic and frozen(version.target) is None
+        is_free = is_automatic and deployment.canary is None  # else it waits for its turn: canaries.take_next
+        is_day_zero = version.parent_id is None and find_version(version.target, "@live") is None
+        if decision.passed and (is_free or is_day_zero):
+            Approval.objects.create(version=version, is_approved=True, actor=POLICY, reason=reason)
+            canaries.release(deployment, version, POLICY, reason)
+        elif decision.passed:
+            _make_room(version.target)
+            if version.target.approval == ApprovalPolicy.MANUAL:
+                notifications.tell_approval(version, reason)
+    live.publish(version.target_id, "gate", gate_payload(decision))
+    return decision
+
+
+@transaction.atomic
+def judge_again(version: SpeculatorVersion, actor: str, reason: str = "") -> GateDecision:
+    """Put a waiting version before the gate once more, against what is live now; it waits on, or is rejected.
+
+    Raises RolloutError when it does not wait.
+    """
+    lock_deployment(version.target)
+    version = SpeculatorVersion.objects.select_for_update().select_related("target").get(pk=version.pk)
+    if version.status != Status.PASSED:
+        raise RolloutError(f"{version} is {version.status}: only a version that waits can be judged again")
+    old = GateDecision.objects.filter(version=version).first()
+    facts = _decide_on(version, report_against(version, find_version(version.target, "@live"), old))
+    decision, _ = GateDecision.objects.update_or_create(version=version, defaults=facts | {"requested_by": actor})
+    detail = {"old": _verdict(old), "new": _verdict(decision)}
+    record(actor, "version.judge", str(version), target_slug=version.target.slug, reason=reason, detail=detail)
+    if not decision.passed:
+        transition(version, Status.PASSED, Status.REJECTED, " ".join(decision.reasons), GATE)
+    live.publish(version.target_id, "gate", gate_payload(decision))
+    return decision
+
+
+@transaction.atomic
+def take_next(target: Target) -> bool:
+    """After a canary the policy puts the next version into service; one with a stale verdict is judged again first."""
+    version = canaries.next_in_turn(lock_deployment(target))
+    if version is not None and (why := stale_verdict(version)):
+        judge_again(version, POLICY, why)
+    return canaries.take_next(target)
+
+
+def _verdict(decision: GateDecision | None) -> dict[str, Any]:
+    if decision is None:
+        return {}
+    return {"passed": decision.passed, "gain": decision.gain, "live": decision.live_number}
+
+
+def gate_payload(decision: GateDecision) -> dict[str, Any]:
+    """A verdict as the browsers get it."""
+    return {
+        "number": decision.version.number,
+        "passed": decision.passed,
+        "reasons": decision.reasons,
+        "domains": decision.domains,
+        "gain": decision.gain,
+        "at": decision.at.timestamp(),
+    }
+
+
+def _decide(version: SpeculatorVersion) -> GateDecision:
+    report = report_against(version, find_version(version.target, "@live"), None)
+    return GateDecision.objects.create(version=version, **_decide_on(version, report))
+
+
+def _decide_on(version: SpeculatorVersion, report: EvalReport | None) -> dict[str, Any]:
+    """The gate's verdict by the target's policy and what is live now, as fields of GateDecision."""
+    target = version.target
+    current = find_version(target, "@live")
+    policy = Policy(
+        min_gain=target.min_gain,
+        domain_tolerance=target.domain_tolerance,
+        min_held_out_traces=target.min_held_out_traces,
+        live=_live_kind(current),
+        live_num_traces=_num_traces(current),
+    )
+    verdict = decide(report, policy, latest_requests(target))
+    return {
+        "passed": verdict.passed,
+        "reasons": list(verdict.reasons),
+        "domains": [d.to_json() for d in verdict.domains],
+        "policy": policy.to_json(),
+        "accept_length": verdict.accept_length,
+        "gain": verdict.gain.value,
+        "gain_low": verdict.gain.low,
+        "gain_high": verdict.gain.high,
+        "live_number": current.number if current else 0,
+        "at": timezone.now(),
+    }
+
+
+def _num_traces(current: SpeculatorVersion | None) -> int:
+    """Held-out traces that stand behind what is live."""
+    if current is None or current.is_imported:
+        return current.target.min_held_out_traces if current else 0
+    return sum(score["num_traces"] for score in (current.report or {}).get("candidate", []))
+
+
+def _live_kind(current: SpeculatorVersion | None) -> Live:
+    if current is None:
+        return "none"
+    if current.is_random:
+        return "random"
+    return "unjudged" if current.report is None and not current.is_imported else "judged"
+
+
+def _make_room(target: Target) -> None:
+    waiting = target.versions.filter(status=Status.PASSED).order_by("-number")
+    for old in waiting[MAX_PENDING:]:
+        transition(old, Status.PASSED, Status.REJECTED, f"{MAX_PENDING} newer versions wait for approval", POLICY)
+
+
+def _expect(version: SpeculatorVersion, expected_status: str | None) -> SpeculatorVersion:
+    version = SpeculatorVersion.objects.select_for_update().select_related("target").get(pk=version.pk)
+    if expected_status is not None and version.status != expected_status:
+        raise StaleVersion(f"{version} is {version.status}, not {expected_status} any more: reload and decide again")
+    if version.status != Status.PASSED:
+        raise RolloutError(f"{version} is {version.status}: only a version that passed the gate can be decided on")
+    return version
+
+
+@transaction.atomic
+def approve(
+    version: SpeculatorVersion,
+    actor: str,
+    reason: str = "",
+    expected_status: str | None = None,
+    scopes: frozenset[str] = EVERY_SCOPE,
+) -> Deployment:
+    """A person's yes: a passed version goes live, by a canary first where the policy says so.
+
+    ``scopes``: what the person may do. Raises RolloutError, ApprovalRefused (the policy), registry.services
+    .StaleVersion (somebody was faster), StaleJudgement (what is live has changed since the verdict).
+    """
+    deployment = lock_deployment(version.target)
+    version = _expect(version, expected_status)
+    check_may_approve(version, actor, scopes)
+    check_is_fresh(version)
+    deployment.is_held = False
+    Approval.objects.create(version=version, is_approved=True, actor=actor, reason=reason)
+    detail = {"old": {"approval": "waiting"}, "new": {"approval": "approved"}}
+    record(actor, "version.approve", str(version), target_slug=version.target.slug, reason=reason, detail=detail)
+    canaries.release(deployment, version, actor, reason or "approved")
+    return deployment
+
+
+@transaction.atomic
+def reject(version: SpeculatorVersion, actor: str, reason: str = "", expected_status: str | None = None) -> None:
+    """A person's no. Raises RolloutError, registry.services.StaleVersion."""
+    lock_deployment(version.target)
+    version = _expect(version, expected_status)
+    Approval.objects.create(version=version, is_approved=False, actor=actor, reason=reason)
+    transition(version, Status.PASSED, Status.REJECTED, reason or "rejected", actor)
+    detail = {"old": {"approval": "waiting"}, "new": {"approval": "rejected"}}
+    record(actor, "version.reject", str(version), target_slug=version.target.slug, reason=reason, detail=detail)
+
+
+@transaction.atomic
+def rollback(target: Target, actor: str, reason: str = "", to: str = "@previous") -> Deployment:
+    """A person puts an earlier version back into service; automatic promotion is held until somebody approves.
+
+    Raises RolloutError when there is nothing to go back from or to.
+    """
+    deployment = lock_deployment(target)
+    current, earlier = find_version(target, "@live"), find_version(target, to)
+    if current is None:
+        raise RolloutError(f"{target.slug} has no live version to roll back")
+    if earlier is None:
+        raise RolloutError(f"{target.slug} has no version {to} to roll back to")
+    if earlier.pruned_at is not None or earlier.status not in {Status.RETIRED, Status.ROLLED_BACK}:
+        what = "its files were deleted" if earlier.pruned_at else f"it is {earlier.status}"
+        raise RolloutError(f"{earlier} cannot come back: {what}")
+    deployment.is_held = True
+    _go_back(deployment, current, earlier, SwapKind.ROLLBACK, actor, reason or "rolled back")
+    return deployment
+
+
+def _go_back(
+    deployment: Deployment,
+    current: SpeculatorVersion,
+    earlier: SpeculatorVersion | None,
+    kind: SwapKind,
+    actor: str,
+    reason: str,
+) -> None:
+    canaries.end(deployment, actor, f"v{current.number} was rolled back: {reason}")
+    transition(current, Status.LIVE, Status.ROLLED_BACK, reason, actor)
+    if earlier is not None:
+        transition(earlier, earlier.status, Status.LIVE, f"back in place of v{current.number}: {reason}", actor)
+    set_intent(deployment, earlier, kind=kind, actor=actor)
+    detail = {"old": {"live": current.number}, "new": {"live": earlier.number if earlier else 0}}
+    record(actor, "version.rollback", str(current), target_slug=deployment.target.slug, reason=reason, detail=detail)
+
+
+@transaction.atomic
+def revert(target: Target, generation: int, actor: str, reason: str) -> bool:
+    """An automatic rollback of the swap of ``generation``; False when the intent has changed since.
+
+    Without a previous version the target is served without speculation until the next candidate.
+    """
+    deployment = lock_deployment(target)
+    current = find_version(target, "@live")
+    if deployment.generation != generation or current is None or deployment.desired_id != current.pk:
+        return False
+    earlier = find_version(target, "@previous")
+    if earlier is not None and earlier.pruned_at is not None:
+        earlier = None
+    _go_back(deployment, current, earlier, SwapKind.REVERT, actor, reason)
+    return True
+
+
+@transaction.atomic
+def resume(target: Target, actor: str) -> None:
+    """Let the policy promote by itself again after a rollback."""
+    deployment = lock_deployment(target)
+    if deployment.is_held:
+        deployment.is_held = False
+        deployment.save(update_fields=["is_held"])
+        detail = {"old": {"is_held": True}, "new": {"is_held": False}}
+        record(actor, "target.resume", target.slug, target_slug=target.slug, detail=detail)
+        live.publish(target.pk, "target", {"slug": target.slug, "change": "resumed"})
