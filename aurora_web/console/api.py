@@ -1,0 +1,56 @@
+"""What the target's page draws, for scripts: charts, events, and the table as CSV."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Router
+
+from aurora_web.accounts.auth import Allow
+from aurora_web.console import charts
+from aurora_web.console.ranges import RANGES, TimeRange, time_range
+from aurora_web.console.timeline import timeline
+from aurora_web.problems import Problem
+from aurora_web.registry.services import find_target
+from aurora_web.wire import json_answer
+
+router = Router(tags=["targets"], auth=Allow("read"))
+
+
+@router.get("/{slug}/charts", response=dict[str, Any])
+def target_charts(request: HttpRequest, slug: str, domain: str = "") -> HttpResponse:
+    """Everything the charts show: sums per bucket, speedup with its 95 % band, loss, capture, the newest 100 marks.
+
+    The range as on the page: ``range`` (5m, 30m, 3h, 24h), or ``from`` and ``to`` (ISO 8601, UTC; to = now if missing).
+    """
+    found = _range(request)
+    return json_answer(charts.chart_data(find_target(slug), found.since, found.until, domain))
+
+
+@router.get("/{slug}/charts.csv", response=None)
+def charts_csv(request: HttpRequest, slug: str, domain: str = "") -> HttpResponse:
+    """The charts as a table, one line per bucket, oldest first; the range as for charts."""
+    target, found = find_target(slug), _range(request)
+    points, bucket = charts.points_of(target, found.since, found.until)
+    text = charts.as_csv(charts.table(target, found.since, found.until, points, bucket, domain))
+    answer = HttpResponse(text, content_type="text/csv; charset=utf-8")
+    answer["content-disposition"] = f'attachment; filename="{slug}-charts.csv"'
+    return answer
+
+
+@router.get("/{slug}/events", response=list[dict[str, Any]])
+def events(request: HttpRequest, slug: str) -> list[dict[str, Any]]:
+    """What happened, in sentences, newest first; the range as for charts."""
+    found = _range(request)
+    return timeline(find_target(slug), found.since, found.until)
+
+
+def _range(request: HttpRequest) -> TimeRange:
+    found = time_range(request.GET)
+    name = request.GET.get("range", "")
+    if found.problem:
+        raise Problem(422, found.problem)
+    if name and name not in RANGES:
+        raise Problem(422, f"range is {name!r:.40}: expected one of {', '.join(RANGES)}, or from and to")
+    return found

@@ -1,0 +1,141 @@
+"""What a person decides: approve, reject, roll back, resume, and demo traffic on or off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+
+from aurora_web.accounts.access import allow, user_of
+from aurora_web.console.forms import DecisionForm
+from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.registry.services import StaleVersion, change_settings, find_version
+from aurora_web.rollouts import canaries, services
+from aurora_web.rollouts.alerts import firing_alerts
+from aurora_web.rollouts.approvals import ApprovalRefused, StaleJudgement
+from aurora_web.rollouts.intent import RolloutError
+
+
+def _decide(
+    request: HttpRequest, slug: str, act: Callable[[], object], done: str, pk: int | None = None
+) -> HttpResponse:
+    """Carry a decision out, say what came of it, and go back to where it was made (``back``), or to the target."""
+    try:
+        act()
+    except StaleJudgement as error:
+        messages.error(request, f"Nothing was changed: {error}.")
+        return redirect("console:approval", version_id=pk)
+    except ApprovalRefused as error:
+        raise PermissionDenied(str(error)) from error
+    except (StaleVersion, RolloutError) as error:
+        messages.error(request, f"Nothing was changed: {error}.")
+    else:
+        messages.success(request, done)
+    back = request.POST.get("back", "")
+    if back == "inbox":
+        return redirect("console:approvals")
+    if back == "approval" and pk is not None:
+        return redirect("console:approval", version_id=pk)
+    return redirect("console:target", slug=slug)
+
+
+def _given(request: HttpRequest) -> tuple[str, str | None]:
+    """(reason, the status that the person saw)."""
+    form = DecisionForm(request.POST)
+    if not form.is_valid():
+        return request.POST.get("reason", "")[:500], None
+    return form.cleaned_data["reason"], form.cleaned_data["expected_status"] or None
+
+
+def _version(slug: str, number: int) -> SpeculatorVersion:
+    return get_object_or_404(SpeculatorVersion.objects.select_related("target"), target__slug=slug, number=number)
+
+
+@allow("operate", "POST")
+def approve(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    version, actor, (reason, expected) = _version(slug, number), user_of(request).username, _given(request)
+    planned = canaries.plan(version.target)
+    done = f"v{number} goes live: replicas switch between two steps. {planned.reason}".strip()
+    if planned.replicas:
+        names = ", ".join(replica.name for replica in planned.replicas)
+        done = f"v{number} goes into canary on {names}; the others keep the live version."
+    scopes = user_of(request).scopes
+    return _decide(request, slug, lambda: services.approve(version, actor, reason, expected, scopes), done, version.pk)
+
+
+@allow("operate", "POST")
+def reject(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    version, actor, (reason, expected) = _version(slug, number), user_of(request).username, _given(request)
+    done = f"v{number} is rejected."
+    return _decide(request, slug, lambda: services.reject(version, actor, reason, expected), done, version.pk)
+
+
+@allow("operate", "POST")
+def promote_canary(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    version, actor, (reason, expected) = _version(slug, number), user_of(request).username, _given(request)
+    done = f"v{number} goes live on every replica."
+    scopes = user_of(request).scopes
+    return _decide(request, slug, lambda: canaries.promote(version, actor, reason, expected, scopes), done, version.pk)
+
+
+@allow("operate", "POST")
+def abort_canary(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    version, actor, (reason, expected) = _version(slug, number), user_of(request).username, _given(request)
+    done = f"The canary is ended: its replicas go back to the live version, v{number} is rolled back."
+    return _decide(request, slug, lambda: canaries.abort(version, actor, reason, expected), done, version.pk)
+
+
+def _way_back(target: Target) -> dict[str, Any]:
+    """What a rollback would do."""
+    return {
+        "target": target,
+        "live": find_version(target, "@live"),
+        "previous": find_version(target, "@previous"),
+        "num_alive": target.replicas.filter(is_alive=True).count(),
+    }
+
+
+@allow("operate")
+def rollbacks(request: HttpRequest) -> HttpResponse:
+    """Every target that can go back, from any page in one click; those with alerts first."""
+    ways = [_way_back(target) for target in Target.objects.filter(is_active=True).order_by("slug")]
+    ways = [way | {"alerts": list(firing_alerts(way["target"]))} for way in ways if way["live"] and way["previous"]]
+    ways.sort(key=lambda way: not way["alerts"])
+    return render(request, "console/rollbacks.html", {"ways": ways})
+
+
+@allow("operate", "GET", "HEAD", "POST")
+def rollback(request: HttpRequest, slug: str) -> HttpResponse:
+    """GET says what will happen; POST does it."""
+    target = get_object_or_404(Target, slug=slug)
+    if request.method != "POST":
+        return render(request, "console/rollback.html", _way_back(target))
+    actor, (reason, _) = user_of(request).username, _given(request)
+    try:
+        deployment = services.rollback(target, actor, reason, request.POST.get("to", "@previous"))
+    except (StaleVersion, RolloutError) as error:
+        messages.error(request, f"Nothing was changed: {error}.")
+        return redirect("console:target", slug=slug)
+    messages.success(request, "Rolled back. Nothing goes live by itself until somebody approves a version or resumes.")
+    return redirect("console:swap", slug=slug, generation=deployment.generation)
+
+
+@allow("operate", "POST")
+def resume(request: HttpRequest, slug: str) -> HttpResponse:
+    target = get_object_or_404(Target, slug=slug)
+    actor = user_of(request).username
+    return _decide(request, slug, lambda: services.resume(target, actor), "The policy decides again.")
+
+
+@allow("operate", "POST")
+def traffic(request: HttpRequest, slug: str) -> HttpResponse:
+    """Demo traffic on or off."""
+    target = get_object_or_404(Target, slug=slug)
+    is_on = request.POST.get("enabled") == "1"
+    change_settings(target, {"traffic_enabled": is_on}, user_of(request).username)
+    messages.success(request, f"Demo traffic is {'on' if is_on else 'off'}; it follows within a few seconds.")
+    return redirect("console:target", slug=slug)

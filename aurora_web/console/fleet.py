@@ -1,0 +1,133 @@
+"""The parts of a target's page about its servers: connection, launch command, replicas, canary, alerts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+
+from aurora_web.accounts.access import allow, user_of
+from aurora_web.accounts.services import create_token
+from aurora_web.registry.launch import MAX_REPLICAS, TOKEN, VARIANTS, launch
+from aurora_web.registry.models import Source, Target
+from aurora_web.registry.sglang_check import SGLANG_VERSION
+from aurora_web.rollouts import canaries
+from aurora_web.rollouts.alerts import firing_alerts
+from aurora_web.rollouts.fleet import standings
+from aurora_web.rollouts.models import AlertState, Deployment
+
+NUM_PAST_ALERTS = 10
+NEW_TOKEN = "new_replica_token"
+
+
+def connection_context(found: Target, deployment: Deployment | None = None) -> dict[str, Any]:
+    """Who reports, and who once did; who has read the ``deployment`` gives it."""
+    replicas = standings(found, deployment=deployment)
+    alive = [standing for standing in replicas if standing.replica.is_alive]
+    return {"target": found, "standings": replicas, "alive": alive, "sglang_version": SGLANG_VERSION}
+
+
+def launch_context(request: HttpRequest, found: Target) -> dict[str, Any]:
+    """The command, as the address asks for it (``variant``, ``replica``); anything odd is the first choice."""
+    variant = request.GET.get("variant", "")
+    number = request.GET.get("replica", "")
+    chosen = variant if variant in VARIANTS else "gpu"
+    replica = int(number) if number.isascii() and number.isdigit() and len(number) < 4 else 1
+    replica = min(max(replica, 1), MAX_REPLICAS)
+    return {
+        "target": found,
+        "launch": launch(found, chosen, replica),
+        "variants": VARIANTS,
+        "variant": chosen,
+        "replica_number": replica,
+        "max_replicas": MAX_REPLICAS,
+        "token_variable": TOKEN,
+        "sglang_version": SGLANG_VERSION,
+        "launch_asked": bool(variant or number),
+    }
+
+
+def alerts_context(found: Target) -> dict[str, Any]:
+    """What is firing, and what was."""
+    past = found.alerts.filter(state=AlertState.RESOLVED)
+    return {"target": found, "alerts": list(firing_alerts(found)), "past_alerts": list(past[:NUM_PAST_ALERTS])}
+
+
+def canary_context(found: Target) -> dict[str, Any]:
+    """The canary and what it has measured so far."""
+    deployment = deployment_of(found)
+    if deployment is None or deployment.canary is None:
+        return {"target": found, "canary": None}
+    replicas = [standing for standing in standings(found, deployment=deployment) if standing.replica.is_canary]
+    return {
+        "target": found,
+        "canary": deployment.canary,
+        "canary_since": deployment.canary_started_at,
+        "canary_replicas": replicas,
+        "canary_live": deployment.desired,
+        "canary_verdict": canaries.verdict(deployment, timezone.now()),
+    }
+
+
+def deployment_of(found: Target) -> Deployment | None:
+    """What is wanted of a target; read once for each time that the target was."""
+    return getattr(found, "deployment", None)
+
+
+@allow("read")
+def connection(request: HttpRequest, slug: str) -> HttpResponse:
+    found = get_object_or_404(Target, slug=slug)
+    return render(request, "console/_connection.html", connection_context(found))
+
+
+@allow("read")
+def standing(request: HttpRequest, slug: str) -> HttpResponse:
+    """The notice about replicas that are down, on every page of the target."""
+    found = get_object_or_404(Target, slug=slug)
+    return render(request, "console/_standing_part.html", {"target": found})
+
+
+@allow("read")
+def launch_part(request: HttpRequest, slug: str) -> HttpResponse:
+    found = get_object_or_404(Target, slug=slug, source=Source.SGLANG)
+    return render(request, "console/_launch.html", launch_context(request, found))
+
+
+@allow("read")
+def replicas(request: HttpRequest, slug: str) -> HttpResponse:
+    found = get_object_or_404(Target, slug=slug)
+    return render(request, "console/_replicas.html", connection_context(found))
+
+
+@allow("read")
+def canary(request: HttpRequest, slug: str) -> HttpResponse:
+    found = get_object_or_404(Target, slug=slug)
+    return render(request, "console/_canary.html", canary_context(found))
+
+
+@allow("read")
+def alerts(request: HttpRequest, slug: str) -> HttpResponse:
+    found = get_object_or_404(Target, slug=slug)
+    return render(request, "console/_alerts.html", alerts_context(found))
+
+
+@allow("operate", "POST")
+def replica_token(request: HttpRequest, slug: str) -> HttpResponse:
+    """A token for the target's servers; the next page shows it, once."""
+    found = get_object_or_404(Target, slug=slug)
+    _, secret = create_token(f"replicas of {found.slug}", "replica", user_of(request).username)
+    request.session[NEW_TOKEN] = {"slug": found.slug, "text": f"export {TOKEN}={secret}"}
+    messages.success(request, "The token is below, and only now. Export it in the shell that starts the server.")
+    return redirect("console:target", slug=slug)
+
+
+def pop_token(request: HttpRequest, found: Target) -> str:
+    """The line with the token that was just made for this target; "" when there is none."""
+    token = request.session.get(NEW_TOKEN)
+    if not token or token["slug"] != found.slug:
+        return ""
+    del request.session[NEW_TOKEN]
+    return str(token["text"])

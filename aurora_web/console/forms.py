@@ -1,0 +1,195 @@
+"""Forms of the console; what is wrong is said beside the field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django import forms
+
+from aurora_web.registry.models import Target
+from aurora_web.registry.services import POLICY_FIELDS
+from aurora_web.traces.pins import MAX_LOOKAHEAD
+from speculators.records import DomainPin
+
+POLICY_LABELS = {
+    "approval": ("Who lets new versions in", ""),
+    "approvers": ("Who may approve", "Rolling back, aborting a canary and declining are open to every operator."),
+    "may_approve_own": (
+        "People may approve what they asked for",
+        "Off: who registered an imported draft, or asked to have a version judged again, cannot approve it.",
+    ),
+    "min_gain": (
+        "Least gain",
+        "Relative gain of accept length over the live version that the gate asks for (0.01 = 1 %).",
+    ),
+    "domain_tolerance": (
+        "Tolerance per domain",
+        "Relative loss of accept length that one domain may take (0.1 = 10 %).",
+    ),
+    "min_held_out_traces": ("Least held-out traces", "Fewer replayed traces are too few to judge by."),
+    "slice_seconds": (
+        "Seconds per training slice",
+        "0.5 to 600. Longer slices mean fewer, larger steps between versions.",
+    ),
+    "control_share": (
+        "Control share",
+        "Share of requests decoded without speculation, to measure the speedup (0 to 1).",
+    ),
+    "max_lookahead": (
+        "Largest lookahead",
+        "Draft tokens per verify step at most, 0 to 16. The engine may choose fewer.",
+    ),
+    "min_accept_length": (
+        "Least accept length",
+        "A swap that measures less is undone. 0 = only the relative threshold.",
+    ),
+    "canary_share": (
+        "Canary share",
+        "Share of the replicas that run a new version first: at least one, never all. 0 = none, every replica at once.",
+    ),
+    "canary_minutes": ("Canary minutes", "How long canary and others are compared at least."),
+    "canary_min_requests": ("Canary requests", "On either side at least, before a canary is judged."),
+    "expected_domains": (
+        "Domains expected",
+        "Names that clients will send in x-aurora-domain, like sql, prose. They have rows before the first request.",
+    ),
+    "trace_days": (
+        "Days that traces are kept",
+        "Whole days, 1 to 3650; hidden states go with them. Left empty: as everywhere on this console.",
+    ),
+}
+
+
+class DomainsField(forms.CharField):
+    """``sql, prose`` <-> ["sql", "prose"]."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        return [name for name in (part.strip() for part in (value or "").split(",")) if name]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(self.to_python(data) != (initial or []))
+
+
+class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
+    expected_domains = DomainsField(
+        label=POLICY_LABELS["expected_domains"][0], required=False, help_text=POLICY_LABELS["expected_domains"][1]
+    )
+
+    class Meta:
+        model = Target
+        fields = ("name", *POLICY_FIELDS, "is_active")
+        labels = {name: label for name, (label, _) in POLICY_LABELS.items()} | {"is_active": "Active"}
+        help_texts = {name: text for name, (_, text) in POLICY_LABELS.items()} | {
+            "is_active": "Inactive: no engine, no training. Versions and figures stay."
+        }
+
+
+class MixField(forms.CharField):
+    """``sql=2, prose=1`` <-> {"sql": 2, "prose": 1}."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return ", ".join(f"{k}={v:g}" for k, v in value.items()) if isinstance(value, dict) else value
+
+    def to_python(self, value: Any) -> Any:
+        mix = {}
+        for part in filter(None, (p.strip() for p in (value or "").split(","))):
+            name, equals, weight = part.partition("=")
+            try:
+                mix[name.strip()] = float(weight) if equals else 1.0
+            except ValueError:
+                raise forms.ValidationError(f"{part!r}: expected domain=weight, like sql=2") from None
+        return mix
+
+
+class TrafficForm(forms.ModelForm):  # type: ignore[type-arg]
+    traffic_mix = MixField(
+        label="Domains",
+        required=False,
+        help_text="Weights, like sql=2, prose=1. Empty: all alike. Known to the generator: python_code, prose, "
+        "arithmetic, sql, json_tools.",
+    )
+
+    class Meta:
+        model = Target
+        fields = (
+            "traffic_enabled",
+            "traffic_concurrency",
+            "traffic_requests_per_second",
+            "traffic_mix",
+            "traffic_max_tokens",
+            "traffic_sampled_share",
+            "traffic_schedule",
+        )
+        labels = {
+            "traffic_enabled": "Send demo traffic",
+            "traffic_concurrency": "Requests at once",
+            "traffic_requests_per_second": "Requests per second",
+            "traffic_max_tokens": "Tokens per answer",
+            "traffic_sampled_share": "Sampled share",
+            "traffic_schedule": "Schedule of shifts",
+        }
+        help_texts = {
+            "traffic_requests_per_second": "0 = as many as the concurrency allows.",
+            "traffic_sampled_share": "Share of requests at temperature 0.8; the others are greedy.",
+            "traffic_schedule": 'Phases, repeated: [{"seconds": 120, "mix": {"sql": 1}}, {"seconds": 120, "mix": '
+            '{"prose": 1}}]. [] = the domains above all the time.',
+        }
+        widgets = {"traffic_schedule": forms.Textarea({"rows": 3, "spellcheck": "false"})}
+
+    def clean_traffic_schedule(self) -> Any:
+        given = self.cleaned_data["traffic_schedule"]
+        return json.loads(given) if isinstance(given, str) else given or []
+
+
+class DecisionForm(forms.Form):
+    reason = forms.CharField(required=False, max_length=500)
+    expected_status = forms.CharField(required=False, max_length=16)
+
+
+class PinForm(forms.Form):
+    """What is fixed for one domain; ``seen_domain`` and ``revision`` say which pin the page showed."""
+
+    OFF = "off"
+    domain = forms.CharField(
+        label="Domain",
+        max_length=100,
+        widget=forms.TextInput({"list": "pin-domains", "spellcheck": "false", "autocomplete": "off"}),
+    )
+    lookahead = forms.ChoiceField(label="Lookahead", required=False)
+    no_training = forms.BooleanField(label="No training", required=False)
+    reason = forms.CharField(label="Reason", required=False, max_length=500)
+    seen_domain = forms.CharField(required=False, max_length=100, widget=forms.HiddenInput)
+    revision = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, data: Any = None, *, most: int, initial: dict[str, Any] | None = None) -> None:
+        """``most``: the target's largest lookahead."""
+        super().__init__(data, auto_id="pin-%s", initial=initial)
+        numbers = [(str(n), f"fixed at {n}") for n in range(1, min(most, MAX_LOOKAHEAD) + 1)]
+        field = self.fields["lookahead"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [("", "the engine chooses"), (self.OFF, "speculation off"), *numbers]
+        field.error_messages["invalid_choice"] = f"%(value)s cannot be pinned: expected off, or 1 to {len(numbers)}."
+
+    @classmethod
+    def initial_of(cls, pin: DomainPin, revision: int) -> dict[str, Any]:
+        """A pin as the form's values."""
+        lookahead = cls.OFF if pin.speculation_off else pin.lookahead or ""
+        seen = {"seen_domain": pin.domain, "revision": revision}
+        return {"domain": pin.domain, "lookahead": lookahead, "no_training": pin.no_training, **seen}
+
+    def pin(self) -> DomainPin:
+        """What was asked for."""
+        given = self.cleaned_data
+        chosen = given["lookahead"]
+        lookahead = int(chosen) if chosen and chosen != self.OFF else None
+        return DomainPin(given["domain"], lookahead, chosen == self.OFF, given["no_training"])
+
+    @property
+    def expected(self) -> int | None:
+        """The revision that the person saw of this domain; None = the form was about another one."""
+        given = self.cleaned_data
+        return given["revision"] if given["seen_domain"] == given["domain"] else None

@@ -1,0 +1,26 @@
+// The alerts page: parts are drawn anew when an alert changes, and "Silence…" opens as a dialog.
+import { LiveFeed, refresher } from "./live.js";
+
+const refresh = refresher("open-alerts", 1);
+new LiveFeed(document.getElementById("live"), refresh, (kind) => {
+  if (kind === "alert") refresh();
+});
+
+const dialog = document.getElementById("dialog");
+let opener = null;
+
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest("a[data-dialog]");
+  if (link && !event.ctrlKey && !event.metaKey) {
+    event.preventDefault();
+    opener = link;
+    await window.htmx.ajax("GET", link.href, { target: "#dialog-part", swap: "innerHTML" });
+    dialog.showModal();
+    dialog.querySelector("[name=reason]")?.focus();
+  } else if (dialog.open && event.target.closest("a[data-close]")) {
+    event.preventDefault();
+    dialog.close();
+  }
+});
+
+dialog.addEventListener("close", () => opener?.focus());

@@ -1,0 +1,163 @@
+// The push from the console: a snapshot on connect, then frames of numbered deltas, at most ten a second; a gap or a new
+// connection means a snapshot.
+// The line with id "live" says whether what is on the page is fresh; while it is not, the page is marked as stale.
+import { sessionEnded } from "./session.js";
+
+const SILENT_SECONDS = 12; // the console is heard of every five: the line is cut, whatever the socket says
+const HIDDEN_SECONDS = 5; // a short look at another tab costs no new connection
+const MAX_WAIT_SECONDS = 15;
+const NOT_SIGNED_IN = 4401;
+const NO_TARGET = 4404;
+const INBOX = new Set(["alert", "deployment", "gate", "version"]); // may change the numbers in the navigation
+
+export class LiveFeed {
+  // onSnapshot(data) and onDelta(kind, data); both are called in order.
+  constructor(line, onSnapshot, onDelta) {
+    this.line = line;
+    this.onSnapshot = onSnapshot;
+    this.onDelta = onDelta;
+    this.seq = null;
+    this.heardAt = null;
+    this.failures = 0;
+    this.ended = false;
+    this.count = atMostEvery(2.5, () => window.htmx.trigger("#inbox-numbers", "refresh"));
+    setInterval(() => document.hidden || this.look(), 1000);
+    document.addEventListener("visibilitychange", () => this.followVisibility());
+    addEventListener("online", () => this.open());
+    addEventListener("offline", () => this.drop());
+    addEventListener("sessionended", () => this.end("not live: your session has ended"));
+    this.open();
+  }
+
+  // A hidden tab costs nothing: it draws nothing, soon disconnects, and asks for a snapshot when it is seen again.
+  followVisibility() {
+    clearTimeout(this.hideTimer);
+    if (document.hidden) {
+      this.seq = null;
+      this.hideTimer = setTimeout(() => this.drop(), HIDDEN_SECONDS * 1000);
+    } else if (this.socket?.readyState === WebSocket.OPEN) {
+      this.ask();
+    } else {
+      this.open();
+    }
+  }
+
+  ask() {
+    this.seq = null; // deltas are dropped until the snapshot comes
+    this.socket.send(JSON.stringify({ kind: "snapshot" }));
+  }
+
+  // A socket whose line is cut may take minutes to close: it is not waited for.
+  drop() {
+    if (!this.socket || this.ended) return;
+    this.socket.onmessage = this.socket.onclose = null;
+    this.socket.close();
+    this.socket = null;
+    this.closed();
+  }
+
+  look() {
+    const since = Math.max(this.openedAt, this.heardAt ?? 0);
+    if (this.socket?.readyState <= WebSocket.OPEN && Date.now() - since > SILENT_SECONDS * 1000) this.drop();
+    this.tell();
+  }
+
+  get age() {
+    return this.heardAt === null ? null : Math.round((Date.now() - this.heardAt) / 1000);
+  }
+
+  open() {
+    if (this.ended || document.hidden || (this.socket && this.socket.readyState <= WebSocket.OPEN)) return;
+    clearTimeout(this.retryTimer);
+    this.openedAt = Date.now();
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    this.socket = new WebSocket(`${scheme}//${location.host}${this.line.dataset.socket}`);
+    this.socket.onmessage = (event) => this.receive(JSON.parse(event.data));
+    this.socket.onclose = (event) => this.closed(event.code);
+  }
+
+  receive(message) {
+    if (document.hidden) return;
+    this.heardAt = Date.now();
+    this.failures = 0;
+    if (message.kind === "snapshot") {
+      this.seq = message.seq;
+      this.onSnapshot(message.data);
+      this.count();
+    } else if (message.kind === "deltas" && this.seq !== null && message.seq > this.seq) {
+      if (message.from > this.seq + 1) {
+        this.ask();
+      } else {
+        for (const delta of message.deltas) if (delta.seq > this.seq) this.onDelta(delta.kind, delta.data);
+        if (message.deltas.some((delta) => INBOX.has(delta.kind))) this.count();
+        this.seq = message.seq;
+      }
+    }
+    this.tell();
+  }
+
+  closed(code) {
+    this.seq = null;
+    if (code === NOT_SIGNED_IN) sessionEnded();
+    if (code === NO_TARGET) this.end("this target is gone");
+    if (this.ended) return;
+    this.failures += 1;
+    const wait = Math.min(MAX_WAIT_SECONDS, 0.5 * 2 ** this.failures) * (0.7 + 0.6 * Math.random());
+    this.retryTimer = setTimeout(() => this.open(), wait * 1000);
+    this.tell();
+  }
+
+  end(words) {
+    this.ended = true;
+    this.socket?.close();
+    this.show("off", words);
+  }
+
+  tell() {
+    if (this.ended || document.hidden) return;
+    const isOpen = this.socket?.readyState === WebSocket.OPEN;
+    if (isOpen && this.seq !== null) {
+      this.show("on", "live");
+    } else if (isOpen || !this.failures) {
+      this.show("", "connecting");
+    } else if (this.age === null) {
+      this.show("off", "not connected, trying again");
+    } else {
+      this.show("off", `not connected: figures are ${this.age} s old, trying again`);
+    }
+  }
+
+  show(state, text) {
+    if (this.line.textContent !== text) this.line.textContent = text;
+    this.line.className = `live ${state}`;
+    document.documentElement.toggleAttribute("data-stale", state === "off");
+  }
+}
+
+// Calls `work` at most once per `seconds`, the last wish never lost.
+export function atMostEvery(seconds, work) {
+  let timer = null;
+  let ranAt = 0;
+  return () => {
+    if (timer !== null) return;
+    const wait = Math.max(0, ranAt + seconds * 1000 - Date.now());
+    timer = setTimeout(() => {
+      timer = null;
+      ranAt = Date.now();
+      work();
+    }, wait);
+  };
+}
+
+// Fetches a part of the page again, unless somebody is typing or about to press something in it.
+export function refresher(id, seconds) {
+  const part = document.getElementById(id);
+  const again = atMostEvery(seconds, () => {
+    if (part.contains(document.activeElement) && document.activeElement.matches("button, input, select, a")) {
+      setTimeout(again, 1500);
+    } else {
+      window.htmx.trigger(part, "refresh");
+    }
+  });
+  return again;
+}
