@@ -1,0 +1,84 @@
+"""What the supervisor is told by the environment; the only place of this package that reads it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aurora_web import environment as env
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorConfig:
+    """One machine's Aurora. ``database_url`` and ``redis_url`` are "" where the embedded servers are to be used."""
+
+    state_dir: Path
+    web_host: str
+    web_port: int
+    engine_host: str
+    engine_port: int
+    database_url: str
+    redis_url: str
+    console_url: str
+    inherited: Mapping[str, str]
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> SupervisorConfig:
+        """Read and check. Raises ImproperlyConfigured naming the variable, its value, and what would be right."""
+        web_host = environment.get("AURORA_WEB_HOST", "127.0.0.1")
+        web_port = env.port(environment, "AURORA_WEB_PORT", 8000)
+        engine_port = env.port(environment, "AURORA_ENGINE_PORT", 8100)
+        if web_port == engine_port:
+            raise env.wrong(
+                "AURORA_ENGINE_PORT", str(engine_port), "AURORA_WEB_PORT has the same value; they must differ"
+            )
+        database_url, redis_url = environment.get("DATABASE_URL", ""), environment.get("REDIS_URL", "")
+        if database_url:
+            env.postgres(database_url)
+        if redis_url:
+            env.redis_urls(redis_url)
+        dialled = "127.0.0.1" if web_host in {"0.0.0.0", "::"} else web_host
+        return cls(
+            state_dir=env.directory(environment, "AURORA_STATE_DIR", REPO / ".state"),
+            web_host=web_host,
+            web_port=web_port,
+            engine_host=environment.get("AURORA_ENGINE_HOST", "127.0.0.1"),
+            engine_port=engine_port,
+            database_url=database_url,
+            redis_url=redis_url,
+            console_url=environment.get("AURORA_CONSOLE_URL", f"http://{dialled}:{web_port}").rstrip("/"),
+            inherited=dict(environment),
+        )
+
+    @property
+    def logs(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def demo_target(self) -> Path:
+        return self.state_dir / "models" / "demo"
+
+    def child_environment(self, database_url: str, redis_url: str, replica_token: str = "") -> dict[str, str]:
+        """Environment of the processes that the supervisor starts."""
+        return {
+            **self.inherited,
+            "AURORA_STATE_DIR": str(self.state_dir),
+            "AURORA_CONSOLE_URL": self.console_url,
+            "AURORA_REPLICA_TOKEN": replica_token,
+            "AURORA_WEB_HOST": self.web_host,
+            "AURORA_WEB_PORT": str(self.web_port),
+            "AURORA_ENGINE_HOST": self.engine_host,
+            "AURORA_ENGINE_PORT": str(self.engine_port),
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "DJANGO_SETTINGS_MODULE": "aurora_web.settings",
+            "PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'kernels'}",
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{self.inherited.get('PATH', os.defpath)}",
+        }

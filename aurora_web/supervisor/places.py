@@ -1,0 +1,52 @@
+"""Where the embedded servers keep data and sockets, so that an unprivileged user can reach both."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+from pathlib import Path
+
+from aurora_web.supervisor.process import ProcessError
+
+
+def key(folder: Path) -> str:
+    """A short name for a directory, the same in every process."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+
+
+def can_traverse(folder: Path) -> bool:
+    """Whether everybody may pass through ``folder`` and all directories above it."""
+    folder = folder.resolve()
+    return all(each.stat().st_mode & 0o001 for each in [folder, *folder.parents] if each.exists())
+
+
+def reachable(folder: Path, purpose: str, user: pwd.struct_passwd | None) -> Path:
+    """``folder`` where ``user`` can reach it, else a directory of our own under /var/lib/aurora; made where missing.
+
+    Only root ever needs the second: a checkout under /root is closed to everybody else.
+    """
+    if user is None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+    chosen = folder if can_traverse(folder.parent) else Path("/var/lib/aurora") / key(folder) / purpose
+    if not chosen.exists():
+        chosen.mkdir(parents=True)
+        os.chown(chosen, user.pw_uid, user.pw_gid)
+    return chosen
+
+
+def socket_dir(folder: Path, user: pwd.struct_passwd | None) -> Path:
+    """A short private directory for unix sockets (their paths may have 107 bytes), keyed by ``folder``.
+
+    Raises ProcessError where somebody else made it before us.
+    """
+    owner = user.pw_uid if user is not None else os.geteuid()
+    made = Path("/tmp") / f"aurora-{os.geteuid()}-{key(folder)}"
+    made.mkdir(mode=0o700, exist_ok=True)
+    found = made.lstat()
+    if made.is_symlink() or found.st_uid not in {owner, os.geteuid()}:
+        raise ProcessError(f"{made} belongs to user {found.st_uid}, not to us: remove it")
+    if found.st_uid != owner:
+        os.chown(made, owner, -1)
+    return made

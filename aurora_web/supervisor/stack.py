@@ -1,0 +1,151 @@
+"""Starts everything in order of readiness, keeps it running, stops it in the reverse order."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from aurora_web.supervisor.child import Child, Program
+from aurora_web.supervisor.config import REPO, SupervisorConfig
+from aurora_web.supervisor.ports import EnginePorts
+from aurora_web.supervisor.process import ProcessError, start, tail, wait_until
+from aurora_web.supervisor.programs import Programs
+from aurora_web.supervisor.services import Services
+
+ENGINE_POLL_SECONDS = 1.0
+
+
+class Stack:
+    """All processes of one state directory. ``say`` gets one line of progress at a time."""
+
+    def __init__(self, config: SupervisorConfig, say: Callable[[str], None]) -> None:
+        self.config = config
+        self.say = say
+        self.services = Services(config.state_dir, config.logs, config.database_url, config.redis_url)
+        self.children: dict[str, Child] = {}
+        self.invite = ""
+        self._console = httpx.Client(timeout=2.0, trust_env=False)
+        self._ports = EnginePorts(
+            config.state_dir / "engines.json", config.engine_host, config.engine_port, frozenset({config.web_port})
+        )
+        self._asked_at = 0.0
+        self._has_answered = False
+
+    def start(self) -> None:
+        """Bring everything up; returns when the console and the first engine answer. Raises ProcessError."""
+        self.say("starting Postgres and Valkey")
+        self.services.start()
+        environment = self.config.child_environment(self.services.database_url, self.services.redis_url)
+        self.say("preparing the demo target and the database")
+        self._run_once("expand", environment, "serving.demo.expand", "--out", str(self.config.demo_target))
+        facts = json.loads(self._run_once("prepare", environment, "aurora_web.supervisor.prepare"))
+        self.invite = facts["invite"]
+        token = facts["replica_token"]
+        self._console.headers["Authorization"] = f"Bearer {token}"
+        self.programs = Programs(
+            self.config, self.config.child_environment(self.services.database_url, self.services.redis_url, token)
+        )
+        self.say("starting console, workers and engine")
+        for program in (self.programs.web(), self.programs.worker(), self.programs.beat()):
+            self._add(program)
+        self._wait("web", lambda: self._answers(f"{self.console}/readyz"), 60)
+        self._follow_targets()
+        self._add(self.programs.traffic())
+        for name in [name for name in self.children if name.startswith("engine-")]:
+            port = self._ports.port_for(name.removeprefix("engine-"))
+            self._wait(name, lambda port=port: self._answers(f"http://{self.engine_host}:{port}/health"), 120)  # type: ignore[misc]
+        self._add(self.programs.trainer())  # last: the engine measures its costs before anybody else is busy
+
+    def watch(self) -> bool:
+        """Restart what ended, follow the console's list of targets; True when a process was started or stopped."""
+        changed = [child.watch() for child in list(self.children.values())]
+        if time.monotonic() - self._asked_at >= ENGINE_POLL_SECONDS:
+            changed.append(self._follow_targets())
+        self._watch_services()
+        return any(changed)
+
+    def stop(self) -> None:
+        """Stop everything: those who write first, the servers that they write to last."""
+        for name in sorted(self.children, key=stop_order):
+            self.children[name].stop()
+        self.services.stop()
+        self._console.close()
+
+    @property
+    def console(self) -> str:
+        host = "127.0.0.1" if self.config.web_host in {"0.0.0.0", "::"} else self.config.web_host
+        return f"http://{host}:{self.config.web_port}"
+
+    @property
+    def engine_host(self) -> str:
+        return "127.0.0.1" if self.config.engine_host in {"0.0.0.0", "::"} else self.config.engine_host
+
+    def _add(self, program: Program) -> None:
+        child = Child(program, self.say)
+        self.children[program.name] = child
+        child.watch()
+
+    def _wait(self, name: str, is_ready: Callable[[], bool], seconds: float) -> None:
+        child = self.children[name]
+        assert child.process is not None
+        wait_until(is_ready, name, child.process, child.program.log, seconds)
+
+    def _answers(self, url: str) -> bool:
+        try:
+            return self._console.get(url).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _follow_targets(self) -> bool:
+        """Run one engine per target that the console wants on this machine."""
+        self._asked_at = time.monotonic()
+        try:
+            answer = self._console.get(f"{self.console}/api/v1/engines")
+            answer.raise_for_status()
+        except httpx.HTTPError:
+            return False  # the console is down or starting; engines keep running
+        wanted: dict[str, dict[str, Any]] = {
+            f"engine-{each['slug']}": each for each in answer.json()["engines"] if each["enabled"]
+        }
+        running = {name for name in self.children if name.startswith("engine-")}
+        for name in running - wanted.keys():
+            self.children.pop(name).stop()
+        for name in [name for name in wanted if name not in running]:
+            slug = wanted[name]["slug"]
+            self._add(self.programs.engine(slug, wanted[name]["path"], self._ports.port_for(slug)))
+        return running != wanted.keys()
+
+    def _watch_services(self) -> None:
+        for server in (self.services.postgres, self.services.valkey):
+            if server is not None and server.process is not None and server.process.poll() is not None:
+                self.say(f"{type(server).__name__} ended with {server.process.returncode}; starting it again")
+                server.start()
+
+    def _run_once(self, name: str, environment: dict[str, str], module: str, *arguments: str) -> str:
+        """Run a module to its end and return what it printed. Raises ProcessError with the end of its log."""
+        log = self.config.logs / f"{name}.log"
+        output = self.config.logs / f"{name}.out"
+        command = [sys.executable, "-m", module, *arguments]
+        child = start(command, log=log, output=output, environment=environment, cwd=REPO)
+        try:
+            code = child.wait(300)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            raise ProcessError(f"{name} did not end within 300 s; {log} ends with:\n{tail(log)}") from error
+        if code != 0:
+            raise ProcessError(f"{name} ended with {code}; {log} ends with:\n{tail(log)}")
+        answer = output.read_text(encoding="utf-8")
+        output.unlink()
+        return answer
+
+
+def stop_order(name: str) -> int:
+    """Clients first, then what feeds the console, the console last."""
+    order = ["traffic", "engine", "beat", "trainer", "worker", "web"]
+    return order.index(name.split("-")[0])
