@@ -1,0 +1,139 @@
+"""How fast a draft learns, apart from everything else: traces of the demo target, one training thread, replay.
+
+    python -m tests.bench.bench_learning --domains sql python_code --set muon_rate=0.02,0.03 --seconds 20
+
+Prints one JSON line per combination: accept length by replay on held-out traces after 4, 8, ... CPU seconds of
+training. CPU seconds of one thread, so that a busy neighbour counts little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import random
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from serving.demo.domains.registry import DOMAINS
+from serving.demo.expand import expand
+from serving.demo.report import distinct_3gram_share
+from serving.engine.api import FinishedRequest, Request, SamplingParams
+from serving.engine.config import EngineConfig
+from serving.engine.engine import Engine
+from speculators.eagle3 import DraftConfig
+from training_worker.batches import Example, training_batches
+from training_worker.config import TraceSource
+from training_worker.evaluate import replay
+from training_worker.target import Target
+from training_worker.trainer import Recipe, Trainer
+
+MAX_TOKENS = 96
+
+
+def traces(target: Target, domain: str, num: int, temperature: float) -> list[Example]:
+    """What the engine writes down for ``num`` prompts of a domain."""
+    engine = Engine(target.folder, EngineConfig(control_share=1.0, max_requests=4))
+    tokenizer = Tokenizer.from_file(str(target.folder / "tokenizer.json"))
+    finished: list[FinishedRequest] = []
+    engine.start()
+    for i, prompt in enumerate(islice(DOMAINS[domain].prompts(77), num)):
+        ids = tuple(tokenizer.encode(prompt.text).ids)[-800:]
+        sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=temperature, seed=i)
+        engine.submit(Request(f"{domain}{i}", ids, sampling, domain, on_finish=finished.append))
+    while len(finished) < num:
+        time.sleep(0.1)
+    engine.stop()
+    return [_example(target, each) for each in finished]
+
+
+def kept_traces(cache: Path, target: Target, domain: str, num: int, temperature: float) -> list[Example]:
+    """``traces``, made once and kept in this folder."""
+    path = cache / f"{domain}-{num}-{temperature}.pt"
+    if not path.exists():
+        torch.save(traces(target, domain, num, temperature), path)
+    examples: list[Example] = torch.load(path, weights_only=False)  # our own file
+    return examples
+
+
+def _example(target: Target, finished: FinishedRequest) -> Example:
+    assert finished.states is not None and finished.final is not None
+    source = TraceSource(
+        finished.request_id, finished.domain, finished.tokens, finished.prompt_len, finished.temperature, (), "", 0, 0
+    )
+    return target.example(source, finished.states, finished.final)
+
+
+def learn(
+    target: Target, examples: list[Example], held_out: list[Example], recipe: Recipe, lookahead: int, seconds: float
+) -> dict[str, Any]:
+    """Train on all examples in random order; replay every fifth of the time."""
+    trainer = Trainer(target, DraftConfig.for_target(target.config), lookahead, seed=0, recipe=recipe)
+    spent, marks, curve = 0.0, [seconds * (i + 1) / 5 for i in range(5)], {}
+    while marks:
+        for batch in training_batches(examples, recipe.max_positions, random.Random(trainer.step_count)):
+            started = time.thread_time()
+            trainer.step(batch)
+            spent += time.thread_time() - started
+            if spent >= marks[0]:
+                curve[round(marks.pop(0), 1)] = accept_length(trainer, target, held_out, lookahead)
+                if not marks:
+                    break
+    return {
+        "accept_length": curve,
+        "steps": trainer.step_count,
+        "tokens_per_cpu_second": round(trainer.num_tokens / spent),
+        "loss": round(trainer.loss, 3),
+    }
+
+
+def accept_length(trainer: Trainer, target: Target, held_out: list[Example], lookahead: int) -> float:
+    scores = replay(trainer.published(), target, held_out, lookahead)
+    steps = sum(score.num_verify_steps for score in scores)
+    return round(sum(score.num_accept_tokens for score in scores) / steps, 3)
+
+
+def variants(settings: list[str]) -> list[dict[str, Any]]:
+    """All combinations of ``name=a,b``; ValueError for a name that is no field of Recipe."""
+    kinds = {field.name: type(getattr(Recipe(), field.name)) for field in dataclasses.fields(Recipe)}
+    axes = []
+    for setting in settings:
+        name, _, values = setting.partition("=")
+        if name not in kinds:
+            raise ValueError(f"--set {setting}: no field {name!r}; Recipe has {', '.join(kinds)}")
+        axes.append([(name, kinds[name](value)) for value in values.split(",")])
+    return [dict(chosen) for chosen in itertools.product(*axes)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domains", nargs="+", default=["sql", "python_code"], choices=list(DOMAINS))
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=A,B", help="fields of Recipe to vary")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--traces", type=int, default=96)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--lookahead", type=int, default=4)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "aurora-bench-learning")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    target_dir = expand(given.cache / "target")
+    target = Target(target_dir)
+    for domain in given.domains:
+        examples = kept_traces(given.cache, target, domain, given.traces, given.temperature)
+        held_out, examples = examples[: len(examples) // 6], examples[len(examples) // 6 :]
+        outputs = [e.source.tokens[e.source.prompt_len :] for e in examples]
+        for changes in variants(given.set):
+            facts = learn(target, examples, held_out, Recipe(**changes), given.lookahead, given.seconds)
+            share = round(distinct_3gram_share(outputs), 3)
+            print(json.dumps({"domain": domain, **changes, **facts, "distinct_3grams": share}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

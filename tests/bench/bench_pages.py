@@ -1,0 +1,232 @@
+"""Server time of every page and of the API's GETs on a full console: `python -m tests.bench.bench_pages [--quick]`.
+
+One uvicorn process as in production, on a database with 50 targets, 500 versions, 5 million metric windows and a
+million traces (tests/bench/full_database.py); one signed-in client on the loopback asks for each address ``--rounds``
+times after a warm-up. Time: from the request to the last byte of the answer, so view, template, database and
+compression. Queries are counted in this process. First view: everything that a browser without a cache gets for a page,
+as it is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import urljoin
+from uuid import uuid4
+
+import httpx
+
+from aurora_web.supervisor.programs import web_command
+from tests.bench.full_database import BUSY, FULL, QUICK, environment, full_database, sizes
+from tests.bench.machine import machine
+from tests.bench.ring import REPO, free_ports, wait_for
+
+LIMIT_MS, AIM_MS = 150.0, 50.0
+RESOURCE = re.compile(r'(?:<script src|<link rel="(?:stylesheet|icon)" href|<img src)="([^"]+)"')
+IMPORT = re.compile(r'^import [^"]*"(\./[^"]+)"', re.MULTILINE)
+FIRST_VIEWS = ("/", f"/targets/{BUSY}/")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One address."""
+
+    path: str
+    p50_ms: float
+    p95_ms: float
+    num_queries: int
+    bytes_sent: int
+
+
+def pages() -> list[str]:
+    """Every page of the console that a person can open, and the parts of them that are fetched again."""
+    from aurora_web.rollouts.models import Swap
+    from aurora_web.traces.models import Trace
+
+    base = f"/targets/{BUSY}"
+    live = Swap.objects.filter(target__slug=BUSY).order_by("-generation")[0]
+    old = live.number - live.number // 7  # of the traces' days
+    trace = Trace.objects.filter(target__slug=BUSY).order_by("-started_at").values_list("trace_id", flat=True)[0]
+    month = f"from={time.strftime('%Y-%m-%dT%H:%M', time.gmtime(time.time() - 27 * 86400))}"
+    ranges = [f"{base}/{suffix}" for suffix in ("", "?range=24h", f"?{month}")]
+    parts = ("figures/", "tables/", "parts/versions/", "events/", "connection/", "parts/replicas/", "canary/",
+             "alerts/",
+             "switches/", "charts/", "figures/?range=24h", f"tables/?{month}",
+             "charts/?range=24h", "?range=24h&view=table")  # fmt: skip
+    about = ("settings/", "rollback/", "versions/", "versions/?page=2", f"versions/{live.number}/",
+             f"versions/compare/?v={live.number}&v={live.number - 3}", "replicas/", f"swaps/{live.generation}/",
+             f"traces/{trace}/", "domains/", "domains/?range=7d", "economics/", "economics/?range=28d",
+             "economics/csv/?range=28d")  # fmt: skip
+    searches = ("", "?domain=sql", f"?domain=sql&version={old}", f"?version={old}", "?domain=none",
+                "?min_accept_length=4.7",
+                "?min_accept_length=4.99", "?finish_reason=stop&state=waiting",
+                "?state=held+out&max_accept_length=1")  # fmt: skip
+    return [
+        "/", "/?sort=speedup", "/?q=target-1", "/audit/", "/audit/?actor=olga", "/audit/?q=weekly",
+        "/alerts/", "/alerts/rules/", "/alerts/channels/", f"/targets/new/{uuid4()}/source/",
+        "/replicas/", "/approvals/", "/system/",
+        "/system/processes/", "/help/", "/accounts/people/", "/accounts/tokens/", "/metrics",
+        *ranges,
+        *(f"{base}/{part}" for part in (*parts, *about)),
+        *(f"{base}/traces/{search}" for search in searches),
+    ]  # fmt: skip
+
+
+def api_addresses() -> list[str]:
+    """Every GET of the API's own document, for the busy target."""
+    from aurora_web.accounts.models import AuditEvent
+    from aurora_web.rollouts.models import Swap
+    from aurora_web.traces.models import Trace
+
+    live = Swap.objects.filter(target__slug=BUSY).order_by("-generation")[0].generation
+    trace = Trace.objects.filter(target__slug=BUSY).order_by("-started_at").values_list("trace_id", flat=True)[0]
+    given = {"slug": BUSY, "trace_id": trace, "generation": live, "event_id": AuditEvent.objects.all()[0].pk}
+    two = f"?v={live - 3}&v={live}"
+    query = {"series": f"?since={time.time() - 3600}", "compare": two, "curves": two}
+    left_out = (
+        "{channel_id}",
+        "{name}",
+        "/export",
+        "/engines",
+        "/traffic",
+        "/launch",
+        "/desired",
+    )  # nothing there, a file, or a replica's
+    document = json.loads((REPO / "docs" / "openapi.json").read_text())
+    found = []
+    for path, operations in document["paths"].items():
+        if "get" in operations and not any(part in path for part in left_out):
+            found.append(path.format(**given) + query.get(path.rsplit("/", 1)[-1], ""))
+    month = f"from={time.strftime('%Y-%m-%dT%H:%M', time.gmtime(time.time() - 27 * 86400))}"
+    charts = f"/api/v1/targets/{BUSY}/charts"
+    return [*found, f"{charts}?range=24h", f"{charts}?{month}", f"/api/v1/targets/{BUSY}/domains?range=7d"]
+
+
+def ask(http: httpx.Client, path: str, rounds: int) -> Timed:
+    """Time one address. Raises AssertionError when it does not answer 200."""
+    times, size = [], 0
+    for turn in range(rounds + 2):
+        began = time.perf_counter()
+        answer = http.get(path)
+        elapsed = (time.perf_counter() - began) * 1000
+        assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:300]}"
+        size = answer.num_bytes_downloaded
+        times += [elapsed] if turn >= 2 else []
+    times.sort()
+    p95 = times[math.ceil(0.95 * len(times)) - 1]
+    print(f"{p95:8.1f} ms p95 {median(times):8.1f} ms p50 {size / 1024:8.1f} KiB  {path}", file=sys.stderr, flush=True)
+    return Timed(path, round(median(times), 1), round(p95, 1), 0, size)
+
+
+def count_queries(path: str) -> int:
+    """How many questions the database is asked for one address."""
+    from django.db import connection
+    from django.test import Client
+    from django.test.utils import CaptureQueriesContext
+
+    from aurora_web.accounts.models import User
+
+    client = Client()
+    client.force_login(User.objects.get(username="ada"))
+    with CaptureQueriesContext(connection) as captured:
+        client.get(path)
+    return len(captured)
+
+
+def first_view(http: httpx.Client, path: str) -> dict[str, int]:
+    """Bytes that a browser with an empty cache is sent for one page: the page, and all that it names."""
+    answer = http.get(path)
+    sent = {path: answer.num_bytes_downloaded}
+    waiting = [urljoin(path, found) for found in RESOURCE.findall(answer.text)]
+    while waiting:
+        address = waiting.pop()
+        if address in sent:
+            continue
+        found = http.get(address)
+        assert found.status_code == 200, f"{address}: {found.status_code}"
+        sent[address] = found.num_bytes_downloaded
+        if address.endswith(".js") and "/vendor/" not in address:
+            waiting += [urljoin(address, each) for each in IMPORT.findall(found.text)]
+    return sent
+
+
+@contextmanager
+def running_console(folder: Path, services: Any) -> Any:
+    """The web process; its base address."""
+    import os
+
+    (port,) = free_ports(1)
+    env = {**os.environ, **environment(folder, services)}
+    with (folder / "web.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *web_command("127.0.0.1", port)], env=env, cwd=REPO, stdout=log, stderr=log
+        )
+    base = f"http://127.0.0.1:{port}"
+    try:
+        wait_for("the console", lambda: _is_ready(base), 60)
+        yield base
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _is_ready(base: str) -> bool:
+    try:
+        return httpx.get(f"{base}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    size = QUICK if given.quick else FULL
+    with full_database(folder, size) as services:
+        from django.test import Client
+
+        from aurora_web.accounts.models import User
+
+        signed_in = Client()
+        signed_in.force_login(User.objects.get(username="ada"))
+        cookies = {"sessionid": signed_in.cookies["sessionid"].value}
+        chosen = [path for path in (*pages(), *api_addresses()) if given.only in path]
+        with (
+            running_console(folder, services) as base,
+            httpx.Client(base_url=base, cookies=cookies, timeout=60, headers={"Accept-Encoding": "gzip, br"}) as http,
+        ):
+            timed = [ask(http, path, given.rounds) for path in chosen]
+            weights = {path: first_view(http, path) for path in FIRST_VIEWS}
+        counted = [asdict(t) | {"num_queries": count_queries(t.path)} for t in timed]
+        return {
+            "machine": machine(),
+            "rows": sizes(),
+            "rounds": given.rounds,
+            "over_limit": [t.path for t in timed if t.p95_ms > LIMIT_MS],
+            "over_aim": sum(t.p95_ms > AIM_MS for t in timed),
+            "first_view_bytes": {path: sum(sent.values()) for path, sent in weights.items()},
+            "first_view": weights,
+            "pages": sorted(counted, key=lambda each: -each["p95_ms"]),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the rows")
+    parser.add_argument("--only", default="", help="addresses that contain this")
+    parser.add_argument("--folder", type=Path, default=REPO / "tests" / "bench" / "output" / "full")
+    given = parser.parse_args()
+    facts = run(given.folder.resolve(), given)
+    print(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()

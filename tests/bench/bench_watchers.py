@@ -1,0 +1,170 @@
+"""Watchers on one web process: `python -m tests.bench.bench_watchers`.
+
+One uvicorn process with the console, a Postgres and a Valkey of its own; ``--watchers`` sockets on one target's page,
+as browsers of one person open them; a publisher sends ``--rate`` messages a second for ``--seconds`` through the
+same ``live.publish`` that the workers use. Every message has to reach every watcher, in order. Latency: from publish
+to arrival, on one clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import websockets
+
+from aurora_web.supervisor.programs import web_command
+from aurora_web.supervisor.services import Services
+from tests.bench.machine import machine
+from tests.bench.ring import REPO, free_ports, wait_for
+
+SLUG = "watched"
+PREPARE = """
+import django; django.setup()
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+from django.test import Client
+from aurora_web.accounts.models import User
+from aurora_web.registry.models import Target
+target = Target.objects.create(slug="watched", name="watched", path="/nowhere", architecture="LlamaForCausalLM",
+                               num_layers=8, hidden_size=32, vocab_size=61, created_by="bench", is_active=False)
+client = Client(); client.force_login(User.objects.create(username="bench", role="viewer"))
+print(target.pk, client.cookies["sessionid"].value)
+"""
+PUBLISH = """
+import sys, time
+import django; django.setup()
+from aurora_web import live
+pk, rate, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+started = time.time()
+for i in range(round(rate * seconds)):
+    time.sleep(max(0.0, started + i / rate - time.time()))
+    live.publish(pk, "bench", {"i": i, "at": time.time()})
+time.sleep(2)
+"""
+
+
+@dataclass
+class Heard:
+    """What one watcher got."""
+
+    numbers: list[int] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    num_frames: int = 0
+    num_snapshots: int = 0
+
+
+async def watch(url: str, cookie: str, heard: Heard, ready: asyncio.Event, gate: asyncio.Semaphore) -> None:
+    async with gate:
+        headers = {"Cookie": f"sessionid={cookie}", "Origin": url.replace("ws:", "http:").partition("/ws")[0]}
+        socket = await websockets.connect(url, additional_headers=headers, open_timeout=60, max_queue=None)
+        await socket.recv()
+    heard.num_snapshots += 1
+    ready.set()
+    async for text in socket:
+        frame, now = json.loads(text), time.time()
+        heard.num_frames += 1
+        heard.num_snapshots += frame["kind"] == "snapshot"
+        for delta in frame.get("deltas", ()):
+            if delta["kind"] == "bench":
+                heard.numbers.append(delta["data"]["i"])
+                heard.latencies.append(now - delta["data"]["at"])
+
+
+async def run(given: argparse.Namespace, url: str, cookie: str, publish: list[str], env: dict[str, str]) -> list[Heard]:
+    heard = [Heard() for _ in range(given.watchers)]
+    ready = [asyncio.Event() for _ in heard]
+    gate = asyncio.Semaphore(20)
+    tasks = [asyncio.create_task(watch(url, cookie, *pair, gate)) for pair in zip(heard, ready, strict=True)]
+    everybody = asyncio.gather(*(event.wait() for event in ready))
+    await asyncio.wait([everybody, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()  # a socket that could not be opened says why
+    publisher = await asyncio.create_subprocess_exec(*publish, env=env, cwd=REPO)
+    await publisher.wait()
+    await asyncio.sleep(1)
+    broken = [task for task in tasks if task.done()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if broken:
+        raise AssertionError(f"{len(broken)} sockets ended early: {broken[0]}")
+    return heard
+
+
+def facts(heard: list[Heard], given: argparse.Namespace, connect_seconds: float) -> dict[str, Any]:
+    wanted = list(range(round(given.rate * given.seconds)))
+    latencies = sorted(latency for each in heard for latency in each.latencies)
+    place = lambda share: round(1e3 * latencies[min(len(latencies) - 1, int(share * len(latencies)))], 1)  # noqa: E731
+    return {
+        "machine": machine(),
+        "watchers": len(heard),
+        "messages_each": len(wanted),
+        "messages_lost": sum(len(wanted) - len(set(each.numbers)) for each in heard),
+        "out_of_order": sum(each.numbers != sorted(each.numbers) for each in heard),
+        "snapshots_after_the_first": sum(each.num_snapshots - 1 for each in heard),
+        "most_frames_a_second": round(max(each.num_frames for each in heard) / given.seconds, 1),
+        "latency_ms": {"p50": place(0.5), "p95": place(0.95), "p99": place(0.99)} if latencies else None,
+        "seconds_for_all_and_publishing": round(connect_seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--watchers", type=int, default=500)
+    parser.add_argument("--rate", type=float, default=5.0, help="messages a second")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="aurora-bench-") as folder:
+        Path(folder).chmod(0o755)
+        services = Services(Path(folder), Path(folder) / "logs")
+        services.start()
+        server = None
+        try:
+            env = {
+                **os.environ, "AURORA_STATE_DIR": folder, "DATABASE_URL": services.database_url,
+                "REDIS_URL": services.redis_url, "DJANGO_SETTINGS_MODULE": "aurora_web.settings",
+                "PYTHONPATH": f"{REPO}:{REPO / 'kernels'}",
+            }  # fmt: skip
+            made = subprocess.run(
+                [sys.executable, "-c", PREPARE], env=env, cwd=REPO, check=True, capture_output=True, text=True
+            )
+            pk, cookie = made.stdout.split()[-2:]
+            (port,) = free_ports(1)
+            command = [sys.executable, *web_command("127.0.0.1", port), "--log-level", "warning"]
+            server = subprocess.Popen(command, env=env, cwd=REPO)
+            wait_for("the console", lambda: _answers(f"http://127.0.0.1:{port}/healthz"), 60)
+            publish = [sys.executable, "-c", PUBLISH, pk, str(given.rate), str(given.seconds)]
+            started = time.monotonic()
+            heard = asyncio.run(run(given, f"ws://127.0.0.1:{port}/ws/targets/{SLUG}", cookie, publish, env))
+            found = facts(heard, given, time.monotonic() - started)
+        finally:
+            if server is not None:
+                server.terminate()
+                server.wait(20)
+            services.stop()
+    print(json.dumps(found, indent=2))
+    if found["messages_lost"] or found["out_of_order"]:
+        raise AssertionError("messages were lost or came out of order")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

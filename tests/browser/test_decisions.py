@@ -1,0 +1,154 @@
+"""Who may decide, and how many clicks it takes: from the mail's link, and from any page back to the version before."""
+
+import re
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import PASSWORD, post
+from tests.browser.mailbox import link_in
+from tests.browser.steered import SLUG
+
+T = f"/targets/{SLUG}/"
+DECIDING = re.compile(
+    "Approve|Decline|Reject|Judge again|Promote|Abort|Roll back|Pause training|Resume training|Train now|Freeze"
+    "|Unfreeze|Let the policy|demo traffic|Silence|Register|Make a replica token|Add the rule|Save"
+)
+SHOWN_TO_OPERATORS = {
+    T: ["Approve", "Roll back…", "Pause training", "Train now", "Freeze", "Send demo traffic"],
+    f"{T}settings/": ["Save"],
+    f"{T}domains/": ["Add the rule"],
+    "/approvals/?target=" + SLUG: ["Approve", "Decline"],
+    "/alerts/": ["Silence…"],
+}
+# Pages from which somebody may want to go back: every kind of address in the navigation, and the pages of a target.
+FROM_ANYWHERE = [
+    "/", "/approvals/", "/alerts/", "/replicas/", "/audit/", "/system/", "/help/", T, f"{T}versions/", f"{T}domains/",
+    f"{T}traces/", f"{T}replicas/", f"{T}economics/", f"{T}settings/",
+]  # fmt: skip
+
+
+class Clicks:
+    """Counts what a person clicks."""
+
+    def __init__(self, page):
+        self.page, self.count = page, 0
+
+    def click(self, role, name):
+        found = self.page.get_by_role(role, name=name)
+        expect(found.first).to_be_visible()
+        found.first.click()
+        self.count += 1
+
+
+@pytest.fixture(scope="module")
+def waiting(steered):
+    """The number of a version that waits, on a target that can go back."""
+    steered.replaced()
+    return steered.waiting()
+
+
+@pytest.mark.parametrize("path", SHOWN_TO_OPERATORS)
+def test_controls_are_shown_to_those_who_may(operator, viewer, base, steered, waiting, path):
+    operator.goto(base + path)
+    for words in SHOWN_TO_OPERATORS[path]:
+        control = operator.locator("main").locator("button, a.button").filter(has_text=words)
+        expect(control.first).to_be_visible()
+        expect(control.first).to_be_enabled()
+    viewer.goto(base + path)
+    for control in viewer.locator("main").locator("button, a.button").filter(has_text=DECIDING).all():
+        expect(control).to_be_disabled()  # or not there at all
+        expect(viewer.locator("main")).to_contain_text(re.compile("Operators|Admins|admin"))
+
+
+def test_what_a_viewer_does_not_see_is_refused_too(viewer, base, steered, waiting):
+    viewer.goto(f"{base}{T}")
+    before = steered.versions()
+    for path in (
+        f"{T}versions/{waiting}/approve/", f"{T}versions/{waiting}/reject/", f"{T}versions/{waiting}/promote/",
+        f"{T}versions/{waiting}/abort/", f"{T}rollback/", f"{T}resume/", f"{T}training/pause/", f"{T}training/resume/",
+        f"{T}training/now/", f"{T}freeze/", f"{T}unfreeze/", f"{T}traffic/", f"{T}replica-token/", f"{T}settings/",
+        f"{T}domains/", "/alerts/silences/new/", f"/targets/new/{UUID(int=0)}/source/",
+        f"/approvals/{before[waiting]['id']}/judge/",
+    ):  # fmt: skip
+        answer = post(viewer, base + path, form="traffic", reason="let me")
+        assert answer.status == 403, path
+        assert "needs the scope" in answer.text(), path  # the role refuses, not a missing token
+    assert steered.versions() == before
+    assert viewer.goto(f"{base}{T}rollback/").status == 403
+    expect(viewer.get_by_role("heading", name="Not allowed")).to_be_visible()
+
+
+def test_an_operator_pauses_and_resumes(operator, base, steered, waiting):
+    operator.goto(f"{base}{T}")
+    operator.get_by_label("Reason", exact=True).first.fill("a look at the data")
+    operator.get_by_role("button", name="Pause training").click()
+    expect(operator.locator("#switches")).to_contain_text("training paused by olga")
+    operator.get_by_role("button", name="Resume training").click()
+    expect(operator.locator("#switches")).to_contain_text("training on")
+
+
+def test_from_the_mail_to_a_decision_is_one_click(browser, admin, operator, base, mailbox, steered, waiting):
+    people = "olga@example.org, on-call@example.org"
+    post(admin, f"{base}/alerts/channels/", name="on call", kind="email", address=people)
+    steered.ring.post(f"/versions/{steered.versions()[waiting]['id']}/reject", {"reason": "too early for this test"})
+    number = steered.waiting()
+    mail = mailbox.wait(f"[Aurora {SLUG}] {SLUG} v{number} passed the gate")
+    assert mail["X-Envelope-To"] == people
+    link = link_in(mail)
+    assert link.startswith(base)
+    page = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()
+    page.goto(link)  # signed out: the link survives signing in
+    page.get_by_label("Username").fill("olga")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url(link)
+    clicks = Clicks(page)
+    clicks.click("button", f"Approve v{number}")
+    expect(page.get_by_text(f"v{number} goes live")).to_be_visible()
+    expect(page.get_by_role("heading", name="It is live")).to_be_visible()
+    assert clicks.count == 1  # the mission allows 2
+    page.context.close()
+
+
+def test_a_rollback_is_two_clicks_away_from_any_page(operator, base, steered, waiting):
+    live = steered.replaced()
+    for path in FROM_ANYWHERE:
+        operator.goto(base + path)
+        clicks = Clicks(operator)
+        clicks.click("link", "Roll back…")
+        button = operator.get_by_role("button", name=re.compile(rf"^Roll back( {SLUG})? to v\d+"))
+        expect(button).to_be_enabled()  # the second click, here of the last page only
+    clicks.click("button", re.compile(rf"^Roll back( {SLUG})? to v\d+"))
+    expect(operator.get_by_role("heading", name=f"Rollback: v{live} → v")).to_be_visible()
+    assert clicks.count == 2  # the mission allows 3
+
+
+def test_from_signing_in_to_a_rollback_by_keyboard_alone(browser, base, steered, waiting):
+    live = steered.replaced()
+    page = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()
+    page.goto(base)
+
+    def tab_to(what):
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("words => document.activeElement?.innerText?.trim().startsWith(words)", what):
+                return
+        raise AssertionError(f"{what!r} is not reached by the Tab key")
+
+    expect(page.get_by_label("Username")).to_be_focused()
+    page.keyboard.type("olga")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    tab_to("Roll back…")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Roll back", exact=True)).to_be_visible()
+    tab_to(f"Roll back {SLUG} to v")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=f"Rollback: v{live} → v")).to_be_visible()
+    expect(page.locator("#swap .measured")).to_contain_text(re.compile("all 2 replicas after"), timeout=20_000)
+    assert live not in steered.running()
+    page.context.close()

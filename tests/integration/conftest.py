@@ -1,0 +1,19 @@
+"""One real Aurora for the integration tests: everything that `make up` starts."""
+
+import pytest
+
+from tests.bench.ring import running_ring
+from tests.services import new_database
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ring")
+    folder.parent.chmod(0o755)
+    folder.chmod(0o755)
+    with running_ring(folder, DATABASE_URL=new_database()) as found:
+        found.post("/targets/demo/training/pause", {"reason": "until random weights have been measured"})
+        found.patch("/targets/demo", {"traffic_mix": {"sql": 1}, "traffic_schedule": []})
+        admin = found.manage("create_token", "--role", "admin", "--name", "policy").split()[-1]
+        found.patch("/targets/demo", {"control_share": 0.4}, token=admin)
+        yield found

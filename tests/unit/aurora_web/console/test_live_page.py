@@ -1,0 +1,252 @@
+"""The target's page: ranges, tiles, phases, events in sentences, switches, table and CSV."""
+
+import csv
+import io
+import time
+from dataclasses import replace
+
+import pytest
+from django.http import QueryDict
+
+from aurora_web.accounts.models import AuditEvent
+from aurora_web.console import charts, phases
+from aurora_web.console.ranges import time_range
+from aurora_web.console.timeline import MARKERS, MAX_EVENTS, markers, timeline
+from aurora_web.metrics import services as metrics
+from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.rollouts import freeze as freezes
+from aurora_web.rollouts import replicas, services
+from aurora_web.training import control
+from aurora_web.training import services as training
+from aurora_web.training.models import SliceState, TrainingSlice
+from tests.unit.aurora_web.conftest import count_window, segment_payload
+
+pytestmark = pytest.mark.django_db
+NOW = 1_800_000_000.0
+
+
+def text(answer):
+    return " ".join(answer.content.decode().split())
+
+
+@pytest.fixture
+def judged(make_version, report):
+    def make(*domains):
+        version = make_version(report(*domains) if domains else None)
+        services.judge(version)
+        return SpeculatorVersion.objects.get(pk=version.pk)
+
+    return make
+
+
+@pytest.fixture
+def fresh_traces(target, monkeypatch):
+    from aurora_web.traces import codec
+    from aurora_web.traces import services as traces
+
+    monkeypatch.setattr(training, "_enqueue", lambda slice_id: None)
+    monkeypatch.setattr(codec, "is_held_out", lambda *args: False, raising=False)
+    traces.ingest_segment(segment_payload(40))
+
+
+@pytest.mark.parametrize(
+    ("query", "since", "until", "is_open"),
+    [
+        ("", NOW - 1800, NOW, True),
+        ("range=24h", NOW - 86400, NOW, True),
+        ("from=2027-01-15T07:00", NOW - 3600, NOW, True),
+        ("from=2027-01-15T06:00:00&to=2027-01-15T07:00:00Z", NOW - 7200, NOW - 3600, False),
+    ],
+)
+def test_ranges(query, since, until, is_open):
+    found = time_range(QueryDict(query), NOW)
+    assert (found.since, found.until, found.is_open, found.problem) == (since, until, is_open, "")
+    again = time_range(QueryDict(found.query), NOW)
+    assert (again.since, again.until) == (since, until)
+
+
+@pytest.mark.parametrize("query", ["from=yesterday", "from=2027-01-15T07:00&to=2027-01-15T06:00", "from=2020-01-01"])
+def test_a_range_that_cannot_be_is_said_and_the_default_is_shown(clients, target, query):
+    found = time_range(QueryDict(query), NOW)
+    assert (found.name, bool(found.problem)) == ("30m", True)
+    assert "The last 30 minutes are shown" in text(clients["viewer"].get(f"/targets/demo/?{query}"))
+    answer = clients["viewer"].get(f"/api/v1/targets/demo/charts?{query}")
+    assert (answer.status_code, answer["content-type"]) == (422, "application/problem+json")
+
+
+def test_the_large_figures_are_those_of_the_live_version(clients, judged):
+    judged()
+    judged({"sql": (2.0, 1.0)})
+    windows = [count_window(seconds=1.0), count_window(version=2, seconds=0.5), count_window(version=0, seconds=1.0)]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    page = text(clients["viewer"].get("/targets/demo/"))
+    assert "<dd>2.00×</dd>" in page  # v2
+    assert "last 30 minutes, all versions: 1.33×" in page  # v1 and v2
+    assert "Large: v2, the live version, over the last 5 minutes (20 requests, 20 control)" in page
+
+
+def test_the_links_of_the_page_keep_what_was_chosen(clients, target):
+    page = text(clients["viewer"].get("/targets/demo/?range=3h&domain=sql&view=table&live=0"))
+    assert 'href="?range=24h&amp;domain=sql&amp;view=table&amp;live=0"' in page
+    assert "Go live" in page and "data-socket" not in page
+    assert 'href="?range=3h&amp;domain=sql&amp;live=0"' in page  # view as charts
+
+
+FACTS = phases.Facts(
+    num_alive=1, num_fresh=2, num_wanted=8, traces_per_second=0.5, step=40, slice_state="", slice_elapsed=0.0,
+    slice_budget=8.0, phase="", is_paused=False, num_versions=3, canary=None, canary_elapsed=0.0, canary_seconds=300.0,
+    has_canary=False, live=3, is_live_random=False, num_waiting=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "said", "left"),
+    [
+        ({"num_alive": 0}, "connect", "no replica reports", None),
+        ({}, "collect", "2 of 8 new traces", 12.0),
+        ({"is_paused": True}, "collect", "training is paused", None),
+        ({"slice_state": SliceState.RUNNING, "slice_elapsed": 3.0, "phase": "train"}, "train", "step 40", 5.0),
+        ({"slice_state": SliceState.RUNNING, "phase": "evaluate"}, "evaluate", "3 versions judged so far", None),
+        ({"canary": 4, "canary_elapsed": 60.0}, "canary", "v4, 1.0 of 5 minutes", 240.0),
+        ({"num_waiting": 2}, "live", "2 wait for a person", None),
+    ],
+)
+def test_the_stepper_has_one_current_step_with_counts_and_an_estimate(changes, name, said, left):
+    found = phases.steps(replace(FACTS, **changes))
+    assert [step.name for step in found] == list(phases.NAMES)
+    (current,) = [step for step in found if step.is_current]
+    assert (current.name, current.text, current.seconds_left) == (name, said, left)
+
+
+def test_events_are_sentences_with_numbers(target, judged):
+    judged()
+    judged({"sql": (2.0, 1.5), "prose": (1.53, 1.5)})
+    judged({"sql": (1.0, 2.0)})
+    services.rollback(target, "olga", "slow at noon")
+    now = time.time()
+    told = timeline(target, now - 60, now + 1)
+    said = [event["text"] for event in told]
+    passed = next(each for each in said if each.startswith("candidate v2 passed"))
+    assert "+18 % predicted accept length (95 %: " in passed
+    assert passed.endswith(", 20 traces, worst domain prose +3 %")
+    assert any(each.startswith("candidate v3 was rejected: ") for each in said)
+    assert "v2 was rolled back by olga: slow at noon" in said
+    assert {"swap", "rollback", "candidate"} <= {event["kind"] for event in told}
+    assert [event["at"] for event in told] == sorted((event["at"] for event in told), reverse=True)
+    assert timeline(target, now - 120, now - 60) == []
+
+
+def test_marks_of_the_charts_are_not_crowded_out_by_what_people_did(target, judged):
+    judged()
+    judged({"sql": (2.0, 1.5), "prose": (1.53, 1.5)})
+    services.rollback(target, "olga", "slow at noon")
+    since = time.time() - 60
+    told = timeline(target, since, time.time() + 1)
+    marks = [event for event in told if event["kind"] in MARKERS]
+    assert {event["kind"] for event in marks} == {"swap", "rollback"}
+    AuditEvent.objects.bulk_create(
+        AuditEvent(actor="olga", action="target.settings", subject=target.slug, target_slug=target.slug, detail={})
+        for _ in range(MAX_EVENTS)
+    )
+    assert {event["kind"] for event in timeline(target, since, time.time() + 1)} == {"person"}
+    assert markers(target, since, time.time() + 1) == marks
+
+
+def test_pause_stops_slices_and_train_now_starts_one(clients, bearer, target, judged, fresh_traces):
+    judged()
+    operator = clients["operator"]
+    page = text(operator.post("/targets/demo/training/pause/", {"reason": "night"}, follow=True))
+    assert "training paused" in page and "night" in page
+    assert training.schedule(target) is None
+    assert "paused by operator: resume it first" in text(operator.post("/targets/demo/training/now/", follow=True))
+    headers = bearer("operator")
+    again = operator.post("/api/v1/targets/demo/training/pause", "{}", content_type="application/json", **headers)
+    assert (again.status_code, again["content-type"]) == (409, "application/problem+json")
+    operator.post("/targets/demo/training/resume/", {"reason": "morning"})
+    started = operator.post("/api/v1/targets/demo/training/now", "{}", content_type="application/json", **headers)
+    assert started.status_code == 202
+    assert TrainingSlice.objects.get().state == SliceState.QUEUED
+    refused = operator.post("/api/v1/targets/demo/training/now", "{}", content_type="application/json", **headers)
+    assert "queued or running already" in refused.json()["detail"]
+    rows = AuditEvent.objects.filter(action__startswith="training.").order_by("id")
+    assert [(r.action, r.reason) for r in rows][:2] == [("training.pause", "night"), ("training.resume", "morning")]
+    assert rows.last().action == "training.now"
+
+
+def test_train_now_without_traces_says_what_is_missing(target):
+    with pytest.raises(control.TrainingRefused, match="requests have to finish first"):
+        control.train_now(target, "olga")
+
+
+def test_while_paused_version_one_is_still_made(target, monkeypatch):
+    monkeypatch.setattr(training, "_enqueue", lambda slice_id: None)
+    control.pause(target, "olga")
+    assert training.schedule(target).is_day_zero
+
+
+def test_a_frozen_target_gets_no_version_by_itself_and_an_approval_does_not_unfreeze(clients, target, judged):
+    judged()
+    freezes.freeze(target, "olga", "launch day")
+    version = judged({"sql": (2.0, 1.0)})
+    assert version.status == "passed"
+    page = text(clients["viewer"].get("/targets/demo/"))
+    assert "frozen</span> by olga" in page and "launch day" in page
+    services.approve(version, "olga")
+    version.refresh_from_db()
+    assert version.status == "live"
+    assert freezes.frozen(target) is not None
+    assert judged({"sql": (3.0, 2.0)}).status == "passed"
+    freezes.unfreeze(target, "olga")
+    assert judged({"sql": (3.5, 2.0)}).status == "live"
+    actions = list(AuditEvent.objects.values_list("action", flat=True))
+    assert {"target.freeze", "target.unfreeze"} <= set(actions)
+
+
+def test_a_viewer_sees_the_switches_but_no_button(clients, target):
+    page = text(clients["viewer"].get("/targets/demo/"))
+    assert "training on" in page and "Pause training" not in page
+
+
+def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, observed):
+    windows = [count_window(seconds=0.5), count_window(version=0, seconds=1.0), count_window(domain="=cmd()")]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    for num_traces in (10, 30):
+        replicas.observe(observed(num_traces=num_traces))
+    answer = clients["viewer"].get("/api/v1/targets/demo/charts.csv?range=5m&domain=sql")
+    assert answer["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    assert sum(int(row["num_requests"]) for row in rows) == 40
+    assert [float(row["speedup"]) for row in rows if row["speedup"]][-1] == pytest.approx(2.0)
+    assert sum(float(row["traces_per_second"] or 0) for row in rows) == pytest.approx(2.0)
+    page = text(clients["viewer"].get("/targets/demo/?range=5m&view=table"))
+    assert "v1 67%, control 33%" in page
+
+
+def test_a_formula_in_a_cell_is_made_harmless():
+    row = dict.fromkeys(charts.HEADINGS) | {"versions": "=HYPERLINK(1)"}
+    assert "'=HYPERLINK(1)" in charts.as_csv([row])
+
+
+def test_charts_come_as_buckets_and_fresh_windows_that_do_not_overlap(client, bearer, target):
+    metrics.ingest_counts({"counts": [count_window().to_json()]})
+    metrics.roll_up()
+    found = client.get("/api/v1/targets/demo/charts?range=3h", **bearer("viewer")).json()
+    assert found["bucket_seconds"] == 60
+    assert found["buckets"] == []
+    assert [p["num_requests"] for p in found["windows"]] == [20]
+    assert all(p["at"] >= found["fresh_since"] for p in found["windows"])
+    past = "from=2026-01-01T00:00&to=2026-01-02T00:00"
+    assert client.get(f"/api/v1/targets/demo/charts?{past}", **bearer("viewer")).json()["windows"] == []
+
+
+def test_the_page_asks_the_same_number_of_questions_whatever_there_is(
+    clients, target, judged, django_assert_max_num_queries
+):
+    judged()
+    for i in range(12):
+        judged({"sql": (1.1 + i / 10, 1.0 + i / 10)})
+    assert Target.objects.get().versions.count() == 13
+    with django_assert_max_num_queries(60):
+        assert clients["viewer"].get("/targets/demo/").status_code == 200

@@ -1,0 +1,117 @@
+"""What the pages say, with data and without; what the buttons do."""
+
+import pytest
+
+from aurora_web.metrics import services as metrics
+from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.rollouts import intent, replicas, services
+from tests.unit.aurora_web.conftest import count_window
+
+pytestmark = pytest.mark.django_db
+
+
+def text(answer):
+    return " ".join(answer.content.decode().split())
+
+
+@pytest.fixture
+def passed(target, make_version, report):
+    """v1 live, v2 passed and waiting for a person."""
+    Target.objects.update(approval="manual")
+    services.judge(make_version())
+    version = make_version(report({"sql": (2.0, 1.5), "prose": (1.4, 1.5)}))
+    services.judge(version)
+    return SpeculatorVersion.objects.get(pk=version.pk)
+
+
+def test_an_empty_overview_says_what_to_do(clients):
+    assert "Register a target" in text(clients["operator"].get("/"))
+    assert "Ask an operator" in text(clients["viewer"].get("/"))
+
+
+def test_the_overview_shows_measured_figures_and_what_waits(clients, passed, observed):
+    replicas.observe(observed())
+    windows = [count_window(seconds=0.5), count_window(version=0, seconds=1.0)]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    page = text(clients["viewer"].get("/"))
+    assert "2.00×" in page
+    assert "1 to approve" in page
+    assert "1 replica serving" in page
+
+
+def test_a_target_without_data_says_so(clients, target):
+    page = text(clients["viewer"].get("/targets/demo/"))
+    assert "No engine has reported yet" in page
+    assert "No request has finished in this time" in page
+    assert "0 control requests" not in page
+
+
+def test_the_target_page_shows_versions_and_the_reasons(clients, passed):
+    page = text(clients["viewer"].get("/targets/demo/"))
+    assert "v2" in page
+    assert "held-out traces" in page
+    assert "Approve" not in page  # a viewer
+    assert "Approve" in text(clients["operator"].get("/targets/demo/"))
+
+
+def test_the_version_page_shows_the_replay_per_domain(clients, passed):
+    page = text(clients["viewer"].get("/targets/demo/versions/2/"))
+    for expected in ("+33.3 %", "-6.7 %", "Better", "Pass", passed.sha256):
+        assert expected in page
+
+
+def test_approve_and_roll_back_by_buttons(clients, passed):
+    operator = clients["operator"]
+    answer = operator.post(
+        "/targets/demo/versions/2/approve/", {"expected_status": "passed", "reason": "fine"}, follow=True
+    )
+    assert "v2 goes live" in text(answer)
+    assert "v2 goes out of service and <strong>v1</strong>" in text(operator.get("/targets/demo/rollback/"))
+    answer = operator.post("/targets/demo/rollback/", {"to": "1", "reason": "odd"}, follow=True)
+    assert "Held after a rollback" in text(answer)
+    assert intent.desired_state(Target.objects.get()).version == 1
+    assert "The policy decides again" in text(operator.post("/targets/demo/resume/", follow=True))
+
+
+def test_a_decision_made_by_somebody_else_meanwhile_is_told(clients, passed):
+    services.reject(passed, "bob")
+    answer = clients["operator"].post("/targets/demo/versions/2/approve/", {"expected_status": "passed"}, follow=True)
+    assert "Nothing was changed: demo v2 is rejected, not passed any more" in text(answer)
+
+
+def test_traffic_settings_are_read_and_refused_in_words(clients, target):
+    operator = clients["operator"]
+    form = {
+        "form": "traffic", "traffic_enabled": "on", "traffic_concurrency": "3", "traffic_requests_per_second": "0",
+        "traffic_mix": "sql=2, prose", "traffic_max_tokens": "64", "traffic_sampled_share": "0.5",
+        "traffic_schedule": '[{"seconds": 60, "mix": {"sql": 1}}]',
+    }  # fmt: skip
+    assert operator.post("/targets/demo/settings/", form).status_code == 302
+    found = Target.objects.get()
+    assert (found.traffic_mix, found.traffic_schedule[0]["seconds"]) == ({"sql": 2.0, "prose": 1.0}, 60)
+    answer = operator.post("/targets/demo/settings/", form | {"traffic_mix": "sql=much"})
+    assert answer.status_code == 422
+    assert "expected domain=weight" in text(answer)
+    assert operator.post("/targets/demo/settings/", {"form": "policy"}).status_code == 403
+
+
+def test_activity_is_filtered_by_the_address(clients, passed):
+    services.approve(passed, "ada", "because of the gain")
+    page = text(clients["viewer"].get("/audit/?action=version.approve"))
+    assert "because of the gain" in page
+    assert "target.register" not in page.split("<tbody>")[1]
+    assert "Nothing matches" in text(clients["viewer"].get("/audit/?actor=nobody"))
+
+
+def test_pages_escape_what_came_from_outside(clients, make_version, report):
+    services.judge(make_version())
+    services.judge(make_version(report({"<script>alert(1)</script>": (2.0, 1.0)})))
+    for path in ("/targets/demo/", "/targets/demo/versions/2/", "/audit/"):
+        assert "<script>alert" not in text(clients["viewer"].get(path))
+
+
+def test_headers_protect_the_pages(clients, target):
+    answer = clients["viewer"].get("/targets/demo/")
+    assert "default-src 'self'" in answer["content-security-policy"]
+    assert answer["x-frame-options"] == "DENY"

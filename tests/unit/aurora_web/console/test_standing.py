@@ -1,0 +1,70 @@
+"""What pages say when replicas are down, and the page from which every target can be rolled back."""
+
+import pytest
+
+from aurora_web.registry.models import SpeculatorVersion, Status
+from aurora_web.rollouts import replicas, services
+from aurora_web.rollouts.models import Replica
+
+pytestmark = pytest.mark.django_db
+PAGES = ("", "versions/", "domains/", "traces/", "replicas/", "economics/", "settings/")
+
+
+def text(answer):
+    return " ".join(answer.content.decode().split())
+
+
+@pytest.fixture
+def two(target, observed):
+    for name in ("r1", "r2"):
+        replicas.observe(observed(replica=name))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_of_a_target_says_that_nothing_reports(two, clients, page):
+    Replica.objects.update(is_alive=False)
+    found = text(clients["viewer"].get(f"/targets/demo/{page}"))
+    assert "<strong>No replica reports.</strong> r2 was seen last" in found
+    assert "every figure here is of the time before" in found
+
+
+def test_figures_are_marked_as_stale_and_fresh_again(two, clients):
+    Replica.objects.update(is_alive=False)
+    assert 'class="figures tiles stale"' in text(clients["viewer"].get("/targets/demo/figures/"))
+    card = text(clients["viewer"].get("/"))
+    assert 'class="figures stale"' in card
+    assert "last seen <time" in card
+    Replica.objects.update(is_alive=True)
+    assert "stale" not in text(clients["viewer"].get("/targets/demo/figures/"))
+    assert "last seen" not in text(clients["viewer"].get("/"))
+    assert text(clients["viewer"].get("/targets/demo/standing/")) == ""
+
+
+def test_one_of_two_that_is_down_is_named(two, clients):
+    Replica.objects.filter(name="r2").update(is_alive=False)
+    found = text(clients["viewer"].get("/targets/demo/standing/"))
+    assert "1 of 2 replicas is down:</strong> r2 was seen" in found
+    assert "stale" not in text(clients["viewer"].get("/targets/demo/figures/"))
+
+
+def test_rolling_back_is_offered_for_targets_that_can(two, clients, make_version, report):
+    operator = clients["operator"]
+    assert "Nothing to roll back to" in text(operator.get("/rollback/"))
+    services.judge(make_version())
+    assert "Nothing to roll back to" in text(operator.get("/rollback/"))  # v1 has no predecessor
+    services.judge(make_version(report({"sql": (2.0, 1.0)})))
+    found = text(operator.get("/rollback/"))
+    assert "v2 goes out of service and <strong>v1</strong> comes back on 2 replicas" in found
+    assert 'href="/rollback/"' in text(operator.get("/help/"))
+    assert 'href="/rollback/"' not in text(clients["viewer"].get("/help/"))
+    done = operator.post("/targets/demo/rollback/", {"to": "1", "reason": "slow"}, follow=True)
+    assert "Rolled back." in text(done)
+    assert SpeculatorVersion.objects.get(status=Status.LIVE).number == 1
+    assert "Nothing to roll back to" in text(operator.get("/rollback/"))
+
+
+def test_a_rollback_without_replicas_says_so(two, clients, make_version, report):
+    services.judge(make_version())
+    services.judge(make_version(report({"sql": (2.0, 1.0)})))
+    Replica.objects.update(is_alive=False)
+    assert "every replica that reports again; none does now" in text(clients["operator"].get("/targets/demo/rollback/"))

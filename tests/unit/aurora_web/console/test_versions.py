@@ -1,0 +1,259 @@
+"""The versions of a target: list, lineage, comparison, detail and files."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from aurora_web.accounts.models import AuditEvent
+from aurora_web.metrics import services as metrics
+from aurora_web.registry.lineage import lineage
+from aurora_web.registry.models import SpeculatorVersion, Status, Transition
+from aurora_web.registry.provenance import differences, provenance
+from aurora_web.rollouts import services
+from aurora_web.traces import services as traces
+from aurora_web.traces.positions import count_positions
+from aurora_web.training.learnt import learnt_from
+from aurora_web.training.models import SliceState, TrainingRun, TrainingSlice
+from tests.unit.aurora_web.conftest import count_window, segment_payload
+
+pytestmark = pytest.mark.django_db
+
+
+def text(answer):
+    return " ".join(answer.content.decode().split())
+
+
+@pytest.fixture
+def two(target, make_version, report):
+    """v1 retired, v2 live; both have served sql, v2 with the longer steps."""
+    services.judge(make_version(report({"sql": (1.5, None)})))
+    services.judge(make_version(report({"sql": (3.0, 1.5)})))
+    windows = []
+    for _ in range(8):
+        windows.append(count_window(version=1, tokens=100.0))
+        windows.append(count_window(version=2, tokens=100.0))
+    for i, window in enumerate(windows):
+        factor = 3 if window.version == 2 else 2
+        changes = {"num_verify_steps": window.num_accept_tokens // factor + i % 3, "started_at": window.started_at}
+        windows[i] = type(window)(**{**window.to_json(), **changes, "ended_at": window.ended_at - 10 * i})
+    with connection.cursor() as cursor:  # the table is append-only; the windows below must lie after its rows
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        Transition.objects.update(at=timezone.now() - timedelta(hours=1))
+        cursor.execute("SET LOCAL session_replication_role = DEFAULT")
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    traces.ingest_segment(segment_payload(5))
+    return list(SpeculatorVersion.objects.order_by("number"))
+
+
+def many(target, count):
+    """Rows as registering would make them, without the time that it takes."""
+    now = timezone.now()
+    first = target.versions.first()
+    SpeculatorVersion.objects.bulk_create(
+        SpeculatorVersion(
+            target=target, number=n, parent=first, status=Status.REJECTED, uri=f"/x/{n}", sha256=f"{n:064x}",
+            size_bytes=1, created_at=now - timedelta(hours=n),
+        )
+        for n in range(10, 10 + count)
+    )  # fmt: skip
+
+
+def test_the_list_says_aliases_measured_and_replayed(clients, two):
+    page = text(clients["viewer"].get("/targets/demo/versions/"))
+    assert '<a href="/targets/demo/versions/2/">v2</a> <code>@live</code>' in page
+    assert '<a href="/targets/demo/versions/1/">v1</a> <code>@previous</code>' in page
+    assert re.search(r'<td class="n">3.00</td> ?<td class="n">(2.9|3.0)\d</td>', page)  # replayed, measured
+    assert 'aria-label="v2, live, without a parent"' in page
+
+
+def test_an_empty_list_says_what_will_be_here(clients, target):
+    assert "will be listed here" in text(clients["viewer"].get("/targets/demo/versions/"))
+
+
+@pytest.mark.parametrize(
+    ("query", "shown", "hidden"),
+    [
+        ("status=live", "v2", "v1"),
+        ("q=v1", "v1", "v2"),
+        ("q=No+version+is+live", "v1", "v2"),
+        ("status=nonsense&sort=nonsense&since=x", "v2", None),
+        ("since=1h", "v2", None),
+    ],
+)
+def test_filters_are_in_the_address(clients, two, query, shown, hidden):
+    page = text(clients["viewer"].get(f"/targets/demo/versions/?{query}"))
+    assert f'aria-label="Compare {shown}"' in page
+    assert hidden is None or f'aria-label="Compare {hidden}"' not in page
+
+
+def test_a_filter_without_a_match_and_an_order(clients, two):
+    assert "No version matches" in text(clients["viewer"].get("/targets/demo/versions/?q=nothing"))
+    page = text(clients["viewer"].get("/targets/demo/versions/?sort=oldest"))
+    assert page.index('aria-label="Compare v1"') < page.index('aria-label="Compare v2"')
+
+
+def test_five_hundred_versions_cost_the_same_queries_and_pages(clients, two, target):
+    def ask():
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            page = clients["viewer"].get("/targets/demo/versions/")
+        return len(queries), text(page)
+
+    few, _ = ask()
+    many(target, 498)
+    lots, page = ask()
+    assert lots <= few <= 16
+    assert "Page 1 of 20" in page
+    assert page.count('name="v"') == 25
+
+
+def test_lineage_keeps_a_lane_for_the_first_child_and_marks_parents_elsewhere():
+    def version(number, parent=None):
+        return SpeculatorVersion(number=number, parent=parent, status=Status.REJECTED)
+
+    one = version(1)
+    two = version(2, one)
+    three, four = version(3, one), version(4, two)
+    found = lineage([four, three, two])
+    nodes = {node.number: node for node in found.nodes}
+    assert nodes[1].is_stub and not nodes[2].is_stub
+    assert nodes[1].y == nodes[2].y == nodes[4].y < nodes[3].y
+    assert nodes[1].x < nodes[2].x < nodes[3].x < nodes[4].x
+    assert len(found.edges) == 3
+    assert nodes[3].label == "v3, rejected, from v1"
+
+
+def test_comparing_shows_intervals_positions_and_differences(clients, two):
+    page = text(clients["viewer"].get("/targets/demo/versions/compare/?v=1&v=2"))
+    assert "against v1, 95 %" in page
+    assert "+100.0 %" in page  # replayed 1.5 -> 3.0
+    assert '<span class="badge good">better</span>' in page
+    assert "5 served traces" in page
+    assert '<td class="n heat-5">50.0 %</td>' in page  # of two steps with a draft at position 1, one was correct
+    assert "The configurations are the same." in page
+    reverse = text(clients["viewer"].get("/targets/demo/versions/compare/?v=2&v=1"))
+    assert '<span class="badge bad">worse</span>' in reverse
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("v=1", "1 version is chosen: choose 2 to 4"),
+        ("v=1&v=99", "demo has no v99"),
+        ("v=1&v=x", "is no version number"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(clients, bearer, client, two, query, said):
+    answer = clients["viewer"].get(f"/targets/demo/versions/compare/?{query}")
+    assert answer.status_code == 422
+    assert said in text(answer)
+    answer = client.get(f"/api/v1/targets/demo/versions/compare?{query}", **bearer("viewer"))
+    assert (answer.status_code, answer["content-type"]) == (422, "application/problem+json")
+    assert said in answer.json()["detail"]
+
+
+def test_the_comparison_is_in_the_api(client, bearer, two):
+    found = client.get("/api/v1/targets/demo/versions/compare?v=1&v=2", **bearer("viewer")).json()
+    assert [version["number"] for version in found["versions"]] == [1, 2]
+    points = found["versions"][1]["points"]
+    assert sum(point["tokens"] for point in points) / sum(point["steps"] for point in points) == pytest.approx(
+        3, rel=0.1
+    )
+    [total, sql] = found["measured"]
+    assert (total["domain"], sql["domain"]) == ("", "sql")
+    change = sql["cells"][1]["change"]
+    assert 1.3 < change["low"] < change["value"] < change["high"] < 1.7
+    assert sql["cells"][0]["change"] is None
+    curves = client.get("/api/v1/targets/demo/versions/curves?v=2&v=1", **bearer("viewer")).json()
+    assert [each["replayed"] for each in curves] == [3.0, 1.5]
+
+
+def test_positions_count_a_draft_only_when_all_before_it_were_right():
+    found = count_positions([[(2, (1, 2, 3)), (0, (1,))], [(1, (1, 2))]])
+    assert (found.num_traces, found.proposed, found.correct) == (2, (3, 2, 1), (2, 1, 0))
+
+
+def test_provenance_is_in_words(make_version):
+    version = make_version()
+    version.provenance = {
+        "argv": ["--steps", "a b"], "num_tokens": 12345, "seed": 10000, "machine": "x86_64, 2 cores",
+        "odd_key": [1, 2.5],
+    }  # fmt: skip
+    assert provenance(version) == [
+        ("Machine", "x86_64, 2 cores"),
+        ("Command line", "--steps 'a b'"),
+        ("Seed", "10000"),
+        ("Tokens trained on", "12,345"),
+        ("odd key", "1, 2.5"),
+    ]
+    assert differences([{"a": "1", "b": "2"}, {"a": "1", "c": "3"}]) == [
+        ("b", ["2", "not set"]),
+        ("c", ["not set", "3"]),
+    ]
+
+
+def test_the_detail_says_when_it_served_and_what_it_measured(clients, two):
+    page = text(clients["viewer"].get("/targets/demo/versions/2/"))
+    assert '<strong>still</strong></td><td>live</td><td class="n">160</td>' in page
+    assert "v1 → v2 by policy" in page
+    first = text(clients["viewer"].get("/targets/demo/versions/1/"))
+    assert "replaced by v2" in first
+
+
+def test_the_detail_says_what_it_learnt_from(clients, target, make_version, report):
+    version = make_version(report({"sql": (2.0, None)}))
+    run = TrainingRun.objects.create(target=target)
+    piece = TrainingSlice.objects.create(
+        run=run, state=SliceState.DONE, version=version, finished_at=timezone.now(), started_at=timezone.now()
+    )
+    traces.ingest_segment(segment_payload(30))
+    leased = traces.lease_fresh(target, piece.pk, 4, 60)
+    traces.acknowledge(piece.pk, leased, [])
+    found = learnt_from(version)
+    assert (found.num_slices, found.num_traces, found.domains) == (1, 4, (("sql", 4),))
+    assert "4 still kept, in 1 slice" in text(clients["viewer"].get("/targets/demo/versions/1/"))
+
+
+@pytest.fixture
+def files(make_version, settings, tmp_path):
+    """v1 with its files in the versions directory, and a secret beside it."""
+    settings.VERSIONS_DIR = tmp_path / "versions"
+    folder = tmp_path / "versions" / "v1"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"a": 1}')
+    (folder / "model.safetensors").write_bytes(b"weights" * 1000)
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    version = make_version()
+    SpeculatorVersion.objects.filter(pk=version.pk).update(uri=str(folder))
+    return folder
+
+
+def test_files_have_checksums_and_operators_download_them(clients, files):
+    page = text(clients["operator"].get("/targets/demo/versions/1/"))
+    assert "Download<span" in page
+    assert "link.txt" not in page
+    assert "Download<span" not in text(clients["viewer"].get("/targets/demo/versions/1/"))
+    headers = {"accept-encoding": "gzip"}  # weights do not pack
+    answer = clients["operator"].get("/targets/demo/versions/1/files/model.safetensors", headers=headers)
+    assert b"".join(answer) == b"weights" * 1000
+    assert answer["Content-Length"] == "7000"
+    assert AuditEvent.objects.get(action="version.download").detail == {"file": "model.safetensors"}
+    assert clients["viewer"].get("/targets/demo/versions/1/files/model.safetensors").status_code == 403
+
+
+@pytest.mark.parametrize("name", ["link.txt", "nothing", "..", "%2e%2e%2fsecret.txt"])
+def test_nothing_but_the_version_s_own_files_is_given(clients, files, name):
+    assert clients["operator"].get(f"/targets/demo/versions/1/files/{name}").status_code == 404
+
+
+def test_a_directory_outside_of_the_versions_is_not_read(clients, files, settings, tmp_path):
+    settings.VERSIONS_DIR = tmp_path / "elsewhere"
+    assert clients["operator"].get("/targets/demo/versions/1/files/config.json").status_code == 404
+    assert "not in the versions directory" in text(clients["operator"].get("/targets/demo/versions/1/"))

@@ -1,0 +1,204 @@
+"""Drift, heatmap and slices from plain sums; the page and the API that show them."""
+
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from aurora_web.metrics import domains, services, slices
+from aurora_web.metrics.domains import DomainSums, find_drift
+from aurora_web.metrics.models import MetricWindow
+from aurora_web.metrics.ratios import Moments
+from aurora_web.metrics.services import summary
+from aurora_web.registry.models import Target
+from aurora_web.traces import services as traces
+from tests.unit.aurora_web.conftest import count_window, segment_payload
+
+
+def accept(length, windows=30, steps=100, spread=0.1):
+    """Moments of so many ten-second windows around an accept length."""
+    total = Moments(0, 0, 0, 0, 0, 0)
+    for i in range(windows):
+        tokens = steps * length * (1 + spread * (i % 3 - 1))
+        total += Moments(1, tokens, steps, tokens * tokens, steps * steps, tokens * steps)
+    return total
+
+
+def window(at, domain, num_requests, length=2.0, version=1, **kwargs):
+    return DomainSums(at, domain, version, num_requests, accept(length, **kwargs))
+
+
+def test_the_same_traffic_twice_is_no_drift():
+    rows = [window(at, domain, 100) for at in (0, 60) for domain in ("sql", "prose")]
+    assert find_drift(rows, 60) == []
+
+
+def test_a_share_that_moves_is_drift_of_both_domains():
+    rows = [window(0, "sql", 80), window(0, "prose", 20), window(60, "sql", 40), window(60, "prose", 60)]
+    found = find_drift(rows, 60)
+    assert {(d.domain, d.what, d.before, d.after) for d in found} == {
+        ("prose", "share", 0.2, 0.6),
+        ("sql", "share", 0.8, 0.4),
+    }
+    assert all(d.errors > 3 for d in found)
+
+
+def test_a_domain_that_appears_or_vanishes_is_drift():
+    found = find_drift([window(0, "sql", 100), window(60, "sql", 50), window(60, "new", 50)], 60)
+    assert {(d.domain, d.before, d.after) for d in found} == {("sql", 1.0, 0.5), ("new", 0.0, 0.5)}
+
+
+def test_few_requests_and_small_changes_are_no_drift():
+    few = [window(0, "sql", 8), window(0, "prose", 2), window(60, "sql", 4), window(60, "prose", 6)]
+    assert find_drift(few, 60) == []
+    small = [window(0, "a", 50_000), window(0, "b", 50_000), window(60, "a", 52_000), window(60, "b", 48_000)]
+    assert find_drift(small, 60) == []  # certain, and too small to matter
+
+
+def test_an_accept_length_that_falls_under_one_version_is_drift():
+    [found] = find_drift([window(0, "sql", 100, 2.5), window(60, "sql", 100, 1.5)], 60)
+    assert (found.what, found.version, found.at) == ("accept length", 1, 60)
+    assert (found.before, found.after) == (pytest.approx(2.5), pytest.approx(1.5))
+
+
+def test_another_version_or_a_gap_or_noise_is_no_drift():
+    assert find_drift([window(0, "sql", 100, 2.5), window(60, "sql", 100, 1.5, version=2)], 60) == []
+    assert find_drift([window(0, "sql", 100, 2.5), window(180, "sql", 100, 1.5)], 60) == []
+    noisy = {"windows": 6, "spread": 0.6}
+    assert find_drift([window(0, "sql", 100, 2.2, **noisy), window(60, "sql", 100, 2.0, **noisy)], 60) == []
+
+
+def test_the_heatmap_orders_by_traffic_and_divides_at_the_end():
+    rows = [window(0, "sql", 10, 2.0), window(0, "sql", 30, 3.0, version=2), window(0, "prose", 60, 1.5)]
+    versions, lines = domains.heatmap(rows)
+    assert versions == [1, 2]
+    assert [(line.domain, line.share) for line in lines] == [("prose", 0.6), ("sql", 0.4)]
+    assert [cell.value for cell in lines[1].cells] == [pytest.approx(2.0), pytest.approx(3.0)]
+    assert lines[1].total.value == pytest.approx(2.5)
+    assert lines[0].cells[1].value is None
+    assert lines[0].cells[0].low < 1.5 < lines[0].cells[0].high
+
+
+def test_expected_domains_have_a_line_before_their_first_request():
+    _, lines = domains.heatmap([window(0, "sql", 10, 2.0)], ["prose", "sql"])
+    assert [(line.domain, line.num_requests, line.total.value) for line in lines] == [
+        ("sql", 10, pytest.approx(2.0)),
+        ("prose", 0, None),
+    ]
+
+
+@pytest.mark.django_db
+def test_expected_domains_are_on_both_pages(clients, target):
+    Target.objects.update(expected_domains=["legal"])
+    for path in ("/targets/demo/", "/targets/demo/domains/"):
+        page = clients["viewer"].get(path).content.decode()
+        assert '<th scope="row">legal</th>' in page, path
+    figures = summary(Target.objects.get())
+    assert [(row["domain"], row["counts"]["num_requests"]) for row in figures["domains"]] == [("legal", 0)]
+    assert summary(Target.objects.get(), domain="sql")["domains"] == []
+
+
+def test_slices_put_the_worst_first():
+    bad, good = [(0, [1, 2])] * 40, [(2, [1, 2])] * 40
+    found = slices.rank([("bad", slices.of_trace(10, bad))] * 6 + [("good", slices.of_trace(10, good))] * 6)
+    assert found[0].domain == "bad"
+    assert found[0].accept_length == 1.0
+    assert found[-1].accept_length == 3.0
+    assert {(s.context, s.position) for s in found if s.domain == "bad"} == {
+        ("0 to 63", "0 to 15"),
+        ("0 to 63", "16 to 63"),
+    }
+    assert slices.rank([("few", slices.of_trace(10, bad))] * 4) == []
+
+
+def test_slices_add_up_to_all_steps_and_leave_undrafted_ones_out():
+    steps = [(1, [5]), (0, [])] * 300
+    found = slices.rank([("sql", slices.of_trace(0, steps))] * 5)
+    # The first 5 drafted steps of each trace end before position 16: 25 together, too few for a slice.
+    assert sum(s.num_verify_steps for s in found) == 5 * (300 - 5)
+    assert all(s.accept_length == 2.0 for s in found)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(0, "0 to 15"), (15, "0 to 15"), (16, "16 to 63"), (5000, "1024 and more")]
+)
+def test_bands(value, name):
+    assert slices.band(value, slices.POSITION_EDGES) == name
+
+
+def text(answer):
+    return " ".join(answer.content.decode().split())
+
+
+@pytest.fixture
+def measured(target):
+    """An hour of two domains, a shift in its middle."""
+    now = time.time()
+    for minute in range(50, 0, -1):
+        for domain, n in (("sql", 40 if minute > 25 else 10), ("prose", 10 if minute > 25 else 40)):
+            row = replace(count_window(domain=domain, n=n), ended_at=now - 60 * minute)
+            services.ingest_counts({"counts": [row.to_json()]})
+    services.roll_up()
+    traces.ingest_segment(segment_payload(8))
+    return target
+
+
+@pytest.mark.django_db
+def test_the_page_shows_the_shift(measured, clients):
+    page = text(clients["viewer"].get("/targets/demo/domains/?range=1h"))
+    assert "its share of the requests went from" in page
+    assert "v1</a>" in page
+    assert "8 traces with drafts: too few" in page
+    assert "Add the rule" not in page
+    assert "/targets/demo/traces/?domain=prose" in page
+
+
+@pytest.mark.django_db
+def test_the_api_has_the_same_figures(measured, client, bearer):
+    found = client.get("/api/v1/targets/demo/domains?range=1h", **bearer("viewer")).json()
+    assert {line["domain"] for line in found["domains"]} == {"sql", "prose"}
+    assert sum(line["share"] for line in found["domains"]) == pytest.approx(1.0)
+    assert sum(point["num_requests"] for point in found["trend"]) == sum(
+        r.num_requests for r in MetricWindow.objects.all()
+    )
+    assert {d["what"] for d in found["drift"]} == {"share"}
+    assert client.get("/api/v1/targets/demo/slices", **bearer("viewer")).json()["num_traces"] == 8
+    assert client.get("/api/v1/targets/demo/domains?range=1y", **bearer("viewer")).status_code == 422
+
+
+@pytest.mark.django_db
+def test_the_page_takes_few_queries_however_many_domains(target, clients):
+    now = timezone.now()
+    for i in range(40):
+        row = replace(
+            count_window(domain=f"d{i}", version=i % 20 + 1), ended_at=(now - timedelta(seconds=60)).timestamp()
+        )
+        services.ingest_counts({"counts": [row.to_json()]})
+    services.roll_up()
+    with CaptureQueriesContext(connection) as queries:
+        assert clients["viewer"].get("/targets/demo/domains/").status_code == 200
+    assert len(queries) < 15
+
+
+@pytest.mark.django_db
+def test_rules_on_the_page(target, clients):
+    empty = text(clients["operator"].get("/targets/demo/domains/"))
+    assert "Nothing measured in this time" in empty
+    form = {"kind": "regex", "pattern": "sql(", "domain": "x"}
+    answer = clients["operator"].post("/targets/demo/domains/", form)
+    assert answer.status_code == 422
+    assert "a ( without its ) (at character 4)" in text(answer)
+    assert 'value="sql("' in text(answer)
+    form = {"kind": "exact", "pattern": "sql, mysql", "domain": "database", "reason": "one team"}
+    page = text(clients["operator"].post("/targets/demo/domains/", form, follow=True))
+    assert "What arrives from now on as sql, mysql is kept as database." in page
+    rule = target.domain_rules.get(pattern="sql")
+    page = text(clients["operator"].post(f"/targets/demo/domains/rules/{rule.pk}/end/", follow=True))
+    assert "holds no more" in page
+    assert "ended by operator" in page
+    again = clients["operator"].post(f"/targets/demo/domains/rules/{rule.pk}/end/", follow=True)
+    assert "Nothing was changed" in text(again)

@@ -1,0 +1,196 @@
+"""Several registrations at once: from a file, through the API, by the command; checked alike, all of them or none."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+
+from aurora_web.accounts.models import AuditEvent
+from aurora_web.registry import bulk
+from aurora_web.registry.bulk import BulkRefused, RegistrationFileError
+from aurora_web.registry.models import Target
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def entries(checkpoint_dir):
+    path = str(checkpoint_dir)
+    return [
+        {"slug": "one", "path": path, "policy": {"approval": "manual", "trace_days": 3, "expected_domains": ["sql"]}},
+        {"slug": "two", "source": "sglang", "path": path, "traffic_enabled": False},
+    ]
+
+
+def slugs():
+    return sorted(Target.objects.values_list("slug", flat=True))
+
+
+def post(client, headers, body, **more):
+    data = json.dumps(body)
+    return client.post("/api/v1/targets/bulk", data, content_type="application/json", **headers, **more)
+
+
+def test_all_of_them(entries):
+    made = bulk.register_all(bulk.check_all(entries, "ada"), "ada", "all")
+    assert [target.slug for target in made] == ["one", "two"]
+    one = Target.objects.get(slug="one")
+    assert (one.approval, one.trace_days, one.expected_domains) == ("manual", 3, ["sql"])
+    assert AuditEvent.objects.filter(action="target.register", actor="ada").count() == 2
+
+
+def test_none_of_them_when_one_cannot_be(entries):
+    entries[1]["path"] = "/nowhere"
+    checked = bulk.check_all(entries, "ada")
+    assert [entry.is_valid for entry in checked] == [True, False]
+    with pytest.raises(BulkRefused):
+        bulk.register_all(checked, "ada", "all")
+    assert slugs() == []
+    assert [target.slug for target in bulk.register_all(checked, "ada", "valid")] == ["one"]
+
+
+def test_a_slug_that_is_taken_meanwhile_undoes_all(entries, checkpoint_dir):
+    checked = bulk.check_all(entries, "ada")
+    bulk.register_all(bulk.check_all([{"slug": "two", "path": str(checkpoint_dir)}], "bob"), "bob", "all")
+    with pytest.raises(BulkRefused) as caught:
+        bulk.register_all(checked, "ada", "all")
+    assert "already" in caught.value.entries[0].problems[0]
+    assert slugs() == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"slug": "one"}, "that of entry 1 too"),
+        ({"slug": "new"}, "an address of the console"),
+        ({"slug": 7}, "slug is 7. Expected text."),
+        ({"pth": "/x"}, "pth is no field of a registration"),
+        ({"traffic_enabled": "often"}, "traffic_enabled is 'often'. Expected true or false."),
+        ({"policy": ["manual"]}, "Expected a mapping"),
+        ({"policy": {"slug": "x"}}, "policy: slug is no setting"),
+        ({"policy": {"trace_days": 0}}, "trace_days"),
+        ({"policy": {"expected_domains": "sql"}}, "is no list of domains"),
+        ({"policy": {"expected_domains": ["a", "a"]}}, "each domain once"),
+        ({"policy": {"approval": "perhaps"}}, "approval"),
+        ({"draft_version": "nobody:3"}, "there is no version 'nobody:3'"),
+        ({"replica": "x/y"}, "No server 'x/y' has reported itself"),
+    ],
+)
+def test_what_is_wrong_with_an_entry_is_named(entries, change, named):
+    _, second = bulk.check_all([entries[0], entries[1] | change], "ada")
+    assert not second.is_valid
+    assert named in " ".join(second.problems)
+
+
+def test_an_entry_that_is_none_is_named():
+    [entry] = bulk.check_all(["just text"], "ada")
+    assert "is no entry" in entry.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("targets: [", "line 1"),
+        ("- slug: x", "expected one key, targets:"),
+        ("targets: {}", "expected a list of 1 to 100 targets, found dict"),
+        ("targets: []", "found 0 of them"),
+        ("targets: [{slug: a}]\nmore: 1", "found targets, more"),
+        ("a: &x [1]\ntargets: [*x]", "anchors and aliases"),
+        ("targets: !!python/object:os.system x", "line 1"),
+        ("targets: " + "[" * 2000 + "]" * 2000, "no YAML"),
+        ("x" * 500_001, "split it"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(text, named):
+    with pytest.raises(RegistrationFileError, match=re.escape(named)):
+        bulk.read_yaml(text)
+
+
+def test_the_example_of_the_docs_is_one(checkpoint_dir):
+    text = (settings.BASE_DIR / "docs" / "registration.md").read_text()
+    given = bulk.read_yaml(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert [entry["slug"] for entry in given] == ["chat", "large", "chat-canada"]
+    for entry in given:
+        bulk.arguments_of(entry)
+    chat = given[0] | {"path": str(checkpoint_dir)}
+    assert bulk.check_all([chat], "ada")[0].is_valid
+
+
+def test_by_the_api_with_every_problem_of_every_entry(client, bearer, entries):
+    answer = post(client, bearer("operator"), {"targets": [entries[0], {"path": "relative"}]})
+    assert (answer.status_code, answer["content-type"]) == (422, "application/problem+json")
+    [problem] = answer.json()["errors"]
+    assert (problem["number"], problem["status"]) == (2, 422)
+    assert "is not absolute" in problem["detail"]
+    assert slugs() == []
+    answer = post(client, bearer("operator"), {"targets": [entries[0], {"path": "relative"}], "mode": "valid"})
+    assert answer.status_code == 201
+    assert [target["slug"] for target in answer.json()["created"]] == ["one"]
+    assert answer.json()["refused"][0]["number"] == 2
+    assert post(client, bearer("operator"), {"targets": entries, "mode": "some"}).status_code == 422
+    assert post(client, bearer("operator"), {"targets": []}).status_code == 422
+
+
+def test_the_api_answers_a_second_time_without_doing_it_again(client, bearer, entries):
+    headers = bearer("operator")
+    first = post(client, headers, {"targets": entries}, HTTP_IDEMPOTENCY_KEY="k")
+    second = post(client, headers, {"targets": entries}, HTTP_IDEMPOTENCY_KEY="k")
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second["Idempotency-Replayed"] == "true"
+    assert second.json() == first.json()
+    assert Target.objects.count() == 2
+
+
+def test_the_api_checks_without_making(client, bearer, checkpoint_dir):
+    body = json.dumps({"path": str(checkpoint_dir), "slug": "one", "policy": {"min_gain": "much"}})
+    answer = client.post(
+        "/api/v1/targets/check?tokens_per_second=2000", body, content_type="application/json", **bearer("operator")
+    )
+    found = {line["topic"]: line for line in answer.json()["findings"]}
+    assert answer.json()["is_valid"] is False
+    assert "min_gain" in found["Name and plan"]["says"]
+    assert "at 2,000 tokens/s" in found["Hidden states"]["says"]
+    assert slugs() == []
+
+
+def write(folder: Path, entries) -> str:
+    (folder / "targets.yaml").write_text(json.dumps({"targets": entries}))  # JSON is YAML
+    return str(folder / "targets.yaml")
+
+
+def test_by_the_command_line_twice(entries, tmp_path):
+    for expected in ("one\ntwo\n", ""):
+        said, told = io.StringIO(), io.StringIO()
+        call_command("register", file=write(tmp_path, entries), stdout=said, stderr=told)
+        assert said.getvalue() == expected
+    assert "2 of 2 registered already" in told.getvalue()
+    assert slugs() == ["one", "two"]
+
+
+def test_the_command_line_says_what_is_wrong_and_leaves_nothing(entries, tmp_path):
+    file, told = write(tmp_path, [*entries, {"slug": "three", "path": "/nowhere"}]), io.StringIO()
+    with pytest.raises(CommandError, match="because of three"):
+        call_command("register", file=file, stdout=io.StringIO(), stderr=told)
+    assert "/nowhere does not exist" in told.getvalue()
+    assert slugs() == []
+    with pytest.raises(CommandError, match="cannot be registered: three"):
+        call_command("register", file=file, check=True, stdout=io.StringIO(), stderr=io.StringIO())
+    call_command("register", file=file, only_valid=True, stdout=io.StringIO(), stderr=io.StringIO())
+    assert slugs() == ["one", "two"]
+    with pytest.raises(CommandError, match=r"nothing\.yaml"):
+        call_command("register", file=str(tmp_path / "nothing.yaml"))
+
+
+def test_one_target_is_checked_by_the_command_line(checkpoint_dir):
+    told = io.StringIO()
+    call_command("register", str(checkpoint_dir), check=True, slug="one", stderr=told)
+    assert "Memory: Estimate: server" in told.getvalue()
+    assert slugs() == []
+    call_command(
+        "register", str(checkpoint_dir), slug="one", trace_days=2, expected_domains=["sql"], stdout=io.StringIO()
+    )
+    assert Target.objects.get().trace_days == 2

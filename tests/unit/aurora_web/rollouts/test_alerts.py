@@ -1,0 +1,203 @@
+"""Alerts begin, fire, change and end with what the replicas report; counters become rates and comparisons."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from aurora_web.rollouts import alerts, replicas
+from aurora_web.rollouts.counters import Counters, compare, traces_per_second
+from aurora_web.rollouts.fleet import standings
+from aurora_web.rollouts.models import Alert, Replica
+from speculators.records import RecordError
+
+pytestmark = pytest.mark.django_db
+
+
+def firing(target):
+    return {(a.rule, a.replica): a.detail for a in alerts.firing_alerts(target)}
+
+
+def counters(at, traces=0, ours=(0, 0), engines=(0, 0)):
+    return Counters(at, traces, *ours, *engines)
+
+
+def test_rates_and_ratios_are_of_differences():
+    start = counters(100.0, traces=50, ours=(1000, 9000), engines=(2000, 2000))
+    now = counters(170.0, traces=190, ours=(1400, 9800), engines=(2500, 3000))
+    assert traces_per_second(start, now) == 2.0
+    found = compare(start, now)
+    assert (found.accept_length, found.engine_accept_length, found.num_verify_steps) == (2.0, 2.0, 400)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        counters(130.0, ours=(900, 1800), engines=(900, 1800)),  # too soon
+        counters(170.0, ours=(199, 400), engines=(900, 1800)),  # too few steps of ours
+        counters(170.0, ours=(900, 1800), engines=(199, 400)),  # too few of the engine's
+        counters(170.0, ours=(900, 1800)),  # the engine has no metrics
+    ],
+)
+def test_too_little_is_not_compared(now):
+    assert compare(counters(100.0), now) is None
+
+
+@pytest.fixture
+def reports(target, observed):
+    """reports(seconds, steps, tokens, engine_steps, engine_tokens): counters some seconds after the first report."""
+    began = timezone.now().timestamp() - 600
+
+    def make(seconds, steps, tokens, engine_steps, engine_tokens, **changes):
+        replicas.observe(
+            observed(
+                reported_at=began + seconds,
+                num_verify_steps=steps,
+                num_accept_tokens=tokens,
+                engine_num_verify_steps=engine_steps,
+                engine_num_accept_tokens=engine_tokens,
+                **changes,
+            )
+        )
+        return Replica.objects.get()
+
+    return make
+
+
+def test_accept_lengths_more_than_five_percent_apart_are_an_alert(target, reports):
+    reports(0, 1000, 2500, 500, 1500)
+    replica = reports(61, 2000, 4500, 1500, 3700)  # 2.0 by ours, 2.2 by the engine's
+    assert (replica.accept_length, replica.engine_accept_length) == (2.0, 2.2)
+    detail = firing(target)["accept_length_disagrees", "r1"]
+    assert "2.00 by Aurora's records, 2.20 by the engine's metrics (-9.1% over 1,000 steps" in detail
+    reports(122, 3000, 6600, 2500, 5800)  # both 2.1
+    assert firing(target) == {}
+    assert Alert.objects.get().state == "resolved"
+
+
+def test_four_percent_apart_is_no_alert(target, reports):
+    reports(0, 0, 0, 0, 0)
+    reports(61, 1000, 2000, 1000, 2080)
+    assert firing(target) == {}
+
+
+def test_a_restart_begins_the_windows_again(target, reports):
+    reports(0, 5000, 10_000, 5000, 10_000)
+    reports(61, 1000, 3000, 1000, 2000)
+    assert Replica.objects.get().accept_length is None
+    replica = reports(122, 2000, 6000, 2000, 6000)
+    assert (replica.accept_length, replica.engine_accept_length) == (3.0, 4.0)
+
+
+def test_capture_that_breaks_is_told_at_once_and_ends(target, observed):
+    replicas.observe(observed())
+    assert firing(target) == {}
+    replicas.observe(observed(capture_state="broken", capture_detail="eagle_sample never fired"))
+    replicas.observe(observed(capture_state="broken", capture_detail="eagle_sample never fired"))
+    assert firing(target) == {("capture_broken", "r1"): "r1 serves, but keeps no traces: eagle_sample never fired."}
+    replicas.observe(observed())
+    replicas.observe(observed(capture_state="broken", capture_detail="again"))
+    assert [a.state for a in Alert.objects.all()] == ["firing", "resolved"]  # a new episode is a new row
+
+
+def test_off_is_a_choice_and_no_alert(target, observed):
+    replicas.observe(observed(capture_state="off", capture_detail="AURORA_CAPTURE=0"))
+    assert firing(target) == {}
+
+
+def test_behind_fires_after_a_minute_of_the_same_generation(target, judged, report_in):
+    judged()
+    report_in("r1", "r2", generation=0, version=0, sha256="")
+    report_in("r2")
+    now = timezone.now()
+    alerts.evaluate(target, now)
+    assert firing(target) == {}
+    Replica.objects.filter(name="r1").update(generation=0, seen_at=now + timedelta(seconds=59))
+    alerts.evaluate(target, now + timedelta(seconds=59))
+    assert firing(target) == {}
+    alerts.evaluate(target, now + timedelta(seconds=61))
+    assert firing(target) == {
+        ("replica_behind", "r1"): "r1 runs v0 of generation 0; desired is v1 of generation 1.",
+    }
+    report_in("r1")
+    assert firing(target) == {}
+
+
+def test_a_replica_that_follows_many_swaps_is_not_behind(target, judged, report, report_in):
+    """Every look finds it one generation late, but never at the same one for a minute."""
+    judged()
+    now = timezone.now()
+    for i in range(1, 8):
+        report_in("r1")
+        judged(report({"sql": (1.0 + i, 1.0)}))
+        alerts.evaluate(target, now + timedelta(seconds=20 * i))
+    assert Alert.objects.get().state == "pending"
+
+
+def test_a_failed_swap_and_one_that_is_down(target, observed):
+    replicas.observe(observed(state="swap_failed", detail="no such file", generation=4))
+    assert firing(target) == {("swap_failed", "r1"): "r1 could not swap (generation 4): no such file."}
+    Replica.objects.update(is_alive=False)
+    alerts.evaluate(target, timezone.now())
+    assert firing(target) == {}
+
+
+def test_target_weights_that_change_are_an_alert_unless_the_replica_restarted(target, observed):
+    replicas.observe(observed(target_sha256="a" * 64, num_traces=10))
+    replicas.observe(observed(target_sha256="b" * 64, num_traces=11))
+    assert ("target_changed", "r1") in firing(target)
+    assert standings(target)[0].is_target_untouched is False
+    replicas.observe(observed(target_sha256="b" * 64, state="starting"))
+    replicas.observe(observed(target_sha256="b" * 64))
+    assert firing(target) == {}
+
+
+def test_standing_of_a_replica_with_ranks(target, judged, report_in):
+    version = judged()
+    report_in("r1", ranks=(version.sha256, version.sha256), target_sha256="c" * 64)
+    [found] = standings(target)
+    assert (found.progress, found.is_proven, found.proof) == ("up to date", True, "proved on all 2 ranks")
+    assert found.is_target_untouched is True
+    report_in("r1", ranks=(version.sha256, "d" * 64))
+    [found] = standings(target)
+    assert (found.is_proven, found.proof) == (False, "rank 1 holds something else")
+    report_in("r1", generation=0)
+    assert standings(target)[0].progress == "catching up"
+    assert standings(target, timezone.now() + timedelta(seconds=61))[0].progress == "behind"
+    Replica.objects.update(is_alive=False)
+    assert standings(target)[0].progress == "down"
+
+
+def test_an_older_replica_is_understood_and_nonsense_is_refused(client, bearer, target, observed):
+    payload = observed().to_json()
+    for name in ("capture_state", "capture_detail", "num_traces", "queue_bytes", "ranks", "target_sha256"):
+        del payload[name]
+    send = {"content_type": "application/json", **bearer("replica")}
+    assert client.post("/api/v1/ingest/observed", payload, **send).status_code == 200
+    assert Replica.objects.get().capture_state == "working"
+    with pytest.raises(RecordError, match="capture_state: expected one of working, off, broken, got 'odd'"):
+        replicas.observe(observed(capture_state="odd"))
+
+
+def test_alerts_and_replicas_by_the_api(client, bearer, target, observed):
+    replicas.observe(observed(capture_state="broken", capture_detail="why"))
+    replicas.observe(observed())
+    replicas.observe(observed(replica="r2", state="swap_failed", detail="disk"))
+    headers = bearer("viewer")
+    [alert] = client.get("/api/v1/targets/demo/alerts", **headers).json()
+    assert (alert["rule"], alert["replica"], alert["ended_at"]) == ("swap_failed", "r2", None)
+    every = client.get("/api/v1/targets/demo/alerts?state=all", **headers).json()
+    assert [a["state"] for a in every] == ["firing", "resolved"]
+    assert client.get("/api/v1/targets/demo/alerts?state=some", **headers).status_code == 422
+    found = client.get("/api/v1/targets/demo/replicas", **headers).json()
+    assert [(r["name"], r["progress"], r["capture_state"]) for r in found] == [
+        ("r1", "up to date", "working"), ("r2", "up to date", "working"),
+    ]  # fmt: skip
+
+
+def test_alerts_are_published(target, observed, monkeypatch):
+    heard = []
+    monkeypatch.setattr("aurora_web.live.publish", lambda pk, kind, data: heard.append((kind, data.get("state"))))
+    replicas.observe(observed(capture_state="broken"))
+    replicas.observe(observed())
+    assert [state for kind, state in heard if kind == "alert"] == ["firing", "resolved"]

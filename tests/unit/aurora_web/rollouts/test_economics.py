@@ -1,0 +1,205 @@
+"""What is saved and spent, from counts whose answer is known; the advice; the page, the API and the CSV."""
+
+import csv
+import io
+import json
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from aurora_web.accounts.models import AuditEvent
+from aurora_web.metrics import services as metrics
+from aurora_web.metrics.ratios import Interval, Moments
+from aurora_web.rollouts import economics
+from aurora_web.rollouts.economics import Saving, Stratum, advise, saving
+from aurora_web.traces import services as traces
+from aurora_web.training.models import SliceState, TrainingRun, TrainingSlice
+from tests.unit.aurora_web.conftest import count_window, segment_payload
+
+
+def control(n=30, tokens=100.0, seconds=1.0, spread=0.1):
+    xs = [tokens] * n
+    ys = [seconds * (1 + spread * (i % 3 - 1)) for i in range(n)]
+    pairs = list(zip(xs, ys, strict=True))
+    return Moments(n, sum(xs), sum(ys), sum(x * x for x in xs), sum(y * y for y in ys), sum(x * y for x, y in pairs))
+
+
+def stratum(seconds=50.0, bucket=1, tokens=10_000, **kwargs):
+    """10,000 tokens in so many request seconds; the control needs 0.01 s for each."""
+    return Stratum("sql", bucket, 100, tokens, seconds, 1, control(**kwargs))
+
+
+def test_saved_is_what_the_control_would_have_taken_less_what_was_taken():
+    found = saving("", [stratum(seconds=60.0)])
+    assert found.without_seconds == pytest.approx(100.0)
+    assert found.saved.value == pytest.approx(40.0)
+    assert found.saved.low < 40.0 < found.saved.high
+    assert found.covered == 1.0
+
+
+def test_request_seconds_of_a_batch_are_engine_seconds_once():
+    found = saving("", [stratum(seconds=60.0, bucket=4)])
+    assert (found.spent_seconds, found.without_seconds) == (pytest.approx(15.0), pytest.approx(25.0))
+
+
+def test_strata_without_control_count_neither_way_and_it_is_said():
+    found = saving("", [stratum(seconds=60.0), stratum(seconds=1e6, n=3)])
+    assert found.saved.value == pytest.approx(40.0)
+    assert found.covered == 0.5
+    alone = saving("", [stratum(n=3)])
+    assert (alone.saved.value, alone.without_seconds) == (None, None)
+    assert "3 control requests, at least 5" in alone.saved.reason
+
+
+def test_more_control_requests_make_a_narrower_interval():
+    few, many = (saving("", [stratum(n=n)]).saved for n in (10, 1000))
+    assert many.high - many.low < (few.high - few.low) / 5
+
+
+def advice(low, value, high, training=0.0):
+    total = Saving("", 1, 1, 0.0, 1.0, Interval(value, low, high), 1.0)
+    cost = Interval(value / 3600, low / 3600, high / 3600)
+    return advise(total, cost, training, "USD").action
+
+
+def test_advice():
+    assert advice(3600, 7200, 9000) == "keep"
+    assert advice(3600, 7200, 9000, training=1.5) == "keep"  # within the interval
+    assert advice(3600, 7200, 9000, training=3.0) == "pause training"
+    assert advice(-10, 20, 50) == "wait"
+    assert advice(-50, -20, -10) == "turn off"
+    nothing = saving("", [])
+    assert advise(nothing, nothing.saved, 0.0, "USD").action == "wait"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "action"),
+    [
+        (Interval(100.0, 50.0, 150.0), "turn back on"),
+        (Interval(10.0, -50.0, 70.0), "stay off"),
+        (Interval(-10.0, -20.0, -5.0), "stay off"),
+        (Interval(None, None, None, "nothing"), "wait"),
+    ],
+)
+def test_advice_when_nothing_is_drafted(earlier, action):
+    nothing = saving("", [])
+    assert advise(nothing, nothing.saved, 0.0, "USD", earlier).action == action
+
+
+def text(answer):
+    return " ".join(answer.content.decode().split())
+
+
+@pytest.fixture
+def measured(target):
+    """Twice as fast as the control, in one domain; a slice of 36 seconds; one segment."""
+    windows = [count_window(n=100, seconds=0.5, domain="=sql"), count_window(n=30, version=0, domain="=sql")]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    run = TrainingRun.objects.create(target=target)
+    now = timezone.now()
+    times = {"started_at": now - timedelta(seconds=60), "finished_at": now - timedelta(seconds=24)}
+    TrainingSlice.objects.create(run=run, state=SliceState.DONE, **times)
+    traces.ingest_segment(segment_payload(3))
+    return target
+
+
+@pytest.mark.django_db
+def test_figures_of_a_target(measured):
+    found = economics.economics(measured, "1h")
+    assert found.total.saved.value == pytest.approx(50.0, rel=0.05)
+    assert found.training.seconds == pytest.approx(36.0)
+    assert (found.capture.num_traces, found.capture.num_bytes) == (3, 100)
+    assert found.training_cost == pytest.approx(0.02)
+    assert found.break_even_seconds == pytest.approx(36.0)
+    assert found.net_cost.value == pytest.approx(found.saved_cost.value - 0.02)
+    assert found.advice.action == "keep"
+
+
+@pytest.mark.django_db
+def test_a_slice_counts_only_within_the_range(target):
+    run = TrainingRun.objects.create(target=target)
+    now = timezone.now()
+
+    def add(state, started, finished):
+        at = [None if s is None else now - timedelta(seconds=s) for s in (started, finished)]
+        TrainingSlice.objects.create(id=uuid.uuid4(), run=run, state=state, started_at=at[0], finished_at=at[1])
+
+    add(SliceState.DONE, 3700, 3590)  # 10 s inside the hour
+    add(SliceState.FAILED, 100, 80)
+    add(SliceState.DONE, 9000, 8000)
+    add(SliceState.RUNNING, 5, None)
+    found = economics.read_training(target, now - timedelta(hours=1), now)
+    assert (found.seconds, found.num_slices, found.num_failed) == (pytest.approx(35.0), 3, 1)
+
+
+@pytest.mark.django_db
+def test_speculation_that_was_switched_off_is_judged_by_the_week_before(measured):
+    from aurora_web.metrics.models import MetricWindow
+
+    MetricWindow.objects.update(started_at=timezone.now() - timedelta(hours=30))
+    off = count_window(n=50, version=0)
+    metrics.ingest_counts({"counts": [off.to_json()]})
+    metrics.roll_up()
+    found = economics.economics(measured, "24h")
+    assert found.advice.action == "turn back on"
+    assert "Nothing was drafted" in found.advice.reasons[0]
+
+
+@pytest.mark.django_db
+def test_the_page_shows_figures_and_assumptions(measured, clients):
+    page = text(clients["viewer"].get("/targets/demo/economics/?range=1h"))
+    assert "Keep" in page
+    assert "not measured" in page
+    assert "36.0 s" in page
+    assert "readonly" in page
+    assert 'name="reason"' not in page
+
+
+@pytest.mark.django_db
+def test_nothing_measured_says_so(target, clients):
+    page = text(clients["viewer"].get("/targets/demo/economics/"))
+    assert "No request has finished in this time" in page
+    assert "no speculative request has finished" in page
+
+
+@pytest.mark.django_db
+def test_assumptions_are_kept_and_logged(measured, clients):
+    form = {"engine_hour": "3.5", "trainer_hour": "1", "currency": "EUR", "reason": "new contract"}
+    page = text(clients["operator"].post("/targets/demo/economics/?range=1h", form, follow=True))
+    assert "The assumptions are saved." in page
+    assert 'value="3.5"' in page
+    event = AuditEvent.objects.get(action="target.costs")
+    assert (event.reason, event.detail["old"]["engine_hour"], event.detail["new"]["engine_hour"]) == (
+        "new contract",
+        2,
+        3.5,
+    )
+    answer = clients["operator"].post("/targets/demo/economics/", form | {"engine_hour": "nan"})
+    assert answer.status_code == 422
+    assert "expected a number from 0" in text(answer)
+    assert clients["viewer"].post("/targets/demo/economics/", form).status_code == 403
+
+
+@pytest.mark.django_db
+def test_the_api_has_the_same_figures(measured, client, bearer):
+    found = client.get("/api/v1/targets/demo/economics?range=1h", **bearer("viewer")).json()
+    assert found["total"]["saved"]["value"] == pytest.approx(50.0, rel=0.05)
+    assert found["capture"]["engine_seconds"] is None
+    assert client.get("/api/v1/targets/demo/economics?range=1y", **bearer("viewer")).status_code == 422
+    patch = {"content_type": "application/json", **bearer("operator")}
+    address = "/api/v1/targets/demo/costs"
+    assert client.patch(address, json.dumps({"engine_hour": 9}), **patch).json()["engine_hour"] == 9
+    for wrong in ({"engine_hour": -1}, {"engine_hour": True}, {"currency": ""}, {"rent": 1}, {"trainer_hour": "x"}):
+        answer = client.patch(address, json.dumps(wrong), **patch)
+        assert (answer.status_code, answer.json()["field"]) == (422, next(iter(wrong)))
+
+
+@pytest.mark.django_db
+def test_the_csv_runs_no_formula(measured, clients):
+    answer = clients["viewer"].get("/targets/demo/economics/csv/?range=1h")
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    assert [row["domain"] for row in rows] == ["'=sql", "(all)"]
+    assert float(rows[0]["saved_seconds"]) == pytest.approx(50.0, rel=0.05)

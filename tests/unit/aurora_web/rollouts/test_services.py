@@ -1,0 +1,186 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from aurora_web.accounts.models import AuditEvent
+from aurora_web.metrics.models import MetricWindow
+from aurora_web.registry.models import SpeculatorVersion, Target, Transition
+from aurora_web.registry.services import StaleVersion, find_version
+from aurora_web.rollouts import intent, replicas, services
+from aurora_web.rollouts.intent import RolloutError
+from aurora_web.rollouts.models import Deployment, GateDecision
+
+pytestmark = pytest.mark.django_db
+
+
+def manual(target):
+    target.approval = "manual"
+    target.save()
+
+
+def test_automatic_policy_puts_better_versions_into_service(target, judged, report):
+    first = judged()
+    assert (first.status, intent.desired_state(target).version) == ("live", 1)
+    second = judged(report({"sql": (2.0, 1.0)}))
+    assert second.status == "live"
+    desired = intent.desired_state(target)
+    assert (desired.version, desired.generation, desired.sha256) == (2, 2, second.sha256)
+    assert SpeculatorVersion.objects.get(pk=first.pk).status == "retired"
+    worse = judged(report({"sql": (1.0, 2.0)}))
+    assert (worse.status, intent.desired_state(target).version) == ("rejected", 2)
+
+
+def test_judging_twice_changes_nothing(judged, report):
+    judged()
+    version = judged(report({"sql": (2.0, 1.0)}))
+    before = Transition.objects.count()
+    services.judge(version)
+    assert (Transition.objects.count(), GateDecision.objects.count()) == (before, 2)
+
+
+def test_a_person_approves(target, judged, report):
+    manual(target)
+    judged()  # day 0 goes live by itself
+    version = judged(report({"sql": (2.0, 1.0)}))
+    assert (version.status, intent.desired_state(target).version) == ("passed", 1)
+    services.approve(version, "ada", "looks good", "passed")
+    assert intent.desired_state(target).version == 2
+    assert AuditEvent.objects.get(action="version.approve").reason == "looks good"
+    with pytest.raises(StaleVersion):
+        services.approve(version, "bob", "", "passed")
+
+
+def test_a_person_rejects(target, judged, report):
+    manual(target)
+    judged()
+    version = judged(report({"sql": (2.0, 1.0)}))
+    services.reject(version, "ada", "not now")
+    assert SpeculatorVersion.objects.get(pk=version.pk).status == "rejected"
+    with pytest.raises(RolloutError, match="is rejected"):
+        services.approve(version, "ada")
+    assert intent.desired_state(target).version == 1
+
+
+def test_rollback_holds_until_somebody_says_so(target, judged, report):
+    first = judged()
+    second = judged(report({"sql": (2.0, 1.0)}))
+    services.rollback(target, "ada", "looks odd")
+    assert find_version(target, "@live") == first
+    assert SpeculatorVersion.objects.get(pk=second.pk).status == "rolled_back"
+    assert intent.desired_state(target).generation == 3
+    third = judged(report({"sql": (3.0, 1.0)}))
+    assert (third.status, find_version(target, "@live")) == ("passed", first)
+    services.resume(target, "ada")
+    fourth = judged(report({"sql": (3.0, 1.0)}))
+    assert fourth.status == "live"
+
+
+def test_nothing_to_roll_back_to(target, judged):
+    with pytest.raises(RolloutError, match="no live version"):
+        services.rollback(target, "ada")
+    judged()
+    with pytest.raises(RolloutError, match="no version @previous"):
+        services.rollback(target, "ada")
+
+
+def test_a_collapse_on_a_replica_reverts_once(target, judged, report, observed):
+    judged()
+    second = judged(report({"sql": (3.0, 1.0)}))
+    desired = intent.desired_state(target)
+    assert 1.3 < desired.min_accept_length < 1.5  # a fifth of the replayed gain
+    replicas.observe(observed(generation=2, version=1, state="reverted", detail="accept length 1.02"))
+    assert SpeculatorVersion.objects.get(pk=second.pk).status == "rolled_back"
+    answer = replicas.observe(observed(generation=2, version=1, state="reverted", detail="accept length 1.02"))
+    assert (answer.version, answer.generation) == (1, 3)
+    assert Transition.objects.filter(version=second, new="rolled_back").count() == 1
+    assert not Deployment.objects.get(target=target).is_held  # learning goes on
+
+
+def served(target, number, domain, accept_length, seconds_ago):
+    """A window with 400 verify steps of a version."""
+    tokens = round(400 * accept_length)
+    MetricWindow.objects.create(
+        target=target, started_at=timezone.now() - timedelta(seconds=seconds_ago), domain=domain, version=number,
+        lookahead=4, batch_bucket=1, num_requests=20, num_verify_steps=400, num_proposed_drafts=1600,
+        num_correct_drafts=tokens - 400, num_accept_tokens=tokens, decode_seconds=1, sum_xx=1, sum_yy=1, sum_xy=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [
+        ({"sql": 2.6}, {"sql": 1.1}, "rolled_back"),
+        ({"sql": 2.6}, {"sql": 1.1, "prose": 2.4}, "rolled_back"),  # nobody knows what prose was before
+        ({"sql": 2.6}, {"sql": 2.5}, "live"),
+        ({"sql": 2.6}, {"prose": 1.05}, "live"),  # other traffic: going back would help nobody
+        ({"sql": 1.1}, {"sql": 1.1}, "live"),  # it had changed before the swap
+        ({"sql": 1.1}, {"sql": 1.0}, "live"),  # the difference is noise
+    ],
+)
+def test_a_swap_is_undone_where_the_versions_before_it_did_better(target, judged, report, before, after, status):
+    judged()
+    second = judged(report({"sql": (3.0, 1.0)}))
+    Deployment.objects.update(changed_at=timezone.now() - timedelta(seconds=60))
+    for domain, accept_length in before.items():
+        served(target, 1, domain, accept_length, 90)
+    for domain, accept_length in after.items():
+        served(target, 2, domain, accept_length, 30)
+    replicas.reconcile(timezone.now())
+    second.refresh_from_db()
+    assert second.status == status
+    if status == "rolled_back":
+        assert "2.60 in the same domains before it" in Transition.objects.get(version=second, new=status).reason
+        assert intent.desired_state(target).min_accept_length == 0.0  # what has served is not on trial again
+
+
+def test_few_replayed_traces_give_no_collapse_threshold(target, judged, report):
+    judged()
+    judged(report({"sql": (3.0, 1.0)}, n=4))
+    assert intent.desired_state(target).min_accept_length == 0.0
+
+
+def test_at_most_five_versions_wait(target, judged, report):
+    manual(target)
+    judged()
+    for _ in range(7):
+        judged(report({"sql": (2.0, 1.0)}))
+    assert target.versions.filter(status="passed").count() == services.MAX_PENDING
+
+
+def test_old_files_are_deleted_but_not_what_may_come_back(target, judged, report, settings, tmp_path):
+    settings.VERSIONS_DIR = tmp_path
+    judged()
+    for i in range(settings.KEEP_VERSIONS + 4):
+        judged(report({"sql": (2.0, 1.0 if i % 2 else 2.5)}))
+    for version in target.versions.all():
+        Path(version.uri).mkdir(exist_ok=True)
+    assert replicas.prune(target, timezone.now()) > 0
+    deployment = Deployment.objects.get(target=target)
+    for kept in (deployment.desired, deployment.previous):
+        assert Path(kept.uri).is_dir()
+    pruned = target.versions.exclude(pruned_at=None)
+    assert pruned.exists()
+    assert not any(Path(v.uri).exists() for v in pruned)
+
+
+def test_what_a_new_target_copies_is_not_deleted_before_it_has_its_version(target, judged, report, settings, tmp_path):
+    settings.VERSIONS_DIR = tmp_path
+    judged()
+    for i in range(settings.KEEP_VERSIONS + 4):
+        judged(report({"sql": (2.0, 1.0 if i % 2 else 2.5)}))
+    replicas.prune(target, timezone.now())
+    oldest = target.versions.filter(pruned_at=None, status="rejected").order_by("number").first()
+    Target.objects.create(
+        slug="copy", name="copy", architecture="x", num_layers=8, hidden_size=32, vocab_size=61, draft_version=oldest
+    )
+    for i in range(4):
+        judged(report({"sql": (2.0, 1.0 if i % 2 else 2.5)}))
+    replicas.prune(target, timezone.now())
+    oldest.refresh_from_db()
+    assert oldest.pruned_at is None
+    Target.objects.filter(slug="copy").delete()
+    replicas.prune(target, timezone.now())
+    oldest.refresh_from_db()
+    assert oldest.pruned_at is not None

@@ -1,0 +1,86 @@
+"""Restarts, waits between them, giving up; and that no grandchild survives."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from aurora_web.supervisor.child import MAX_FAILURES, STEADY_SECONDS, Child, Program
+
+
+def program(tmp_path: Path, code: str) -> Program:
+    return Program("tested", (sys.executable, "-c", code), dict(os.environ), tmp_path, tmp_path / "tested.log")
+
+
+def end(child: Child) -> None:
+    assert child.process is not None
+    child.process.wait(20)
+
+
+def test_a_process_that_ends_is_started_again_after_a_growing_wait(tmp_path: Path) -> None:
+    now, said = [100.0], list[str]()
+    child = Child(program(tmp_path, "raise SystemExit(3)"), said.append, clock=lambda: now[0])
+    assert child.watch()
+    end(child)
+    assert not child.watch()  # it noticed the end and waits
+    assert "ended with 3" in said[0] and str(tmp_path / "tested.log") in said[0]
+    now[0] += 0.6
+    assert child.watch()
+    end(child)
+    assert not child.watch()
+    now[0] += 0.6
+    assert not child.watch()  # the second wait is longer
+    now[0] += 0.6
+    assert child.watch()
+    child.stop()
+
+
+def test_it_is_given_up_when_it_never_stays_up_but_not_after_a_steady_life(tmp_path: Path) -> None:
+    now, said = [0.0], list[str]()
+    child = Child(program(tmp_path, "pass"), said.append, clock=lambda: now[0])
+    child.num_failures = MAX_FAILURES - 1
+    child.watch()
+    end(child)
+    child.watch()
+    assert child.is_given_up and "given up" in said[-1]
+    now[0] += 1000.0
+    assert not child.watch()
+
+    steady = Child(program(tmp_path, "pass"), said.append, clock=lambda: now[0])
+    steady.num_failures = MAX_FAILURES - 1
+    steady.watch()
+    end(steady)
+    now[0] += STEADY_SECONDS
+    steady.watch()
+    assert steady.num_failures == 1
+
+
+def test_stopping_ends_grandchildren_too(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal, time; signal.signal(15, signal.SIG_IGN); "
+        "time.sleep(600)'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    child = Child(program(tmp_path, code), print)
+    child.watch()
+    log = tmp_path / "tested.log"
+    deadline = time.monotonic() + 20
+    while not log.read_text().strip() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    grandchild = int(log.read_text())
+    child.stop()
+    assert wait_gone(grandchild)
+
+
+def wait_gone(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False

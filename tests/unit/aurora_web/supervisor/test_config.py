@@ -1,0 +1,44 @@
+"""Settings of the supervisor: wrong values stop the start with the variable, the value, and what would be right."""
+
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from aurora_web.supervisor.config import SupervisorConfig
+
+
+def test_defaults_listen_on_loopback(tmp_path: Path) -> None:
+    config = SupervisorConfig.from_environment({"AURORA_STATE_DIR": str(tmp_path)})
+    assert (config.web_host, config.web_port) == ("127.0.0.1", 8000)
+    assert (config.engine_host, config.engine_port) == ("127.0.0.1", 8100)
+    assert config.console_url == "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AURORA_WEB_PORT", "80000"),
+        ("AURORA_WEB_PORT", "eight"),
+        ("AURORA_ENGINE_PORT", "0"),
+        ("AURORA_ENGINE_PORT", "8000"),  # the console's
+        ("DATABASE_URL", "mysql://localhost/aurora"),
+        ("REDIS_URL", "localhost:6379"),
+        ("AURORA_STATE_DIR", "/etc/hostname"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_the_value_and_what_is_right(name: str, value: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        SupervisorConfig.from_environment({name: value})
+    assert name in str(caught.value)
+    assert repr(value) in str(caught.value)
+    assert len(str(caught.value)) > len(name) + len(value) + 20
+
+
+def test_children_get_the_services_and_one_thread(tmp_path: Path) -> None:
+    config = SupervisorConfig.from_environment({"AURORA_STATE_DIR": str(tmp_path), "LANG": "C.UTF-8"})
+    child = config.child_environment("postgresql:///a", "unix:///s?db=0", "secret")
+    assert child["DATABASE_URL"] == "postgresql:///a"
+    assert child["AURORA_REPLICA_TOKEN"] == "secret"
+    assert child["OMP_NUM_THREADS"] == "1"
+    assert child["LANG"] == "C.UTF-8"

@@ -1,0 +1,31 @@
+"""The e-mail settings from one address."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from aurora_web.environment import email
+
+
+def test_without_an_address_nothing_is_sent():
+    assert email("") == {"EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("smtp://ada:p%40ss@mail.example.org", ("mail.example.org", 587, "ada", "p@ss", False, True)),
+        ("smtps://mail.example.org", ("mail.example.org", 465, "", "", True, False)),
+        ("smtp://localhost:2525?tls=0", ("localhost", 2525, "", "", False, False)),
+    ],
+)
+def test_an_address_becomes_settings(value, expected):
+    found = email(value)
+    names = ("HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_SSL", "USE_TLS")
+    assert tuple(found[f"EMAIL_{name}"] for name in names) == expected
+
+
+@pytest.mark.parametrize("value", ["http://ada:secret@x", "smtp://", "smtp://ada:secret@x:port"])
+def test_a_wrong_address_is_named_without_its_password(value):
+    with pytest.raises(ImproperlyConfigured, match="AURORA_EMAIL_URL") as caught:
+        email(value)
+    assert "secret" not in str(caught.value)

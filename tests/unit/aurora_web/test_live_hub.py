@@ -1,0 +1,32 @@
+"""Frames: how many a second, and what of the messages is in them."""
+
+import pytest
+
+from aurora_web import live_hub
+from aurora_web.live_hub import coalesced
+
+
+def test_after_a_quiet_moment_three_frames_go_out_at_once(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(live_hub.time, "monotonic", lambda: now)
+    pace, sent = live_hub.Pace(), []
+    for _ in range(40):
+        now += pace.wait_seconds
+        pace.count()
+        sent.append(now)
+    assert sent[:3] == [1000.0] * 3
+    assert sent[3] - sent[2] == pytest.approx(1 / 7)
+    assert max(sum(at <= other < at + 1 for other in sent) for at in sent) <= 10
+    now += 60
+    assert pace.wait_seconds == 0
+
+
+def test_what_replaces_itself_is_sent_once_a_frame():
+    def message(seq, kind, **data):
+        return {"kind": kind, "target": 1, "data": data, "seq": seq}
+
+    told = [
+        message(1, "replica", name="r1"), message(2, "replica", name="r2"), message(3, "gate"),
+        message(4, "replica", name="r1"), message(5, "progress", step=1), message(6, "progress", step=2),
+    ]  # fmt: skip
+    assert [m["seq"] for m in coalesced(told)] == [2, 3, 4, 6]

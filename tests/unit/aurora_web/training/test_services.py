@@ -1,0 +1,186 @@
+"""Slices without a trainer: who may run, what is recorded, and what a killed worker leaves behind."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from aurora_web.registry.models import SpeculatorVersion
+from aurora_web.registry.services import register_target
+from aurora_web.traces.models import Trace
+from aurora_web.traces.services import ingest_segment
+from aurora_web.training import services
+from aurora_web.training.models import ProgressPoint, SliceState, TrainingRun, TrainingSlice
+from aurora_web.training.selection import balanced_sample
+from speculators.records import TrainProgress, VersionManifest
+from tests.unit.aurora_web.conftest import segment_payload
+from tests.unit.serving.tiny import make_draft
+from training_worker.config import SliceResult
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def queue(monkeypatch):
+    """What would have gone to the broker."""
+    sent = []
+    monkeypatch.setattr(services, "_enqueue", sent.append)
+    return sent
+
+
+def progress(job, step=1, phase="train"):
+    return TrainProgress(job.target_slug, job.run_id, step, 100 * step, 2.0, 1000.0, phase, timezone.now().timestamp())
+
+
+def trainer(job, report):
+    """Behaves like training_worker.slices.run_slice, without weights."""
+    report(progress(job))
+    manifest = VersionManifest(job.target_slug, 0, job.parent_version, "/nowhere/x", "a" * 64, 1, {}, {})
+    trained = tuple(s.trace_id for s in job.fresh)
+    return SliceResult(manifest, None, progress(job, 2, "save"), trained, ())
+
+
+def test_day_zero_starts_at_once_and_only_once(target, queue):
+    assert services.tick() == 1
+    assert services.tick() == 0
+    [slice_id] = queue
+    services.execute(slice_id, trainer)
+    version = SpeculatorVersion.objects.get()
+    assert (version.number, version.status) == (1, "live")  # judged right after the commit
+    assert TrainingSlice.objects.get().state == SliceState.DONE
+    assert TrainingRun.objects.get().step == 2
+    assert ProgressPoint.objects.count() == 1
+
+
+def test_traces_are_trained_on_once(target, queue):
+    services.tick()
+    services.execute(queue.pop(), trainer)
+    ingest_segment(segment_payload(40))
+    assert services.tick() == 1
+    seen = []
+    services.execute(queue.pop(), lambda job, report: seen.append(job) or trainer(job, report))
+    held_out = {t.trace_id.hex for t in Trace.objects.filter(is_held_out=True)}
+    assert {s.trace_id for s in seen[0].fresh}.isdisjoint(held_out)
+    assert {s.trace_id for s in seen[0].held_out} == held_out
+    assert len(seen[0].fresh) == 40 - len(held_out)
+    assert Trace.objects.filter(trained_at=None, is_held_out=False).count() == 0
+    assert services.tick() == 0  # nothing fresh
+
+
+def test_a_failing_slice_gives_its_traces_back_and_backs_off(target, queue):
+    class Broken(RuntimeError):
+        retryable = True
+
+    def fail(job, report):
+        raise Broken("no disk")
+
+    services.tick()
+    services.execute(queue.pop(), trainer)
+    ingest_segment(segment_payload(40))
+    services.tick()
+    services.execute(queue.pop(), fail)
+    row = TrainingSlice.objects.order_by("-queued_at").first()
+    assert (row.state, row.error) == (SliceState.FAILED, "Broken: no disk")
+    assert not Trace.objects.filter(lease_id__isnull=False, lease_expires_at__gt=timezone.now()).exists()
+    assert services.tick() == 0  # waits before the next try
+    TrainingSlice.objects.update(finished_at=timezone.now() - timedelta(seconds=90))
+    assert services.tick() == 1
+
+
+def test_a_slice_whose_worker_died_is_given_up_and_its_traces_are_free(target, queue):
+    services.tick()
+    services.execute(queue.pop(), trainer)
+    ingest_segment(segment_payload(40))
+    services.tick()
+    leased = []
+
+    def die(job, report):
+        leased.extend(job.fresh)
+        raise SystemExit  # as a kill would: nothing after this line runs
+
+    with pytest.raises(SystemExit):
+        services.execute(queue.pop(), die)
+    row = TrainingSlice.objects.order_by("-queued_at").first()
+    TrainingSlice.objects.filter(pk=row.pk).update(
+        state=SliceState.RUNNING, heartbeat_at=timezone.now() - timedelta(seconds=30), finished_at=None
+    )
+    assert leased
+    assert services.tick() == 1
+    row.refresh_from_db()
+    assert row.state == SliceState.LOST
+    seen = []
+    services.execute(queue.pop(), lambda job, report: seen.append(job) or trainer(job, report))
+    assert {s.trace_id for s in seen[0].fresh} == {s.trace_id for s in leased}
+
+
+def test_a_result_that_comes_after_the_slice_was_given_up_is_dropped(target, queue):
+    services.tick()
+
+    def slow(job, report):
+        result = trainer(job, report)
+        TrainingSlice.objects.update(state=SliceState.LOST)
+        return result
+
+    services.execute(queue.pop(), slow)
+    assert not SpeculatorVersion.objects.exists()
+
+
+def test_two_workers_never_train_one_target(target, queue):
+    services.tick()
+    [slice_id] = queue
+    ran = []
+    with services._trainer_lock(target) as is_mine:
+        assert is_mine
+        other = connections.create_connection("default")
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [services.LOCK_CLASS, target.pk])
+            assert cursor.fetchone() == (False,)
+        other.close()
+    services.execute(slice_id, lambda job, report: ran.append(1) or trainer(job, report))
+    services.execute(slice_id, lambda job, report: ran.append(2) or trainer(job, report))  # delivered twice
+    assert ran == [1]
+
+
+def test_inactive_targets_are_left_alone(target, queue):
+    target.is_active = False
+    target.save()
+    assert services.tick() == 0
+
+
+def test_replay_is_balanced_over_domains():
+    import random
+
+    chosen = balanced_sample({"a": list(range(100)), "b": list(range(1000, 1004))}, 20, random.Random(0))
+    assert len(chosen) == 20
+    assert {1000, 1001, 1002, 1003} <= set(chosen)
+
+
+def test_a_target_on_sglang_gets_its_day_zero_from_the_config(queue, checkpoint_dir, settings, tmp_path):
+    config = json.loads((checkpoint_dir / "config.json").read_text())
+    target = register_target(actor="ada", source="sglang", model_id="acme/tiny", config=config)
+    services.tick()
+    jobs = []
+    services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
+    assert (jobs[0].target_path, jobs[0].target_config["vocab_size"]) == ("", 61)
+    assert SpeculatorVersion.objects.get().status == "live"
+    settings.MODELS_DIR = tmp_path  # the trainer's: it may have the weights where the console has none
+    ingest_segment(segment_payload(40, target="tiny"))
+    services.tick()
+    services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
+    assert (jobs[1].target_path, jobs[1].import_path) == (str(tmp_path / "acme" / "tiny"), "")
+    assert Trace.objects.filter(target=target, trained_at=None, is_held_out=False).count() == 0
+
+
+def test_an_imported_draft_is_handed_to_the_first_slice_only(queue, checkpoint_dir, tmp_path):
+    config = json.loads((checkpoint_dir / "config.json").read_text())
+    make_draft(tmp_path / "draft", config, seed=1)
+    given = {"path": str(checkpoint_dir), "slug": "demo", "draft_path": str(tmp_path / "draft")}
+    register_target(actor="ada", source="sglang", **given)
+    jobs = []
+    for _ in range(2):
+        services.tick()
+        services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
+        ingest_segment(segment_payload(40))
+    assert [job.import_path for job in jobs] == [str(tmp_path / "draft"), ""]
