@@ -1,0 +1,128 @@
+# The commands of the README. Everything runs from .venv; stamps make the second run quick.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
+# mypy and manage.py read the settings, which want a state directory: not the one of `make up`.
+CHECKS := AURORA_STATE_DIR=$(CURDIR)/$(VENV)/state
+# A process per core, each with a Postgres and a Valkey of its own.
+UNIT_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist worksteal
+
+# SGLang pins other packages than Aurora: it lives in an environment of its own. On a CPU that has stand-ins for its GPU
+# kernels; DEVICE=cuda takes SGLang as it is published, for the same tests and bench on a GPU.
+DEVICE ?= cpu
+SGLANG := .venv-sglang$(if $(filter cuda,$(DEVICE)),-cuda)
+RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SGLANG)/bin/python $(BIN)/python
+PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
+
+.PHONY: up down status setup oidc test check bench bench-web openapi screenshots lock sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang
+
+up: $(VENV)/.runtime
+	@exec $(BIN)/python -m aurora_web.supervisor up
+
+down status: $(VENV)/.runtime
+	@exec $(BIN)/python -m aurora_web.supervisor $@
+
+setup: $(VENV)/.dev
+
+# The packages that AURORA_OIDC_ISSUER needs (docs/production.md); nothing else of Aurora does.
+oidc: $(VENV)/.runtime
+	@$(BIN)/pip install -q --disable-pip-version-check -c requirements-torch.txt -r requirements.txt -r requirements-oidc.txt
+
+test: $(VENV)/.dev $(VENV)/.chromium
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(CHECKS) $(BIN)/mypy
+	$(UNIT_TESTS)
+	$(BIN)/python -m pytest tests/integration tests/browser
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(CHECKS) $(BIN)/mypy
+	$(BIN)/lint-imports
+	$(UNIT_TESTS)
+	$(CHECKS) $(BIN)/python manage.py makemigrations --check --dry-run
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.bench
+
+# Pages on a full database (3 GB below tests/bench/output, kept for the next run), sockets, ingest, latency.
+bench-web: $(VENV)/.dev $(VENV)/.chromium
+	$(BIN)/python -m tests.bench.bench_web $(if $(QUICK),--quick)
+
+screenshots: $(VENV)/.dev $(VENV)/.chromium
+	$(BIN)/python -m tests.browser.screenshots
+
+# docs/openapi.json, from the code; a test compares them.
+openapi: $(VENV)/.dev
+	@$(CHECKS) $(BIN)/python manage.py write_openapi
+
+sglang-cpu: $(SGLANG)/.plugin
+
+sglang-cuda:
+	@$(MAKE) --no-print-directory DEVICE=cuda .venv-sglang-cuda/.plugin
+
+sglang-plugin: $(VENV)/.dev
+	@$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -w dist ./deploy/sglang
+	@rm -rf deploy/sglang/build deploy/sglang/aurora_sglang.egg-info
+	@ls dist/aurora_sglang-*.whl
+
+test-sglang: $(VENV)/.dev $(SGLANG)/.plugin
+	$(RUN_SGLANG) -m pytest tests/sglang -p no:cacheprovider -n 2 --dist loadfile --durations=10
+
+bench-sglang: $(VENV)/.dev $(SGLANG)/.plugin
+	$(RUN_SGLANG) -m tests.bench.bench_sglang
+
+lock: $(VENV)/.dev
+	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --strip-extras --no-header requirements.in -o requirements.txt
+	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --strip-extras --no-header requirements-oidc.in -o requirements-oidc.txt
+	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --strip-extras --no-header requirements-dev.in -o requirements-dev.txt
+
+# A bare Debian has python3 without ensurepip: install it when we may, say so when we may not.
+$(VENV)/bin/pip:
+	@echo "Aurora: making the virtual environment"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || ( ./deploy/apt-install python3-venv && rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) )
+
+$(VENV)/.runtime: requirements-torch.txt requirements.txt | $(VENV)/bin/pip
+	@echo "Aurora: installing torch (the largest part) and the other packages; a few minutes the first time"
+	@$(BIN)/pip install -q --disable-pip-version-check -r requirements-torch.txt
+	@$(BIN)/pip install -q --disable-pip-version-check -c requirements-torch.txt -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@$(BIN)/pip install -q --disable-pip-version-check -c requirements-torch.txt -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.chromium: | $(VENV)/bin/pip
+	@command -v chromium >/dev/null || ./deploy/apt-install chromium fonts-dejavu-core
+	@touch $@
+
+.venv-sglang/.installed: tests/sglang/requirements.txt tests/sglang/requirements-nodeps.txt $(wildcard tests/sglang/standin/*.* tests/sglang/standin/sgl_kernel/*)
+	@echo "Aurora: making an environment for SGLang on this CPU; two minutes and 1.8 GB"
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D) || ( ./deploy/apt-install python3-venv && rm -rf $(@D) && $(PYTHON) -m venv $(@D) )
+	@$(@D)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	@$(@D)/bin/pip install -q --disable-pip-version-check -r tests/sglang/requirements.txt
+	@$(@D)/bin/pip install -q --disable-pip-version-check --no-deps -r tests/sglang/requirements-nodeps.txt
+	@$(@D)/bin/pip install -q --disable-pip-version-check --no-deps ./tests/sglang/standin
+	@rm -rf tests/sglang/standin/build tests/sglang/standin/*.egg-info
+	@echo "import aurora_cpu_standin" > $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/zz_aurora_cpu_standin.pth
+	@touch $@
+
+# WHEELS=DIR installs from a directory alone, for a GPU machine without a network.
+.venv-sglang-cuda/.installed:
+	@echo "Aurora: making an environment for SGLang on a GPU; many gigabytes"
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D) || ( ./deploy/apt-install python3-venv && rm -rf $(@D) && $(PYTHON) -m venv $(@D) )
+	@$(@D)/bin/pip install -q --disable-pip-version-check $(if $(WHEELS),--no-index --find-links $(WHEELS)) torch==2.13.0 sglang==0.5.21
+	@touch $@
+
+# The wheel itself is tested, not the working tree: what it forgets to pack is missed here.
+$(SGLANG)/.plugin: $(SGLANG)/.installed $(PLUGIN_SOURCES)
+	@rm -rf $(SGLANG)/dist && $(SGLANG)/bin/pip wheel -q --disable-pip-version-check --no-deps -w $(SGLANG)/dist ./deploy/sglang
+	@$(SGLANG)/bin/pip install -q --disable-pip-version-check --no-deps --force-reinstall $(SGLANG)/dist/aurora_sglang-*.whl
+	@rm -rf deploy/sglang/build deploy/sglang/aurora_sglang.egg-info
+	@touch $@
