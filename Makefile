@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
 # mypy and manage.py read the settings, which want a state directory: not the one of `make up`.
 CHECKS := AURORA_STATE_DIR=$(CURDIR)/$(VENV)/state
+# The ring with real parts, and an operator's first morning in the browser.
+CORE_TESTS := tests/integration tests/browser/test_console.py
 # A process per core, each with a Postgres and a Valkey of its own.
 UNIT_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist worksteal
 
@@ -16,7 +18,8 @@ SGLANG := .venv-sglang$(if $(filter cuda,$(DEVICE)),-cuda)
 RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SGLANG)/bin/python $(BIN)/python
 PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
 
-.PHONY: up down status setup oidc test check bench bench-web openapi screenshots lock sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang
+.PHONY: up down status setup oidc test test-all test-long test-browser soak check bench bench-web openapi screenshots lock
+.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang
 
 up: $(VENV)/.runtime
 	@exec $(BIN)/python -m aurora_web.supervisor up
@@ -30,12 +33,24 @@ setup: $(VENV)/.dev
 oidc: $(VENV)/.runtime
 	@$(BIN)/pip install -q --disable-pip-version-check -c requirements-torch.txt -r requirements.txt -r requirements-oidc.txt
 
+# Ten minutes on two cores, the environment included; what takes longer or depends on time is in the targets below it.
 test: $(VENV)/.dev $(VENV)/.chromium
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(CHECKS) $(BIN)/mypy
 	$(UNIT_TESTS)
-	$(BIN)/python -m pytest tests/integration tests/browser
+	$(BIN)/python -m pytest $(CORE_TESTS)
+
+test-all: test test-long test-browser soak test-sglang
+
+test-long: $(VENV)/.dev
+	$(UNIT_TESTS) -m long
+
+test-browser: $(VENV)/.dev $(VENV)/.chromium
+	$(BIN)/python -m pytest tests/browser
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit -m timed
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -86,15 +101,18 @@ $(VENV)/bin/pip:
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || ( ./deploy/apt-install python3-venv && rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) )
 
+# One call for all: pip resolves once. Without compiling everything ahead: of most packages little is ever imported.
+PIP_INSTALL = $(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements-torch.txt -r requirements.txt
+
 $(VENV)/.runtime: requirements-torch.txt requirements.txt | $(VENV)/bin/pip
 	@echo "Aurora: installing torch (the largest part) and the other packages; a few minutes the first time"
-	@$(BIN)/pip install -q --disable-pip-version-check -r requirements-torch.txt
-	@$(BIN)/pip install -q --disable-pip-version-check -c requirements-torch.txt -r requirements.txt
+	@$(PIP_INSTALL)
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
-	@$(BIN)/pip install -q --disable-pip-version-check -c requirements-torch.txt -r requirements.txt -r requirements-dev.txt
-	@touch $@
+$(VENV)/.dev: requirements-torch.txt requirements.txt requirements-dev.txt | $(VENV)/bin/pip
+	@echo "Aurora: installing torch (the largest part), the other packages and the tools of the tests"
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $(VENV)/.runtime $@
 
 $(VENV)/.chromium: | $(VENV)/bin/pip
 	@command -v chromium >/dev/null || ./deploy/apt-install chromium fonts-dejavu-core

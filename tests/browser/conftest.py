@@ -10,7 +10,7 @@ from tests.browser.steered import Steered
 from tests.services import new_database
 
 PASSWORD = "a long password"
-expect.set_options(timeout=20_000)  # a shared machine stands still for seconds; what holds already is not waited for
+expect.set_options(timeout=60_000)  # a shared machine stands still for seconds; what holds already is not waited for
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ class Mailbox:
         with self._lock:
             return [mail for mail in self._mails if subject in mail["Subject"]]
 
-    def wait(self, subject: str, seconds: float = 30) -> EmailMessage:
+    def wait(self, subject: str, seconds: float = 60) -> EmailMessage:
         """The newest mail about ``subject``."""
         found: list[EmailMessage] = wait_for(f"a mail about {subject!r}", lambda: self.mails(subject), seconds)
         return found[-1]

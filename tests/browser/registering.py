@@ -13,7 +13,7 @@ def to_the_plan(page: Page, base: str, directory: str, *, on_sglang: bool = Fals
     if on_sglang:
         page.get_by_label("SGLang servers of yours").check()
     page.get_by_label("Checkpoint directory").fill(directory)
-    expect(page.locator("#check")).to_contain_text("Compatibility check passed", timeout=10_000)
+    expect(page.locator("#check")).to_contain_text("Compatibility check passed", timeout=60_000)
     page.get_by_role("button", name="Check it").click()
     page.get_by_role("link", name="Go on to the plan").click()
     expect(page.get_by_label("Slug")).to_be_visible()

@@ -48,7 +48,7 @@ class ReportingServer:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join(10)
+        self._thread.join(60)
         self._http.close()
 
     def _run(self) -> None:

@@ -149,6 +149,6 @@ def test_from_signing_in_to_a_rollback_by_keyboard_alone(browser, base, steered,
     tab_to(f"Roll back {SLUG} to v")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=f"Rollback: v{live} → v")).to_be_visible()
-    expect(page.locator("#swap .measured")).to_contain_text(re.compile("all 2 replicas after"), timeout=20_000)
+    expect(page.locator("#swap .measured")).to_contain_text(re.compile("all 2 replicas after"), timeout=60_000)
     assert live not in steered.running()
     page.context.close()

@@ -48,7 +48,7 @@ def test_a_trace_is_deleted_with_a_reason(traced, operator, base):
 def test_domains_are_charted_and_a_bad_rule_is_explained(traced, operator, base):
     page = operator
     page.goto(f"{base}/targets/demo/domains/?range=1h")
-    expect(page.locator("#trend-state")).to_contain_text("As of", timeout=20_000)
+    expect(page.locator("#trend-state")).to_contain_text("As of", timeout=60_000)
     assert page.evaluate("() => document.getElementById('chart-share').data.length") > 0
     page.get_by_label("A domain that").select_option("regex")
     page.get_by_label("Name, prefix or regular expression").fill("sql(")
@@ -71,14 +71,14 @@ def test_a_domain_is_pinned_obeyed_by_the_engine_and_undone(traced, operator, ba
     form.get_by_label("Reason").press("Enter")
     pins = page.get_by_role("region", name="Pins")
     expect(pins).to_contain_text("lookahead 2, no training")
-    expect(pins).to_contain_text("obeyed by 1 of 1 replica", timeout=20_000)  # the real engine has said so
+    expect(pins).to_contain_text("obeyed by 1 of 1 replica", timeout=60_000)  # the real engine has said so
     for theme in ("dark", "light"):
         assert violations(page, f"{base}/targets/demo/domains/?range=1h", theme) == []
     page.get_by_role("button", name=f"Undo revision 1, {domain}").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("Revision 1 is undone.")).to_be_visible()
     expect(page.locator("#pins-part")).to_contain_text("Nothing is pinned")
-    expect(page.locator("#pins-part")).to_contain_text("Revision 2 is run by 1 of 1 replica", timeout=20_000)
+    expect(page.locator("#pins-part")).to_contain_text("Revision 2 is run by 1 of 1 replica", timeout=60_000)
     page.goto(f"{base}/targets/demo/")
     expect(page.get_by_role("region", name="Events")).to_contain_text(f"pinned the domain {domain}: lookahead 2")
 

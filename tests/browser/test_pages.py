@@ -108,10 +108,10 @@ def busy(ring, traced, steered, admin_token):
     ring.patch(f"/targets/{SLUG}", {"canary_share": 0.5, "canary_minutes": 60}, token=admin_token)
     versions = steered.versions()
     ring.post(f"/versions/{versions[number]['id']}/approve")
-    wait_for("a canary", lambda: steered.numbers("canary") == [number], 20)
+    wait_for("a canary", lambda: steered.numbers("canary") == [number], 60)
     later = seed_version(ring, SLUG)
     steered.servers[0].say(capture_state="broken", capture_detail="the hook on eagle_sample never fired")
-    wait_for("an alert", lambda: ring.get(f"/targets/{SLUG}/alerts"), 20)
+    wait_for("an alert", lambda: ring.get(f"/targets/{SLUG}/alerts"), 60)
     yield {
         "canary": number,
         "canary_id": versions[number]["id"],
@@ -182,7 +182,7 @@ def test_an_invite_and_refusals_are_accessible(browser, admin, viewer, base):
 def test_an_open_dialog_and_open_details_are_accessible(admin, base, busy):
     admin.goto(f"{base}/alerts/")
     admin.get_by_role("link", name=re.compile("Silence…")).first.click()
-    expect(admin.locator("#dialog [name=reason]")).to_be_focused(timeout=10_000)
+    expect(admin.locator("#dialog [name=reason]")).to_be_focused(timeout=60_000)
     check(admin, admin.url)
     admin.keyboard.press("Escape")
     for path in (f"{T}replicas/", T, "/api/docs"):

@@ -30,7 +30,7 @@ def test_a_bad_directory_is_named_and_nothing_typed_is_lost(operator, base):
     page.get_by_role("link", name="Register a target").click()
     page.wait_for_url("**/source/", wait_until="load")  # typed before the scripts run: kept by the button only
     page.get_by_label("Checkpoint directory").fill("/nowhere")
-    expect(page.locator("#check")).to_contain_text("/nowhere does not exist", timeout=10_000)
+    expect(page.locator("#check")).to_contain_text("/nowhere does not exist", timeout=60_000)
     page.reload()  # before the first button has been pressed
     expect(page.get_by_label("Checkpoint directory")).to_have_value("/nowhere")
     page.get_by_role("button", name="Check it").click()
@@ -47,7 +47,7 @@ def test_a_reload_in_the_middle_keeps_everything(operator, base, ring, directory
     page.get_by_label("Days that traces are kept").fill("3")
     page.get_by_label("A copy of another target's version").check()
     page.get_by_label("Version to copy").select_option("demo:1")
-    expect(page.locator("#check")).to_contain_text("Version 1 is a copy of demo v1", timeout=10_000)
+    expect(page.locator("#check")).to_contain_text("Version 1 is a copy of demo v1", timeout=60_000)
     page.reload()
     tab = page.context.new_page()
     tab.goto(page.url)
@@ -94,8 +94,8 @@ def test_a_server_that_reports_itself_is_registered_and_becomes_a_replica(operat
     token = page.locator("#token-line").inner_text().split("=")[1]
     server = ReportingServer(base, token, "came-alone", "gpu-7", model_path=directory)
     try:
-        page.get_by_label("gpu-7").check(timeout=20_000)  # without reloading
-        expect(page.locator("#check")).to_contain_text("Compatibility check passed", timeout=10_000)
+        page.get_by_label("gpu-7").check(timeout=60_000)  # without reloading
+        expect(page.locator("#check")).to_contain_text("Compatibility check passed", timeout=60_000)
         page.get_by_role("button", name="Check it").click()
         expect(page.locator("main")).to_contain_text("The server reports sglang 0.5.21")
         page.get_by_role("link", name="Go on to the plan").click()

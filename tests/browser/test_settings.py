@@ -53,7 +53,7 @@ def test_charts_and_pages_have_the_clock_of_the_readers_zone(traced, viewer, bas
     prefer(viewer, base, "Light", "Europe/Berlin")
     expect(viewer.get_by_text(re.compile(r"written like this now: .* CES?T\."))).to_be_visible()
     viewer.goto(f"{base}/targets/demo/?range=3h")  # there is something to draw
-    viewer.wait_for_function(LAYOUT, timeout=30_000)
+    viewer.wait_for_function(LAYOUT, timeout=60_000)
     layout = viewer.evaluate(LAYOUT)
     assert [note["text"] for note in layout["annotations"]] == ["Europe/Berlin"]
     shown = datetime.fromisoformat(layout["xaxis"]["range"][1].replace(" ", "T")).replace(tzinfo=None)
@@ -77,10 +77,10 @@ def test_the_charts_clock_goes_both_ways_over_the_nights_when_clocks_change(view
 
 def test_a_firing_alert_is_counted_in_the_navigation_without_reloading(viewer, base, steered):
     viewer.goto(base)
-    expect(viewer.locator("#live")).to_have_text("live", timeout=20_000)
+    expect(viewer.locator("#live")).to_have_text("live", timeout=60_000)
     before = viewer.locator("#num-firing").inner_text()
     steered.servers[0].say(capture_state="broken", capture_detail="the hook on eagle_sample never fired")
-    expect(viewer.locator("#num-firing")).not_to_have_text(before, timeout=30_000)
+    expect(viewer.locator("#num-firing")).not_to_have_text(before, timeout=60_000)
     expect(viewer.locator("#num-firing")).to_contain_text(re.compile(r"\d firing"))
     steered.servers[0].say()
 

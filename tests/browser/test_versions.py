@@ -15,7 +15,7 @@ def test_the_inbox_is_for_operators_and_a_second_tab_follows(operator, viewer, b
     number = steered.waiting()
     row = re.compile(rf"{SLUG} v{number}\b")
     viewer.goto(f"{base}/approvals/?target={SLUG}")
-    expect(viewer.locator("#live")).to_have_text("live", timeout=20_000)
+    expect(viewer.locator("#live")).to_have_text("live", timeout=60_000)
     expect(viewer.get_by_role("row", name=row)).to_contain_text("Operators decide.")
     expect(viewer.get_by_role("button", name=re.compile("Approve|Decline|Judge again"))).to_have_count(0)
     refused = viewer.request.post(f"{base}/targets/{SLUG}/versions/{number}/approve/")
@@ -24,7 +24,7 @@ def test_the_inbox_is_for_operators_and_a_second_tab_follows(operator, viewer, b
     operator.get_by_role("link", name="Approvals").click()
     operator.get_by_role("button", name=f"Approve v{number} of {SLUG}").click()
     expect(operator.get_by_text(f"v{number} goes live")).to_be_visible()
-    expect(viewer.get_by_role("row", name=row)).to_have_count(0, timeout=20_000)  # without reloading
+    expect(viewer.get_by_role("row", name=row)).to_have_count(0, timeout=60_000)  # without reloading
     wait_for("both servers", lambda: steered.running() == {number}, 30)
 
 
@@ -34,7 +34,7 @@ def test_the_direct_link_leads_to_what_was_decided(viewer, base, steered):
     viewer.goto(f"{base}/approvals/{version['id']}/")
     expect(viewer.get_by_role("heading", name="It is live")).to_be_visible()
     expect(viewer.get_by_role("region", name="Gate report")).to_contain_text(re.compile("Better|Pass"))
-    expect(viewer.locator("#approval")).to_contain_text("all 2 replicas after", timeout=20_000)
+    expect(viewer.locator("#approval")).to_contain_text("all 2 replicas after", timeout=60_000)
 
 
 def test_two_versions_are_compared(viewer, base, steered):
@@ -76,7 +76,7 @@ def test_a_rollback_shows_its_measured_time_in_two_tabs(operator, viewer, base, 
     number = steered.replaced()
     viewer.goto(f"{base}/targets/{SLUG}/replicas/")
     servers = viewer.get_by_role("row", name=re.compile(rf"{SLUG}-3000[01]\b"))
-    expect(servers.filter(has_text=f"v{number} → v{number}")).to_have_count(2, timeout=20_000)
+    expect(servers.filter(has_text=f"v{number} → v{number}")).to_have_count(2, timeout=60_000)
     operator.goto(f"{base}/targets/{SLUG}/")
     operator.locator("main").get_by_role("link", name="Roll back").click()
     operator.get_by_label("Reason").fill("trying the way back")
@@ -85,8 +85,8 @@ def test_a_rollback_shows_its_measured_time_in_two_tabs(operator, viewer, base, 
     back.click()
     expect(operator.get_by_role("heading", name=f"Rollback: v{number} → v{previous}")).to_be_visible()
     measured = re.compile(r"all 2 replicas after \d+\.\d s")
-    expect(operator.locator("#swap .measured")).to_contain_text(measured, timeout=20_000)
+    expect(operator.locator("#swap .measured")).to_contain_text(measured, timeout=60_000)
     assert steered.running() == {previous}
     there = servers.filter(has_text=f"v{previous} → v{previous}")
-    expect(there).to_have_count(2, timeout=20_000)  # without reloading
-    expect(viewer.locator("#replicas-list")).to_contain_text("Rollback, generation", timeout=20_000)
+    expect(there).to_have_count(2, timeout=60_000)  # without reloading
+    expect(viewer.locator("#replicas-list")).to_contain_text("Rollback, generation", timeout=60_000)

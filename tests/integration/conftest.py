@@ -14,6 +14,4 @@ def ring(tmp_path_factory):
     with running_ring(folder, DATABASE_URL=new_database()) as found:
         found.post("/targets/demo/training/pause", {"reason": "until random weights have been measured"})
         found.patch("/targets/demo", {"traffic_mix": {"sql": 1}, "traffic_schedule": []})
-        admin = found.manage("create_token", "--role", "admin", "--name", "policy").split()[-1]
-        found.patch("/targets/demo", {"control_share": 0.4}, token=admin)
         yield found

@@ -37,46 +37,28 @@ def num_finished(ring):
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("aurora_requests_total{"))
 
 
-def against_control(ring, numbers, at_least):
-    """(speedup over the control while these versions served, accept length); None with too few requests of either.
-
-    Medians of what is counted per second, beside the control of the same ten seconds: this machine is shared, its speed
-    changes from minute to minute, and it stands still for seconds.
-    """
-    rows = ring.rows(
-        "WITH counted AS (SELECT *, date_bin('10 s', started_at, 'epoch') AS span FROM metrics_countrow"
-        " WHERE decode_seconds > 0)"
-        " SELECT version = 0, sum(num_requests),"
-        " percentile_cont(0.5) WITHIN GROUP (ORDER BY num_accept_tokens / decode_seconds),"
-        " sum(num_accept_tokens)::float / sum(num_verify_steps) FROM counted"
-        " WHERE (version = 0 OR version = ANY(%s))"
-        " AND span IN (SELECT span FROM counted WHERE version = ANY(%s)) GROUP BY 1 ORDER BY 1",
-        numbers,
+def accept_length(ring, numbers, at_least=20):
+    """Measured over the requests that these versions have served; None while there are fewer than ``at_least``."""
+    [(num_requests, length)] = ring.rows(
+        "SELECT sum(num_requests), sum(num_accept_tokens)::float / nullif(sum(num_verify_steps), 0)"
+        " FROM metrics_countrow WHERE version = ANY(%s)",
         numbers,
     )
-    if len(rows) < 2 or min(row[1] for row in rows) < at_least:
-        return None
-    (_, _, speed, accept_length), (_, _, control_speed, _) = rows
-    return speed / control_speed, accept_length
+    return length if (num_requests or 0) >= at_least else None
 
 
-def test_a_trained_version_goes_live_and_is_faster_than_random(ring):
+def test_a_trained_version_goes_live_and_more_of_its_drafts_are_right(ring):
     first = wait_for("day 0", lambda: live_version(ring), 120)
     assert first["report"] is None  # random weights, which serve until training is resumed
-    random = wait_for("requests with random weights and beside them", lambda: against_control(ring, [1], 20), 240)
+    random = wait_for("requests with random weights", lambda: accept_length(ring, [first["number"]]), 240)
     ring.post("/targets/demo/training/resume")
 
-    def faster():
-        """Under versions that replay at 2.2 and more, over all their requests so far: (speedup, accept length).
+    def better():
+        trained = [v["number"] for v in ring.get("/targets/demo/versions", limit=200)["items"] if v["report"]]
+        length = accept_length(ring, trained)
+        return length if length and length > random else None
 
-        One slow second of this machine outweighs what a draft gains in a few requests, so that more are waited for.
-        """
-        versions = ring.get("/targets/demo/versions", limit=200)["items"]
-        trained = against_control(ring, [v["number"] for v in versions if (v["accept_length"] or 0) > 2.2], 20)
-        return trained if trained and trained[0] > random[0] else None
-
-    trained = wait_for(f"a trained version faster than random ({random[0]:.2f} of the control)", faster, 480, every=1.0)
-    assert trained[1] > 1.6, "tokens per verify step"
+    wait_for(f"trained versions above random weights ({random:.2f})", better, 480, every=1.0)
 
 
 def test_what_is_loaded_is_proved(ring):

@@ -173,7 +173,7 @@ def test_a_request_that_runs_for_long_is_told_to_the_second(checkpoint_dir, monk
 
     def slow(**given):
         entered.set()
-        leave.wait(10)
+        leave.wait(60)
         raise StaleVersion("changed meanwhile")
 
     monkeypatch.setattr("aurora_web.registry.api.services.register_target", slow)
@@ -184,7 +184,7 @@ def test_a_request_that_runs_for_long_is_told_to_the_second(checkpoint_dir, monk
 
     first = threading.Thread(target=send)
     first.start()
-    entered.wait(10)
+    entered.wait(60)
     send()
     leave.set()
     first.join()

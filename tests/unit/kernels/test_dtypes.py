@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 from aurora_kernels.dtypes import fastest_dtype
 
@@ -18,6 +19,7 @@ def shortest(dtypes, device):
     return [min(found[i :: len(dtypes)]) for i in range(len(dtypes))]
 
 
+@pytest.mark.timed
 def test_the_other_format_is_not_much_faster():
     device = torch.device("cpu")
     chosen = fastest_dtype(device)

@@ -29,7 +29,7 @@ from speculators import checkpoint
 from speculators.records import StepRecord
 
 
-def wait_until(is_true: Callable[[], Any], seconds: float = 30.0) -> None:
+def wait_until(is_true: Callable[[], Any], seconds: float = 60) -> None:
     """Fail when it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not is_true():

@@ -36,7 +36,7 @@ def test_replay_equals_the_engine_step_by_step(target, target_dir, trained):
         tuple(torch.randint(0, 60, (n,), generator=torch.Generator().manual_seed(n)).tolist()) for n in range(3, 15)
     ]
     with engine_of(target_dir, fixed_lookahead=LOOKAHEAD) as engine:
-        engine.swap(1, engine.load_draft(trained)).result(10)
+        engine.swap(1, engine.load_draft(trained)).result(60)
         finished = [submit(engine, p, max_tokens=40, ignore_eos=True) for p in prompts]
         finished = [waiter.result() for waiter in finished]
     examples = [

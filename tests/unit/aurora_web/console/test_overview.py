@@ -1,7 +1,5 @@
 """The overview: cards with figures, filters in the address, and few questions for many targets."""
 
-import time
-
 import pytest
 from django.utils import timezone
 
@@ -88,9 +86,7 @@ def test_fifty_targets_are_asked_for_at_once(clients, target, django_assert_max_
                 reported_at=now, seen_at=now) for t in rows)  # fmt: skip
     MetricWindow.objects.bulk_create([window(t, v, m) for t in rows for v in (0, 1) for m in range(9)])
     with django_assert_max_num_queries(22):
-        started = time.perf_counter()
         assert clients["viewer"].get("/").content.count(b'class="card"') == 51
-    assert time.perf_counter() - started < 5
 
 
 def test_the_socket_of_the_overview_gets_the_same_cards(target, observed, django_assert_max_num_queries):

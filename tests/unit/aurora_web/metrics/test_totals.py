@@ -76,7 +76,7 @@ def test_roll_ups_side_by_side_lose_nothing(target):
         with transaction.atomic():
             metrics.roll_up()
             reached.set()
-            go_on.wait(10)
+            go_on.wait(60)
         connection.close()
 
     def second():
@@ -85,12 +85,12 @@ def test_roll_ups_side_by_side_lose_nothing(target):
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
     threads[0].start()
-    assert reached.wait(10)
+    assert reached.wait(60)
     send(count_window(domain="sql", n=5))
     threads[1].start()
     time.sleep(0.2)
     go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     summed = sum(row.num_accept_tokens for row in MetricWindow.objects.all())
     assert TokenTotal.objects.get(domain="sql").num_accept_tokens == summed > 0

@@ -105,7 +105,7 @@ def test_the_process_follows_the_console():
         assert "Bearer secret" in server.console.tokens
         server.stop()  # the console is away: the last plan goes on
         count = len(engine.asked)
-        wait_until(lambda: len(engine.asked) > count + 20, 20)
+        wait_until(lambda: len(engine.asked) > count + 20, 60)
         server.console.traffic["targets"][0]["enabled"] = False
         server.start()
 
@@ -114,9 +114,9 @@ def test_the_process_follows_the_console():
             asyncio.run(asyncio.sleep(1.0))
             return len(engine.asked) == seen
 
-        wait_until(is_quiet, 20)
+        wait_until(is_quiet, 60)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
         server.stop()
         engine.server.shutdown()

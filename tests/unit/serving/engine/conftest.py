@@ -46,7 +46,7 @@ def good(tiny, tiny_config, tmp_path_factory):
     torch.manual_seed(0)
     draft = Eagle3Draft(config)
     with torch.no_grad():
-        ids = model.generate(torch.randint(0, 60, (96, 4)), do_sample=True, max_new_tokens=60, min_new_tokens=60)
+        ids = model.generate(torch.randint(0, 60, (64, 4)), do_sample=True, max_new_tokens=60, min_new_tokens=60)
         hidden = model(ids, output_hidden_states=True).hidden_states
         features = torch.cat([hidden[i + 1] for i in config.aux_layer_ids], -1)[:, :-1]
         teacher = torch.softmax(model(ids).logits, -1)[:, 1:]

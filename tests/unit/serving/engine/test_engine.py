@@ -20,7 +20,7 @@ PROMPT = (1, 2, 3, 4, 5)
 def test_states_are_those_of_every_token_but_the_last(tiny, good):
     folder, model = tiny
     with engine_of(folder, fixed_lookahead=3) as engine:
-        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.swap(1, engine.load_draft(good)).result(60)
         finished = submit(engine, PROMPT, max_tokens=30, ignore_eos=True).result()
     assert finished.states.shape == (34, 3 * 32)
     assert finished.final.dtype == torch.float16
@@ -40,7 +40,7 @@ def test_no_states_where_none_are_wanted(tiny):
 
 def test_tokens_stream_in_order_and_end_once(tiny, good):
     with engine_of(tiny[0], fixed_lookahead=4) as engine:
-        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.swap(1, engine.load_draft(good)).result(60)
         waiter = submit(engine, PROMPT, max_tokens=40, ignore_eos=True)
         finished = waiter.result()
     assert waiter.tokens == output(finished)
@@ -79,7 +79,7 @@ def test_cancel_running_and_waiting(tiny, slow_steps):
     with engine_of(tiny[0], max_requests=1) as engine:
         running = submit(engine, PROMPT, max_tokens=100, ignore_eos=True)
         waiting = submit(engine, PROMPT, max_tokens=100, ignore_eos=True)
-        assert running.started.wait(10)
+        assert running.started.wait(60)
         engine.cancel(waiting.request_id)
         assert waiting.result().finish_reason == "cancelled"
         engine.cancel(running.request_id, "stop")
@@ -117,7 +117,7 @@ def test_the_same_id_twice_is_refused(tiny):
 @pytest.mark.parametrize("running", [1, 4])
 def test_the_control_gets_its_share(tiny, good, running):
     with engine_of(tiny[0], control_share=0.25, seed=1, max_requests=running) as engine:
-        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.swap(1, engine.load_draft(good)).result(60)
         waiters = [submit(engine, PROMPT, is_control=None, max_tokens=4, ignore_eos=True) for _ in range(400)]
         finished = [w.result() for w in waiters]
     control = [f for f in finished if f.version == 0]
@@ -135,9 +135,9 @@ def test_groups_never_mix_versions(tiny, good, garbage, monkeypatch):
 
     monkeypatch.setattr(Stepper, "verify", watch)
     with engine_of(tiny[0], control_share=0.3, seed=2) as engine:
-        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.swap(1, engine.load_draft(good)).result(60)
         waiters = [submit(engine, PROMPT, is_control=None, max_tokens=30, ignore_eos=True) for _ in range(6)]
-        engine.swap(2, engine.load_draft(garbage)).result(10)
+        engine.swap(2, engine.load_draft(garbage)).result(60)
         waiters += [submit(engine, PROMPT, is_control=None, max_tokens=30, ignore_eos=True) for _ in range(6)]
         [w.result() for w in waiters]
     assert all(len(group) == 1 for group in seen)
@@ -147,22 +147,22 @@ def test_groups_never_mix_versions(tiny, good, garbage, monkeypatch):
 def test_swap_proof_and_way_back(tiny, good, garbage):
     with engine_of(tiny[0]) as engine:
         drafts = [engine.load_draft(good), engine.load_draft(garbage)]
-        engine.swap(7, drafts[0]).result(10)
-        outcome = engine.swap(8, drafts[1]).result(10)
+        engine.swap(7, drafts[0]).result(60)
+        outcome = engine.swap(8, drafts[1]).result(60)
         assert (outcome.version, outcome.sha256, outcome.previous) == (8, drafts[1].sha256, 7)
-        back = engine.revert("because").result(10)
+        back = engine.revert("because").result(60)
         assert min(outcome.swap_ms, back.swap_ms) < 50  # the machine may stand still in one of them
         assert (back.version, back.sha256) == (7, drafts[0].sha256)
         stats = engine.stats()
         assert (stats.version, stats.reverted_from, stats.revert_detail) == (7, 8, "because")
         with pytest.raises(LookupError, match="no previous"):
-            engine.revert("again").result(10)
+            engine.revert("again").result(60)
 
 
 def test_a_collapse_reverts_by_itself(tiny, good, garbage):
     with engine_of(tiny[0], probe_steps=16) as engine:
-        engine.swap(1, engine.load_draft(good)).result(10)
-        engine.swap(2, engine.load_draft(garbage), min_accept_length=1.4).result(10)
+        engine.swap(1, engine.load_draft(good)).result(60)
+        engine.swap(2, engine.load_draft(garbage), min_accept_length=1.4).result(60)
         submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
         stats = engine.stats()
         assert (stats.version, stats.reverted_from) == (1, 2)
@@ -171,7 +171,7 @@ def test_a_collapse_reverts_by_itself(tiny, good, garbage):
 
 def test_a_good_version_passes_its_probe(tiny, good):
     with engine_of(tiny[0], probe_steps=60) as engine:
-        engine.swap(1, engine.load_draft(good), min_accept_length=1.1).result(10)
+        engine.swap(1, engine.load_draft(good), min_accept_length=1.1).result(60)
         waiters = [submit(engine, (i, 2 * i, 3), max_tokens=100, ignore_eos=True) for i in range(1, 5)]
         [w.result() for w in waiters]
         probe = engine.stats().probe
@@ -185,7 +185,7 @@ def test_garbage_is_switched_off_but_probed(tiny, garbage, monkeypatch):
     """With costs of a usual kind: measured ones are of whatever else this machine does just then."""
     monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs({1: {k: 1.0 + 0.15 * k for k in (0, 4, 8)}}))
     with engine_of(tiny[0], probe_steps=4) as engine:
-        engine.swap(1, engine.load_draft(garbage)).result(10)
+        engine.swap(1, engine.load_draft(garbage)).result(60)
         for _ in range(4):
             finished = submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
         drafted = sum(len(step.proposed) > 0 for step in finished.steps)
@@ -223,7 +223,7 @@ def test_a_damaged_checkpoint_is_refused_and_serving_goes_on(tiny, good, tmp_pat
 
 def test_an_exception_in_a_step_ends_its_requests_and_nothing_else(tiny, good, monkeypatch):
     with engine_of(tiny[0], fixed_lookahead=2) as engine:
-        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.swap(1, engine.load_draft(good)).result(60)
         honest = Stepper.propose
 
         def broken(self, group, lookaheads):
@@ -240,7 +240,7 @@ def test_stop_ends_everybody(tiny):
     engine = Engine(tiny[0], EngineConfig(max_len=128, max_requests=1))
     engine.start()
     waiters = [submit(engine, PROMPT, max_tokens=120, ignore_eos=True) for _ in range(3)]
-    assert waiters[0].started.wait(10)
+    assert waiters[0].started.wait(60)
     engine.stop()
     assert {w.result().finish_reason for w in waiters} <= {"cancelled", "length"}
     assert not engine.is_alive

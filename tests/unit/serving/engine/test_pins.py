@@ -4,7 +4,7 @@ import pytest
 
 from serving.engine.pins import UNPINNED, Pins
 from speculators.records import DomainPin, DomainPins, NameRule
-from tests.unit.serving.engine.running import engine_of, submit
+from tests.unit.serving.engine.running import engine_of, output, submit
 
 PROMPT = (1, 2, 3, 4, 5)
 
@@ -14,14 +14,19 @@ def pinned(*pins, rules=(), revision=1):
 
 
 def widths(finished):
-    """Drafts per step, without the last steps, where fewer tokens are left to generate."""
-    return {len(step.proposed) for step in finished.steps if step is not finished.steps[-1]}
+    """Drafts per step, as long as more tokens are left to generate than any step may propose."""
+    found, num_left = set(), len(output(finished)) - 1  # the first one comes from the prefill
+    for step in finished.steps:
+        if num_left > 8:
+            found.add(len(step.proposed))
+        num_left -= step.num_correct_drafts + 1
+    return found
 
 
 @pytest.fixture(scope="module")
 def engine(tiny, good):
     with engine_of(tiny[0], max_lookahead=6) as found:
-        found.swap(1, found.load_draft(good)).result(10)
+        found.swap(1, found.load_draft(good)).result(60)
         yield found
         found.pins.replace(DomainPins())
 
@@ -59,7 +64,7 @@ def test_the_policys_bound_is_above_a_pin(engine):
 def test_a_pin_is_about_requests_admitted_from_then_on(engine):
     engine.pins.replace(pinned(DomainPin("sql", 2)))
     waiter = run(engine, "sql")
-    assert waiter.started.wait(10)
+    assert waiter.started.wait(60)
     engine.pins.replace(pinned(DomainPin("sql", speculation_off=True), revision=2))
     assert widths(waiter.result()) == {2}
     assert run(engine, "sql").result().num_proposed_drafts == 0
@@ -74,7 +79,7 @@ def test_what_is_unpinned_is_chosen_by_the_engine_again(engine):
 
 def test_no_control_is_drawn_where_speculation_is_off(tiny, good):
     with engine_of(tiny[0], control_share=1.0) as engine:
-        engine.swap(1, engine.load_draft(good)).result(10)
+        engine.swap(1, engine.load_draft(good)).result(60)
         engine.pins.replace(pinned(DomainPin("sql", speculation_off=True)))
         assert submit(engine, PROMPT, domain="sql", is_control=None, max_tokens=4).result().version == 1
         assert submit(engine, PROMPT, domain="prose", is_control=None, max_tokens=4).result().version == 0

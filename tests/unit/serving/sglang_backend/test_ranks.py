@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_the_target_is_looked_at_again_when_asked():
     for _ in range(3):
         watch.look()
     assert not watch.is_settled
-    wait_for("the second look", lambda: watch.is_settled, 10)
+    wait_for("the second look", lambda: watch.is_settled, 60)
     assert watch.sha256 == target_fingerprint(model)
 
 
@@ -95,11 +94,11 @@ def test_a_target_that_cannot_be_read_any_more_is_not_measured(monkeypatch):
     first = watch.sha256
     monkeypatch.setattr(watch, "_model", None)
     watch.look()
-    wait_for("the look that fails", lambda: watch.is_settled, 10)
+    wait_for("the look that fails", lambda: watch.is_settled, 60)
     assert watch.sha256 == ""
     monkeypatch.undo()
     watch.look()
-    wait_for("the look after it", lambda: watch.is_settled, 10)
+    wait_for("the look after it", lambda: watch.is_settled, 60)
     assert watch.sha256 == first
 
 
@@ -125,7 +124,7 @@ def ask(one: RankSwapper, command: Command) -> tuple[str, ...]:
     """As rank 0 does: again, while a rank says that it is not ready. All ranks hear the same, so all ask alike."""
     for _ in range(200):
         one.handle(command)
-        lines = one.answers.get(timeout=5).lines
+        lines = one.answers.get(timeout=60).lines
         if NOT_YET not in lines:
             return lines
         time.sleep(0.05)
@@ -168,18 +167,16 @@ def test_the_scheduler_does_not_wait_for_a_rank_that_reads(tmp_path):
     one, applied = swapper(0, 1, None)
     slow: Future[Prepared] = Future()
     one._keep("slow", slow)
-    started = time.monotonic()
-    one.handle(Command("apply", 1, sha256="slow", version=2))
-    assert one.answers.get(timeout=5).lines == (NOT_YET,) and applied == []
-    assert time.monotonic() - started < 1.0
+    one.handle(Command("apply", 1, sha256="slow", version=2))  # would wait for ever: nobody reads on
+    assert one.answers.get(timeout=60).lines == (NOT_YET,) and applied == []
     slow.set_result(Prepared(draft_state(1), one.memory.staged(draft_state(1))))
     assert ask(one, Command("apply", 2, sha256="slow", version=2)) == ("",)
     assert one.memory.holds(draft_state(1))
 
 
-def _rank(rank: int, port: int, uris: tuple[str, str], sha256: str, results) -> None:
+def _rank(rank: int, store: str, uris: tuple[str, str], sha256: str, results) -> None:
     """One of two ranks; rank 1 may be sent to another directory, where nothing is."""
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     one, applied = swapper(rank, 2, torch.distributed.group.WORLD)
     one.target = TargetWatch(torch.nn.Linear(4, 2 + rank))
     before = ask(one, Command("target", 0))
@@ -190,13 +187,10 @@ def _rank(rank: int, port: int, uris: tuple[str, str], sha256: str, results) -> 
     os._exit(0)  # gloo's threads have aborted the interpreter's orderly end once; that end is not what is tested
 
 
-def _run_two(uris: tuple[str, str], sha256: str) -> dict[int, tuple]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def _run_two(store: Path, uris: tuple[str, str], sha256: str) -> dict[int, tuple]:
     context = processes.get_context("spawn")
     results = context.SimpleQueue()
-    workers = [context.Process(target=_rank, args=(rank, port, uris, sha256, results)) for rank in range(2)]
+    workers = [context.Process(target=_rank, args=(rank, str(store), uris, sha256, results)) for rank in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -208,9 +202,9 @@ def _run_two(uris: tuple[str, str], sha256: str) -> dict[int, tuple]:
 def test_two_ranks_swap_together_or_not_at_all(tmp_path: Path):
     uri = str(tmp_path / "two")
     sha256 = checkpoint.save(tmp_path / "two", CONFIG, draft_state(1))
-    together = _run_two((uri, uri), sha256)
+    together = _run_two(tmp_path / "store-together", (uri, uri), sha256)
     assert together == dict.fromkeys(range(2), (("", ""), (sha256, sha256), True, True))
-    apart = _run_two((uri, str(tmp_path / "gone")), sha256)
+    apart = _run_two(tmp_path / "store-apart", (uri, str(tmp_path / "gone")), sha256)
     for rank in range(2):
         lines, _, has_new, _ = apart[rank]
         assert lines[0] == "" and "rank 1" in lines[1]
