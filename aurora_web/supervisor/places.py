@@ -9,6 +9,8 @@ from pathlib import Path
 
 from aurora_web.supervisor.process import ProcessError
 
+ROOTS_PLACE = Path("/var/lib/aurora")  # for what another user must reach and root's own directories hide
+
 
 def key(folder: Path) -> str:
     """A short name for a directory, the same in every process."""
@@ -29,7 +31,7 @@ def reachable(folder: Path, purpose: str, user: pwd.struct_passwd | None) -> Pat
     if user is None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
-    chosen = folder if can_traverse(folder.parent) else Path("/var/lib/aurora") / key(folder) / purpose
+    chosen = folder if can_traverse(folder.parent) else ROOTS_PLACE / key(folder) / purpose
     if not chosen.exists():
         chosen.mkdir(parents=True)
         os.chown(chosen, user.pw_uid, user.pw_gid)

