@@ -61,7 +61,7 @@ class SupervisorConfig:
 
     @property
     def demo_target(self) -> Path:
-        return self.state_dir / "models" / "demo"
+        return self.state_dir / "models" / "pocket"
 
     def child_environment(self, database_url: str, redis_url: str, replica_token: str = "") -> dict[str, str]:
         """Environment of the processes that the supervisor starts."""

@@ -28,7 +28,7 @@ def main() -> None:
     from django.core.management import call_command
 
     call_command("migrate", interactive=False, verbosity=0)
-    demo = Path(settings.STATE_DIR) / "models" / "demo"
+    demo = Path(settings.STATE_DIR) / "models" / "pocket"
     _register_demo(str(demo))
     invite = io.StringIO()
     call_command("invite_admin", if_none=True, stdout=invite)
@@ -43,7 +43,12 @@ def _register_demo(path: str) -> None:
 
     if not Target.objects.exists():
         demo = register_target(
-            path=path, slug="demo", name="Demo target", actor="supervisor", is_traffic_enabled=True, control_share=0.15
+            path=path,
+            slug="pocket",
+            name="Pocket target",
+            actor="supervisor",
+            is_traffic_enabled=True,
+            control_share=0.15,
         )
         change_settings(demo, {"traffic_schedule": DEMO_SCHEDULE}, "supervisor")
 

@@ -52,7 +52,7 @@ class Programs:
 
     def traffic(self) -> Program:
         """The demo's client; asks the console what to send."""
-        return self._python("traffic", "-m", "serving.demo.traffic", niceness=1)
+        return self._python("traffic", "-m", "serving.traffic", niceness=1)
 
     def engine(self, slug: str, path: str, port: int) -> Program:
         """An embedded engine for one target."""

@@ -43,7 +43,7 @@ class Stack:
         self.services.start()
         environment = self.config.child_environment(self.services.database_url, self.services.redis_url)
         self.say("preparing the demo target and the database")
-        self._run_once("expand", environment, "serving.demo.expand", "--out", str(self.config.demo_target))
+        self._run_once("expand", environment, "serving.pocket.expand", "--out", str(self.config.demo_target))
         facts = json.loads(self._run_once("prepare", environment, "aurora_web.supervisor.prepare"))
         self.invite = facts["invite"]
         token = facts["replica_token"]

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from serving.demo.domains.registry import DOMAINS
-from serving.demo.expand import expand
 from serving.draft_runner import DraftRunner, normed_embedding
 from serving.engine.config import EngineConfig
 from serving.engine.costs import CONTEXT, measure
 from serving.engine.engine import Engine
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
+from serving.pocket.expand import expand
+from serving.traffic.domains.registry import DOMAINS
 from speculators import checkpoint
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from tests.bench.frozen import serve
@@ -113,7 +113,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        target_dir = expand(folder / "demo")
+        target_dir = expand(folder / "pocket")
         facts = {
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "relative_to_one_plain_token": costs(target_dir),

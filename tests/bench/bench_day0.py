@@ -24,8 +24,8 @@ from typing import Any
 import httpx
 from tokenizers import Tokenizer
 
-from serving.demo.domains.registry import get_domain
-from serving.demo.report import distinct_3gram_share
+from serving.pocket.report import distinct_3gram_share
+from serving.traffic.domains.registry import get_domain
 from tests.bench.frozen import compare_versions
 from tests.bench.measure import Served, accept_length, reached, speedup, windows
 from tests.bench.ring import Ring, temporary_ring, wait_for
@@ -117,7 +117,7 @@ def summary(served: list[Served], since: float, window: int) -> dict[str, Any]:
 
 def run(ring: Ring, given: argparse.Namespace) -> dict[str, Any]:
     """One day-0 run, with a shift where one is asked for."""
-    target_dir = Path(ring.state_dir / "models" / "demo")
+    target_dir = Path(ring.state_dir / "models" / "pocket")
     slug = f"bench-{given.domain.replace('_', '-')}"
     client = Client(
         register(ring, target_dir, slug),
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--heldout", type=int, default=24, help="prompts for frozen against adapted")
     given = parser.parse_args()
     with temporary_ring() as ring:
-        ring.patch("/targets/demo", {"traffic_enabled": False})
+        ring.patch("/targets/pocket", {"traffic_enabled": False})
         print(json.dumps(run(ring, given), indent=2))
 
 

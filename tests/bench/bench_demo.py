@@ -48,7 +48,7 @@ def domains(ring: Ring) -> dict[str, dict[str, Any]]:
 
 
 def look(ring: Ring, began: float) -> dict[str, Any]:
-    versions = ring.get("/targets/demo/versions", limit=500)["items"]
+    versions = ring.get("/targets/pocket/versions", limit=500)["items"]
     return {
         "after_seconds": round(time.monotonic() - began),
         "live": next((v["number"] for v in versions if v["status"] == "live"), None),

@@ -34,7 +34,7 @@ def announcement(rng: random.Random) -> dict[str, Any]:
     traces = [
         TraceRecord(
             trace_id=uuid.uuid4().hex,
-            target="demo",
+            target="pocket",
             domain="bench",
             version=0,
             tokens=tuple(rng.randrange(4096) for _ in range(65 + 3 * len(steps))),
@@ -50,7 +50,7 @@ def announcement(rng: random.Random) -> dict[str, Any]:
         for _ in range(TRACES_PER_SEGMENT)
     ]
     manifest = SegmentManifest(
-        segment_id, "demo", "bench", f"/nowhere/{segment_id}", "0" * 64, 1, len(traces), 1, (1, 5, 8), 256, "float16",
+        segment_id, "pocket", "bench", f"/nowhere/{segment_id}", "0" * 64, 1, len(traces), 1, (1, 5, 8), 256, "float16",
         time.time(),
     )  # fmt: skip
     return {"segment": manifest.to_json(), "traces": [trace.to_json() for trace in traces]}
@@ -96,9 +96,9 @@ class Poster(threading.Thread):
 
 
 def run(ring: Ring, seconds: float, num_posters: int, is_paused: bool) -> dict[str, Any]:
-    ring.patch("/targets/demo", {"traffic_enabled": False})
+    ring.patch("/targets/pocket", {"traffic_enabled": False})
     if is_paused:
-        ring.post("/targets/demo/training/pause")
+        ring.post("/targets/pocket/training/pause")
     token = ring.manage("create_token", "--role", "replica", "--name", "bench").split()[-1]
     posters = [Poster(ring, token, seed) for seed in range(num_posters)]
     started = time.monotonic()

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from serving.demo.domains.registry import DOMAINS
-from serving.demo.expand import expand
-from serving.demo.report import distinct_3gram_share
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from serving.pocket.expand import expand
+from serving.pocket.report import distinct_3gram_share
+from serving.traffic.domains.registry import DOMAINS
 from speculators.eagle3 import DraftConfig
 from training_worker.batches import Example, training_batches
 from training_worker.config import TraceSource

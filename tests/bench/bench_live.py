@@ -56,7 +56,7 @@ def run(ring: Ring, seconds: float) -> dict[str, Any]:
         for field in ("#id_password", "#id_repeated"):
             page.fill(field, "a long password")
         page.click("button.primary")
-        page.goto(f"http://127.0.0.1:{ring.web_port}/targets/demo/")
+        page.goto(f"http://127.0.0.1:{ring.web_port}/targets/pocket/")
         page.locator("#chart-loss").scroll_into_view_if_needed()
         page.wait_for_timeout(seconds * 1000)
         heard = page.evaluate("() => window.heard")

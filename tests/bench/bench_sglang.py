@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serving.demo.domains.registry import get_domain
-from serving.demo.expand import expand
 from serving.engine.api import Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from serving.pocket.expand import expand
+from serving.traffic.domains.registry import get_domain
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import Drafts, Judge, Replica
 from tests.sglang.server import LOOKAHEAD, Server, stream
@@ -160,7 +160,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         root = Path(folder)
-        target = expand(root / "demo")
+        target = expand(root / "pocket")
         drafts, judge = Drafts(root / "drafts", target), Judge(target)
         prompts = [
             judge.tokenizer.encode(each.text)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from serving.demo.domains.registry import DOMAINS
-from serving.demo.expand import expand
+from serving.pocket.expand import expand
+from serving.traffic.domains.registry import DOMAINS
 from speculators.eagle3 import DraftConfig
 from tests.bench.bench_learning import accept_length, kept_traces
 from training_worker.batches import Example, training_batches

@@ -9,10 +9,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from serving.demo.report import distinct_3gram_share
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from serving.pocket.report import distinct_3gram_share
 from tests.bench.measure import Served, accept_length, speedup
 
 

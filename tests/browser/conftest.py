@@ -25,7 +25,7 @@ def ring(tmp_path_factory, mailbox):
     folder.parent.chmod(0o755)
     folder.chmod(0o755)
     with running_ring(folder, AURORA_EMAIL_URL=mailbox.url, DATABASE_URL=new_database()) as found:
-        found.patch("/targets/demo", {"traffic_enabled": False})  # the tests register a target of their own
+        found.patch("/targets/pocket", {"traffic_enabled": False})  # the tests register a target of their own
         yield found
 
 
@@ -108,7 +108,7 @@ def steered(ring, base):
 @pytest.fixture(scope="session")
 def traced(ring):
     """A ring whose demo has kept more traces than the tests delete; its traffic rests again."""
-    ring.patch("/targets/demo", {"traffic_enabled": True})
-    wait_for("traces", lambda: len(ring.get("/targets/demo/traces")["items"]) >= 5, 120, 1)
-    ring.patch("/targets/demo", {"traffic_enabled": False})
+    ring.patch("/targets/pocket", {"traffic_enabled": True})
+    wait_for("traces", lambda: len(ring.get("/targets/pocket/traces")["items"]) >= 5, 120, 1)
+    ring.patch("/targets/pocket", {"traffic_enabled": False})
     return ring

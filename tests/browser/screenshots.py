@@ -19,7 +19,7 @@ from tests.bench.ring import REPO, Ring, temporary_ring, wait_for
 from tests.browser.accessibility import SET_THEME
 
 IMAGES = REPO / "docs" / "images"
-DEMO = "/targets/demo/"
+DEMO = "/targets/pocket/"
 # name -> address; {...} is what the ring has by then
 PAGES = {
     "approvals": "/approvals/",  # first: newer versions soon take the place of the one that waits
@@ -39,7 +39,7 @@ PAGES = {
     "swap": f"{DEMO}swaps/{{generation}}/",
     "rollback": "/rollback/",
     "alerts": "/alerts/",
-    "rules": "/alerts/rules/?target=demo",
+    "rules": "/alerts/rules/?target=pocket",
     "register": "/targets/new/",
     "audit": "/audit/",
     "system": "/system/",
@@ -72,18 +72,18 @@ def facts(ring: Ring, seconds: float) -> dict[str, Any]:
     """What the addresses need. From here on a person approves the demo's versions, so that one waits."""
     ring.patch(DEMO.rstrip("/"), {"approval": "manual"}, token=admin_token(ring))
     try:
-        wait_for("a version that waits", lambda: ring.get("/approvals", target="demo", state="waiting"), seconds, 1)
+        wait_for("a version that waits", lambda: ring.get("/approvals", target="pocket", state="waiting"), seconds, 1)
     except TimeoutError as error:  # a draft that has learnt all does not get better: its page says what was decided
         print(error, flush=True)
-    versions = ring.get("/targets/demo/versions", limit=500)["items"]
+    versions = ring.get("/targets/pocket/versions", limit=500)["items"]
     live = next(version for version in versions if version["status"] == "live")
     waiting = next((version for version in versions if version["status"] == "passed"), live)
     return {
         "live": live["number"],
         "first": min(version["number"] for version in versions),
         "waiting_id": waiting["id"],
-        "generation": ring.get("/targets/demo/swaps")[0]["generation"],
-        "trace": uuid.UUID(next(t["trace_id"] for t in ring.get("/targets/demo/traces")["items"] if t["version"])),
+        "generation": ring.get("/targets/pocket/swaps")[0]["generation"],
+        "trace": uuid.UUID(next(t["trace_id"] for t in ring.get("/targets/pocket/traces")["items"] if t["version"])),
     }
 
 

@@ -22,7 +22,7 @@ class Steered:
             "/targets",
             {
                 "source": "sglang",
-                "path": str(ring.state_dir / "models" / "demo"),
+                "path": str(ring.state_dir / "models" / "pocket"),
                 "slug": SLUG,
                 "name": "Steered model",
                 "policy": {"approval": "manual"},

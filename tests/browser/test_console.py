@@ -28,7 +28,7 @@ def _at_rest_again(ring):
 
 def test_registering_step_by_step(operator, base, ring):
     page = operator
-    to_the_plan(page, base, str(ring.state_dir / "models" / "demo"))
+    to_the_plan(page, base, str(ring.state_dir / "models" / "pocket"))
     checked = ("A person approves every version", "Send demo traffic")
     fill_plan(page, checked=checked, slug="mine", display_name="Morning model")
     start(page)

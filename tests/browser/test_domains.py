@@ -11,7 +11,7 @@ MINUTES = 60_000
 
 def test_a_trace_is_found_and_read_token_by_token(traced, operator, base):
     page = operator
-    page.goto(f"{base}/targets/demo/traces/")
+    page.goto(f"{base}/targets/pocket/traces/")
     rows = page.get_by_role("region", name="Traces").get_by_role("row")
     domain = rows.nth(1).get_by_role("cell").first.inner_text()
     page.get_by_label("Domain").fill(domain)
@@ -26,7 +26,7 @@ def test_a_trace_is_found_and_read_token_by_token(traced, operator, base):
 
 
 def test_a_viewer_sees_no_text(traced, viewer, base):
-    viewer.goto(f"{base}/targets/demo/traces/")
+    viewer.goto(f"{base}/targets/pocket/traces/")
     viewer.get_by_role("region", name="Traces").get_by_role("link").first.click()
     expect(viewer.get_by_text("The text is hidden")).to_be_visible()
     assert set(viewer.get_by_role("region", name="Tokens of the trace").locator(".t").all_inner_texts()) == {"▪"}
@@ -35,7 +35,7 @@ def test_a_viewer_sees_no_text(traced, viewer, base):
 
 def test_a_trace_is_deleted_with_a_reason(traced, operator, base):
     page = operator
-    page.goto(f"{base}/targets/demo/traces/")
+    page.goto(f"{base}/targets/pocket/traces/")
     page.get_by_role("region", name="Traces").get_by_role("link").last.click()
     address = page.url
     page.get_by_text("Delete this trace").click()
@@ -47,7 +47,7 @@ def test_a_trace_is_deleted_with_a_reason(traced, operator, base):
 
 def test_domains_are_charted_and_a_bad_rule_is_explained(traced, operator, base):
     page = operator
-    page.goto(f"{base}/targets/demo/domains/?range=1h")
+    page.goto(f"{base}/targets/pocket/domains/?range=1h")
     expect(page.locator("#trend-state")).to_contain_text("As of", timeout=60_000)
     assert page.evaluate("() => document.getElementById('chart-share').data.length") > 0
     page.get_by_label("A domain that").select_option("regex")
@@ -59,7 +59,7 @@ def test_domains_are_charted_and_a_bad_rule_is_explained(traced, operator, base)
 
 def test_a_domain_is_pinned_obeyed_by_the_engine_and_undone(traced, operator, base):
     page = operator
-    page.goto(f"{base}/targets/demo/domains/?range=1h")
+    page.goto(f"{base}/targets/pocket/domains/?range=1h")
     line = page.get_by_role("region", name="Accept length by domain and version").get_by_role("row").nth(1)
     domain = line.get_by_role("rowheader").inner_text()
     line.get_by_role("link", name=f"pin {domain}").click()
@@ -73,13 +73,13 @@ def test_a_domain_is_pinned_obeyed_by_the_engine_and_undone(traced, operator, ba
     expect(pins).to_contain_text("lookahead 2, no training")
     expect(pins).to_contain_text("obeyed by 1 of 1 replica", timeout=60_000)  # the real engine has said so
     for theme in ("dark", "light"):
-        assert violations(page, f"{base}/targets/demo/domains/?range=1h", theme) == []
+        assert violations(page, f"{base}/targets/pocket/domains/?range=1h", theme) == []
     page.get_by_role("button", name=f"Undo revision 1, {domain}").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("Revision 1 is undone.")).to_be_visible()
     expect(page.locator("#pins-part")).to_contain_text("Nothing is pinned")
     expect(page.locator("#pins-part")).to_contain_text("Revision 2 is run by 1 of 1 replica", timeout=60_000)
-    page.goto(f"{base}/targets/demo/")
+    page.goto(f"{base}/targets/pocket/")
     expect(page.get_by_role("region", name="Events")).to_contain_text(f"pinned the domain {domain}: lookahead 2")
 
 
@@ -91,18 +91,18 @@ def test_workers_and_beat_answer_on_the_system_page(operator, base):
 
 def test_shortcuts_go_where_the_help_says_and_never_from_a_field(operator, base):
     page = operator
-    page.goto(f"{base}/targets/demo/traces/")
+    page.goto(f"{base}/targets/pocket/traces/")
     page.keyboard.press("/")
     expect(page.locator("#since")).to_be_focused()
     page.get_by_label("Domain").focus()
     page.keyboard.type("go?")
-    assert page.url == f"{base}/targets/demo/traces/"
+    assert page.url == f"{base}/targets/pocket/traces/"
     expect(page.get_by_label("Domain")).to_have_value("go?")
     page.get_by_role("heading", name="Traces of").click()
     page.evaluate("() => document.activeElement.blur()")
     page.keyboard.press("g")
     page.keyboard.press("d")
-    page.wait_for_url("**/targets/demo/domains/")
+    page.wait_for_url("**/targets/pocket/domains/")
     page.keyboard.press("?")
     page.wait_for_url("**/help/")
     page.get_by_label("Shortcuts are on").uncheck()

@@ -34,17 +34,17 @@ PAGES = {
     "console:alert_channels": ["/alerts/channels/"],
     "console:register": ["/targets/new/"],
     "console:register_bulk": ["/targets/new/bulk/"],
-    "console:target": [T, f"{T}?view=table", "/targets/demo/?range=3h", "/targets/nothing/"],
+    "console:target": [T, f"{T}?view=table", "/targets/pocket/?range=3h", "/targets/nothing/"],
     "console:settings": [f"{T}settings/"],
     "console:rollback": [f"{T}rollback/"],
     "console:rollbacks": ["/rollback/"],
     "console:versions_page": [f"{T}versions/"],
     "console:compare": [f"{T}versions/compare/", f"{T}versions/compare/?v=1&v={{canary}}"],
     "console:version": [f"{T}versions/1/", f"{T}versions/{{canary}}/"],
-    "console:traces": ["/targets/demo/traces/", f"{T}traces/?domain=nothing"],
-    "console:trace": ["/targets/demo/traces/{trace}/"],
-    "console:domains": ["/targets/demo/domains/?range=1h", f"{T}domains/"],
-    "console:economics": ["/targets/demo/economics/?range=1h", f"{T}economics/"],
+    "console:traces": ["/targets/pocket/traces/", f"{T}traces/?domain=nothing"],
+    "console:trace": ["/targets/pocket/traces/{trace}/"],
+    "console:domains": ["/targets/pocket/domains/?range=1h", f"{T}domains/"],
+    "console:economics": ["/targets/pocket/economics/?range=1h", f"{T}economics/"],
     "console:system": ["/system/"],
     "console:help": ["/help/"],
     "api_docs": ["/api/docs", "/api/docs?q=nothing of that name"],
@@ -102,7 +102,7 @@ def test_every_page_is_on_the_list():
 @pytest.fixture(scope="module")
 def busy(ring, traced, steered, admin_token):
     """Fills in {canary}, {canary_id}, {waiting_id}, {trace} and {event}."""
-    trace = traced.get("/targets/demo/traces")["items"][0]["trace_id"]
+    trace = traced.get("/targets/pocket/traces")["items"][0]["trace_id"]
     steered.replaced()
     number = steered.waiting()
     ring.patch(f"/targets/{SLUG}", {"canary_share": 0.5, "canary_minutes": 60}, token=admin_token)

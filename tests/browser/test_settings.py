@@ -52,7 +52,7 @@ def test_the_system_decides_until_somebody_does(browser, base):
 def test_charts_and_pages_have_the_clock_of_the_readers_zone(traced, viewer, base):
     prefer(viewer, base, "Light", "Europe/Berlin")
     expect(viewer.get_by_text(re.compile(r"written like this now: .* CES?T\."))).to_be_visible()
-    viewer.goto(f"{base}/targets/demo/?range=3h")  # there is something to draw
+    viewer.goto(f"{base}/targets/pocket/?range=3h")  # there is something to draw
     viewer.wait_for_function(LAYOUT, timeout=60_000)
     layout = viewer.evaluate(LAYOUT)
     assert [note["text"] for note in layout["annotations"]] == ["Europe/Berlin"]

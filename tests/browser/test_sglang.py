@@ -47,7 +47,7 @@ def test_registering_for_sglang(operator, base, ring):
     page.get_by_label("SGLang servers of yours").check()
     page.get_by_label("Or its model id").fill("acme/tiny")
     expect(page.locator("#check")).to_contain_text("paste the model's config.json", timeout=60_000)
-    to_the_plan(page, base, str(ring.state_dir / "models" / "demo"), on_sglang=True)
+    to_the_plan(page, base, str(ring.state_dir / "models" / "pocket"), on_sglang=True)
     fill_plan(page, checked=("A person approves every version",), slug="served")
     expect(page.locator("main")).to_contain_text("SGLang has to be 0.5.21")
     start(page)

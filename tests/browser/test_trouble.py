@@ -14,7 +14,7 @@ from tests.browser.conftest import PASSWORD, accept, sign_in
 from tests.browser.cuttable import Line
 from tests.browser.empty_console import empty_console
 
-DEMO = "/targets/demo/"
+DEMO = "/targets/pocket/"
 SECONDS = 1000
 # Headless Chromium never hides a page: the page is told that it is hidden, as the browser would tell it.
 SET_HIDDEN = """isHidden => {
@@ -66,10 +66,10 @@ def live(page):
 @pytest.fixture(scope="module")
 def busy_demo(ring):
     """The demo with traffic of its own."""
-    ring.patch("/targets/demo", {"traffic_enabled": True})
-    wait_for("figures", lambda: ring.get("/targets/demo/charts", range="30m")["windows"], 60)
+    ring.patch("/targets/pocket", {"traffic_enabled": True})
+    wait_for("figures", lambda: ring.get("/targets/pocket/charts", range="30m")["windows"], 60)
     yield ring
-    ring.patch("/targets/demo", {"traffic_enabled": False})
+    ring.patch("/targets/pocket", {"traffic_enabled": False})
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_line_that_is_cut_silently_is_noticed_and_nothing_is_missing_after(bus
         assert page.locator("html[data-stale]").count() == 0
 
         def caught_up():
-            data = ring.get("/targets/demo/charts", range="30m")
+            data = ring.get("/targets/pocket/charts", range="30m")
             known = {point["at"] for point in data["windows"]}
             during = {at for at in known if cut_at - 10 < at < mended_at - 5}
             size = data["bucket_seconds"]
@@ -239,7 +239,7 @@ def killed(busy_demo, admin_token):
 
     def set_rule(rule, threshold, is_enabled=True):
         wanted = {"threshold": threshold, "is_enabled": is_enabled}
-        ring.console.put(f"/alerts/rules/demo/{rule}", json=wanted, headers=headers).raise_for_status()
+        ring.console.put(f"/alerts/rules/pocket/{rule}", json=wanted, headers=headers).raise_for_status()
 
     set_rule("target_silent", 10)
     for rule in measured:
@@ -247,7 +247,7 @@ def killed(busy_demo, admin_token):
 
     def kill():
         os.kill(ring.process.pid, signal.SIGSTOP)  # else the supervisor starts another within a second
-        ring.kill("--slug demo")
+        ring.kill("--slug pocket")
 
     def revive():
         os.kill(ring.process.pid, signal.SIGCONT)
@@ -270,13 +270,13 @@ def test_a_dead_engine_is_said_on_every_page_until_it_is_back(killed, operator, 
     expect(operator.locator("#replicas")).to_contain_text("down")
     expect(operator.locator("#alerts")).to_contain_text("No replica reports", timeout=60 * SECONDS)
     tab.goto(base)
-    card = tab.get_by_role("article").filter(has=tab.locator('a[href="/targets/demo/"]'))
+    card = tab.get_by_role("article").filter(has=tab.locator('a[href="/targets/pocket/"]'))
     expect(card).to_contain_text("no replica reports")
     expect(card).to_contain_text("last seen")
     expect(card).to_contain_text("stale")
     expect(card).to_contain_text("1 alert")
     tab.goto(f"{base}{DEMO}replicas/")
-    expect(tab.get_by_role("row", name=re.compile("demo-"))).to_contain_text(re.compile("down.*stale", re.S))
+    expect(tab.get_by_role("row", name=re.compile("pocket-"))).to_contain_text(re.compile("down.*stale", re.S))
     for page in ("domains/", "versions/", "economics/", "traces/", "settings/"):
         tab.goto(f"{base}{DEMO}{page}")
         expect(tab.locator("#standing")).to_contain_text("every figure here is of the time before")
@@ -324,7 +324,7 @@ def test_without_any_data_every_page_says_what_will_be_there(empty):
 
 def test_a_target_without_data_has_no_blank_charts(empty, ring):
     page, console = empty
-    path = str(ring.state_dir / "models" / "demo")
+    path = str(ring.state_dir / "models" / "pocket")
     console.manage("register", path, "--slug", "fresh")
     page.goto(f"{console.base}/targets/fresh/")
     live(page)

@@ -12,6 +12,6 @@ def ring(tmp_path_factory):
     folder.parent.chmod(0o755)
     folder.chmod(0o755)
     with running_ring(folder, DATABASE_URL=new_database()) as found:
-        found.post("/targets/demo/training/pause", {"reason": "until random weights have been measured"})
-        found.patch("/targets/demo", {"traffic_mix": {"sql": 1}, "traffic_schedule": []})
+        found.post("/targets/pocket/training/pause", {"reason": "until random weights have been measured"})
+        found.patch("/targets/pocket", {"traffic_mix": {"sql": 1}, "traffic_schedule": []})
         yield found

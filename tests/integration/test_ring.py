@@ -23,12 +23,12 @@ def engine_url(ring):
 
 
 def live_version(ring):
-    found = [v for v in ring.get("/targets/demo/versions")["items"] if v["status"] == "live"]
+    found = [v for v in ring.get("/targets/pocket/versions")["items"] if v["status"] == "live"]
     return found[0] if found else None
 
 
 def newest(ring):
-    return ring.get("/targets/demo/versions")["items"][0]["number"]
+    return ring.get("/targets/pocket/versions")["items"][0]["number"]
 
 
 def num_finished(ring):
@@ -51,10 +51,10 @@ def test_a_trained_version_goes_live_and_more_of_its_drafts_are_right(ring):
     first = wait_for("day 0", lambda: live_version(ring), 120)
     assert first["report"] is None  # random weights, which serve until training is resumed
     random = wait_for("requests with random weights", lambda: accept_length(ring, [first["number"]]), 240)
-    ring.post("/targets/demo/training/resume")
+    ring.post("/targets/pocket/training/resume")
 
     def better():
-        trained = [v["number"] for v in ring.get("/targets/demo/versions", limit=200)["items"] if v["report"]]
+        trained = [v["number"] for v in ring.get("/targets/pocket/versions", limit=200)["items"] if v["report"]]
         length = accept_length(ring, trained)
         return length if length and length > random else None
 
@@ -75,19 +75,23 @@ def test_what_is_loaded_is_proved(ring):
 
 def test_the_public_client_is_served(ring):
     client = openai.OpenAI(base_url=engine_url(ring) + "/v1", api_key="none")
-    answer = client.completions.create(model="demo", prompt=SQL, max_tokens=16, temperature=0)
+    answer = client.completions.create(model="pocket", prompt=SQL, max_tokens=16, temperature=0)
     assert answer.choices[0].text
 
 
 def test_a_pin_reaches_the_engine_with_its_next_report(ring):
     wait_for("a version at work", lambda: ring.rows("SELECT 1 FROM rollouts_replica WHERE version > 0"), 60)
-    pin = ring.put("/targets/demo/domains/pinned/pin", {"speculation_off": True, "no_training": True})
+    pin = ring.put("/targets/pocket/domains/pinned/pin", {"speculation_off": True, "no_training": True})
     revision = wait_for(
-        "the replica to run it", lambda: ring.get("/targets/demo/domains/pinned/pin")["obeying"] and pin["revision"], 60
+        "the replica to run it",
+        lambda: ring.get("/targets/pocket/domains/pinned/pin")["obeying"] and pin["revision"],
+        60,
+        lambda: ring.get("/targets/pocket/domains/pinned/pin")["obeying"] and pin["revision"],
+        60,
     )
     client = openai.OpenAI(base_url=engine_url(ring) + "/v1", api_key="none")
     answer = client.completions.create(
-        model="demo", prompt=SQL, max_tokens=8, temperature=0, extra_headers={"x-aurora-domain": "pinned"}
+        model="pocket", prompt=SQL, max_tokens=8, temperature=0, extra_headers={"x-aurora-domain": "pinned"}
     )
     counted = "SELECT version > 0, lookahead, num_proposed_drafts, num_accept_tokens FROM metrics_countrow"
     [row] = wait_for("its counts", lambda: ring.rows(counted + " WHERE domain = 'pinned'"), 60)
@@ -127,14 +131,14 @@ def test_killing_the_trainer_in_mid_slice_loses_nothing(ring):
 
 
 def test_killing_the_console_during_traffic_loses_nothing(ring):
-    spool = ring.state_dir / "spool" / f"demo-{ring.engine_port}"
+    spool = ring.state_dir / "spool" / f"pocket-{ring.engine_port}"
     before = num_finished(ring)
     ring.kill("aurora_web.asgi:application")
     time.sleep(0.5)
     during = num_finished(ring)  # the engine serves on
     wait_for("requests served meanwhile", lambda: num_finished(ring) > during, 30)
     wait_for("the console again", ring._is_ready, 60)
-    ring.patch("/targets/demo", {"traffic_enabled": False})
+    ring.patch("/targets/pocket", {"traffic_enabled": False})
     assert num_finished(ring) > before
 
     def at_rest():
@@ -150,12 +154,12 @@ def test_killing_the_console_during_traffic_loses_nothing(ring):
 
 
 def test_killing_the_engine_with_an_unsent_spool_loses_nothing(ring):
-    spool = ring.state_dir / "spool" / f"demo-{ring.engine_port}"
+    spool = ring.state_dir / "spool" / f"pocket-{ring.engine_port}"
     consoles = ring.kill("aurora_web.asgi:application", signal.SIGSTOP)  # away, and not restarted
     try:
         client = openai.OpenAI(base_url=engine_url(ring) + "/v1", api_key="none")
         for _ in range(6):
-            client.completions.create(model="demo", prompt=SQL, max_tokens=24, temperature=1.0)
+            client.completions.create(model="pocket", prompt=SQL, max_tokens=24, temperature=1.0)
         wait_for(
             "unsent announcements", lambda: [p for p in spool.glob("*.json") if not p.name.startswith("counts-")], 30
         )
@@ -177,7 +181,7 @@ def test_killing_the_engine_with_an_unsent_spool_loses_nothing(ring):
 
 
 def test_the_ring_goes_on_after_all_of_it(ring):
-    ring.patch("/targets/demo", {"traffic_enabled": True})
+    ring.patch("/targets/pocket", {"traffic_enabled": True})
     before = newest(ring)
     wait_for("another version", lambda: newest(ring) > before, 180)
     assert "Traceback" not in ring.log("web").replace("CancelledError", "")

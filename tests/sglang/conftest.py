@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from serving.demo.expand import expand
+from serving.pocket.expand import expand
 from speculators import checkpoint
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.records import DesiredState, TraceRecord
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def target(tmp_path_factory) -> Path:
-    return expand(tmp_path_factory.mktemp("sglang") / "demo")
+    return expand(tmp_path_factory.mktemp("sglang") / "pocket")
 
 
 class Judge:

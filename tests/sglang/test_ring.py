@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from serving.demo.domains.registry import get_domain
+from serving.traffic.domains.registry import get_domain
 from tests.bench.ring import running_ring, wait_for
 from tests.sglang.server import LOOKAHEAD, Server
 
@@ -74,9 +74,9 @@ def ring(tmp_path_factory):
     with running_ring(folder) as found:
         admin = found.manage("create_token", "--role", "admin", "--name", "test").split()[-1]
         found.console.headers["Authorization"] = f"Bearer {admin}"
-        found.patch("/targets/demo", {"is_active": False})  # its embedded engine would share these two cores
+        found.patch("/targets/pocket", {"is_active": False})  # its embedded engine would share these two cores
         policy = {"approval": "automatic", "control_share": 0.05, "max_lookahead": LOOKAHEAD}
-        target = str(found.state_dir / "models" / "demo")
+        target = str(found.state_dir / "models" / "pocket")
         found.post("/targets", {"source": "sglang", "path": target, "slug": SLUG, "name": "x", "policy": policy})
         yield found
 

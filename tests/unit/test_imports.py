@@ -18,7 +18,7 @@ class Block(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Block())
 """
 TORCH_SIDE = """
-import serving.__main__, serving.engine.engine, serving.demo.traffic, serving.http.server
+import serving.__main__, serving.engine.engine, serving.traffic.__main__, serving.http.server
 import serving.sglang_backend.plugin, serving.sglang_backend.sidecar
 import training_worker.slices, speculators.eagle3, aurora_kernels.packed_linear
 """

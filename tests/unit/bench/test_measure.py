@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.demo.report import distinct_3gram_share
+from serving.pocket.report import distinct_3gram_share
 from tests.bench.measure import Served, accept_length, reached, speedup, windows
 
 

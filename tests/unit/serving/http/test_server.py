@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from serving import config
-from serving.demo.expand import expand
+from serving.pocket.expand import expand
 from speculators.records import DesiredState, DomainPin, DomainPins
 from tests.bench.ring import REPO, free_ports
 from tests.unit.serving.fakes import ConsoleServer, wait_until

@@ -1,4 +1,4 @@
-"""Package the demo target as int8 with one scale per row: `python -m serving.demo.quantise --run DIR`.
+"""Package the demo target as int8 with one scale per row: `python -m serving.pocket.quantise --run DIR`.
 
 A matrix W [R, C] is stored as int8 Q [R, C] and fp32 s [R] with s = max|W| / 127 per row, so that
 |W - s Q| <= s / 2. Norm weights stay fp32. The tied embedding is stored once.
@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from serving.demo.model import TargetShape
-from serving.demo.tokenizer import EOS_ID
+from serving.pocket.model import TargetShape
+from serving.pocket.tokenizer import EOS_ID
 
 PACKAGED = Path(__file__).parent / "target"
 WEIGHTS = "model.int8.safetensors"
@@ -68,7 +68,7 @@ def write_package(state: dict[str, Tensor], tokenizer_dir: Path, folder: Path, s
 def main() -> None:
     """Read the command line and package the checkpoint of a training run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="the --out of serving.demo.train_target")
+    parser.add_argument("--run", type=Path, required=True, help="the --out of serving.pocket.train")
     parser.add_argument("--package", type=Path, default=PACKAGED)
     given = parser.parse_args()
     state = torch.load(given.run / "checkpoint.pt", weights_only=True)["target"]

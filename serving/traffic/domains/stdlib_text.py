@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from serving.demo.domains.base import Split, split_of
+from serving.traffic.domains.base import Split, split_of
 
 SKIPPED_FOLDERS = frozenset({"test", "tests", "site-packages", "dist-packages", "idle_test", "__pycache__", "lib2to3"})
 SKIPPED_STEMS = frozenset({"pydoc_data", "this", "antigravity"})

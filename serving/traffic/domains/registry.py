@@ -1,11 +1,11 @@
 """The demo domains by name."""
 
-from serving.demo.domains.arithmetic import Arithmetic
-from serving.demo.domains.base import Domain
-from serving.demo.domains.json_tools import JsonTools
-from serving.demo.domains.prose import Prose
-from serving.demo.domains.python_code import PythonCode
-from serving.demo.domains.sql import Sql
+from serving.traffic.domains.arithmetic import Arithmetic
+from serving.traffic.domains.base import Domain
+from serving.traffic.domains.json_tools import JsonTools
+from serving.traffic.domains.prose import Prose
+from serving.traffic.domains.python_code import PythonCode
+from serving.traffic.domains.sql import Sql
 
 DOMAINS: dict[str, Domain] = {
     domain.name: domain for domain in (PythonCode(), Prose(), Arithmetic(), Sql(), JsonTools())

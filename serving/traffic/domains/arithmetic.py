@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from serving.demo.domains.base import GeneratedDomain
-from serving.demo.domains.vocabulary import CONTAINERS, PEOPLE, PLACES, SHOPS, THINGS, VEHICLES, WORKERS
+from serving.traffic.domains.base import GeneratedDomain
+from serving.traffic.domains.vocabulary import CONTAINERS, PEOPLE, PLACES, SHOPS, THINGS, VEHICLES, WORKERS
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,

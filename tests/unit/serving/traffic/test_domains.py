@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from serving.demo.domains.registry import DOMAINS, get_domain
+from serving.traffic.domains.registry import DOMAINS, get_domain
 
 GENERATED = ("arithmetic", "sql", "json_tools")
 REAL = ("python_code", "prose")

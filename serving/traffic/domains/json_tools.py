@@ -4,8 +4,8 @@ import json
 import random
 from dataclasses import dataclass
 
-from serving.demo.domains.base import GeneratedDomain
-from serving.demo.domains.vocabulary import CATEGORIES, COLOURS, PEOPLE, PLACES, STATUSES, SUBJECTS
+from serving.traffic.domains.base import GeneratedDomain
+from serving.traffic.domains.vocabulary import CATEGORIES, COLOURS, PEOPLE, PLACES, STATUSES, SUBJECTS
 
 Value = str | int | float | bool | list[str]
 

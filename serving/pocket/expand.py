@@ -1,4 +1,4 @@
-"""Turn the packaged demo target into a standard Hugging Face directory: `python -m serving.demo.expand --out DIR`."""
+"""Turn the packaged demo target into a standard Hugging Face directory: `python -m serving.pocket.expand --out DIR`."""
 
 import argparse
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from serving.demo.quantise import PACKAGED, TOKENIZER_FILES, WEIGHTS, unpack
+from serving.pocket.quantise import PACKAGED, TOKENIZER_FILES, WEIGHTS, unpack
 
 MARKER = "expanded.json"
 COPIED = ("config.json", "generation_config.json", *TOKENIZER_FILES)

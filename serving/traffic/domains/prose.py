@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from serving.demo.domains.base import Domain, Prompt, Split
-from serving.demo.domains.stdlib_text import docstrings, modules_in
+from serving.traffic.domains.base import Domain, Prompt, Split
+from serving.traffic.domains.stdlib_text import docstrings, modules_in
 
 MIN_PARAGRAPH_CHARS = 140
 PROMPT_WORDS = (14, 60)

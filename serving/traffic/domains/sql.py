@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 
-from serving.demo.domains.base import GeneratedDomain
-from serving.demo.domains.vocabulary import CATEGORIES, COLOURS, PEOPLE, PLACES, STATUSES
+from serving.traffic.domains.base import GeneratedDomain
+from serving.traffic.domains.vocabulary import CATEGORIES, COLOURS, PEOPLE, PLACES, STATUSES
 
 TABLES = (
     "customers orders products invoices payments employees departments students courses teachers books authors "

@@ -7,8 +7,8 @@ trained with (3.11), a held-out module may share text with a trained one that wa
 import random
 from collections.abc import Iterator
 
-from serving.demo.domains.base import Domain, Prompt, Split
-from serving.demo.domains.stdlib_text import Module, modules_in
+from serving.traffic.domains.base import Domain, Prompt, Split
+from serving.traffic.domains.stdlib_text import Module, modules_in
 
 STARTS = ("def ", "class ", "async def ", "if ", "for ", "while ", "try:", "return ", "with ", "@", "self.", "import ")
 PROMPT_LINES = (5, 14)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from serving.demo.domains.base import GeneratedDomain, Split, split_of
-from serving.demo.domains.prose import clean_paragraphs, is_sentence_like
-from serving.demo.domains.registry import DOMAINS, get_domain
-from serving.demo.domains.stdlib_text import docstrings, modules_in
-from serving.demo.tokenizer import EOS_ID
+from serving.pocket.tokenizer import EOS_ID
+from serving.traffic.domains.base import GeneratedDomain, Split, split_of
+from serving.traffic.domains.prose import clean_paragraphs, is_sentence_like
+from serving.traffic.domains.registry import DOMAINS, get_domain
+from serving.traffic.domains.stdlib_text import docstrings, modules_in
 
 Tokens = NDArray[np.uint16]
 

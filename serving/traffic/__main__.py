@@ -1,4 +1,4 @@
-"""Demo traffic: a client of the engine's public API like any other: ``python -m serving.demo.traffic``.
+"""Demo traffic: a client of the engine's public API like any other: ``python -m serving.traffic``.
 
 What to send (how many at once, which domains, when the mix shifts) is read from the console's ``GET /traffic``, so a
 person can change it there. A schedule is a list of phases ``{"seconds": 120, "mix": {domain: weight}}``, one after
@@ -21,9 +21,9 @@ from typing import Any
 import httpx
 
 from serving.config import ConfigError
-from serving.demo.config import TrafficConfig, load
-from serving.demo.domains.base import Prompt
-from serving.demo.domains.registry import DOMAINS
+from serving.traffic.config import TrafficConfig, load
+from serving.traffic.domains.base import Prompt
+from serving.traffic.domains.registry import DOMAINS
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ class Traffic:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 2 for settings that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m serving.demo.traffic", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m serving.traffic", description=__doc__)
     parser.add_argument("--console-url", help="AURORA_CONSOLE_URL")
     parser.add_argument("--token", help="console token of scope ingest; better in AURORA_REPLICA_TOKEN")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

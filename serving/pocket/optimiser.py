@@ -2,7 +2,7 @@
 
 import torch
 
-from serving.demo.model import Target
+from serving.pocket.model import Target
 from speculators.optimiser import Muon
 
 MUON_RATE = 0.02

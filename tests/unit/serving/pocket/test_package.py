@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from serving.demo.domains.registry import get_domain
-from serving.demo.expand import expand
-from serving.demo.quantise import PACKAGED, dequantise, pack, quantise, unpack
-from serving.demo.report import answer_loss, distinct_3gram_share
 from serving.model.decoder import Decoder
+from serving.pocket.expand import expand
+from serving.pocket.quantise import PACKAGED, dequantise, pack, quantise, unpack
+from serving.pocket.report import answer_loss, distinct_3gram_share
+from serving.traffic.domains.registry import get_domain
 
 
 def test_quantising_errs_by_half_a_step_at_most():

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from serving.demo.traffic import Plan
+from serving.traffic.__main__ import Plan
 from tests.bench.ring import REPO
 from tests.unit.serving.fakes import ConsoleServer, wait_until
 
@@ -95,7 +95,7 @@ def test_the_process_follows_the_console():
         "AURORA_REPLICA_TOKEN": "secret",
         "PYTHONPATH": f"{REPO}:{REPO / 'kernels'}",
     }
-    process = subprocess.Popen([sys.executable, "-m", "serving.demo.traffic"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "serving.traffic"], env=environment)
     try:
         wait_until(lambda: len(engine.asked) > 20, 30)
         assert {domain for domain, _ in engine.asked} == {"sql"}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from serving.demo.tokenizer import EOS_ID, VOCAB_SIZE
+from serving.pocket.tokenizer import EOS_ID, VOCAB_SIZE
 
 
 @dataclass(frozen=True)

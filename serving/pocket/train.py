@@ -1,4 +1,4 @@
-"""Train the demo target on the CPU: `python -m serving.demo.train_target --out DIR --minutes N`.
+"""Train the demo target on the CPU: `python -m serving.pocket.train --out DIR --minutes N`.
 
 Real text comes from the running interpreter's standard library, and for `prose` also from `--prose-dir` (the target
 that ships was given the reStructuredText sources of the Python 3.11 documentation). The run can be killed at any time:
@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from serving.demo.corpus import Rows, tokenizer_texts
-from serving.demo.model import Target, TargetShape
-from serving.demo.optimiser import make_optimisers, rate_factor
-from serving.demo.quantise import TOKENIZER_FILES, WEIGHTS, unpack
-from serving.demo.tokenizer import save_tokenizer, train_tokenizer
+from serving.pocket.corpus import Rows, tokenizer_texts
+from serving.pocket.model import Target, TargetShape
+from serving.pocket.optimiser import make_optimisers, rate_factor
+from serving.pocket.quantise import TOKENIZER_FILES, WEIGHTS, unpack
+from serving.pocket.tokenizer import save_tokenizer, train_tokenizer
 
 MIX = {"python_code": 0.42, "prose": 0.27, "arithmetic": 0.11, "sql": 0.10, "json_tools": 0.10}
 

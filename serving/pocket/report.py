@@ -1,4 +1,4 @@
-"""What the demo target is worth, per domain: `python -m serving.demo.report [--target DIR]`.
+"""What the demo target is worth, per domain: `python -m serving.pocket.report [--target DIR]`.
 
 Prints JSON: held-out loss (nats per token over the reference answers, given the prompts), distinct-3-gram share of the
 greedy output over held-out prompts, and one sample. A low share means that the output repeats itself, which flatters
@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from serving.demo.domains.registry import DOMAINS
-from serving.demo.expand import expand
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
+from serving.pocket.expand import expand
+from serving.traffic.domains.registry import DOMAINS
 
 SEED = 424242  # of the prompts; traffic and training draw others
 MAX_PROMPT = 512
