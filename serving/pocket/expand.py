@@ -1,4 +1,4 @@
-"""Turn the packaged demo target into a standard Hugging Face directory: `python -m serving.pocket.expand --out DIR`."""
+"""The packaged pocket target as a standard Hugging Face directory: `python -m serving.pocket.expand --out DIR`."""
 
 import argparse
 import hashlib
