@@ -60,7 +60,7 @@ def _passes(
     rows, length = batch.tokens.shape
     everything = torch.arange(length).expand(rows, length)
     passes, losses = [], torch.zeros(rows, length)
-    ids = torch.arange(draft.config.draft_vocab_size) + draft.d2t
+    ids = draft.target_ids()
     for k, depth in enumerate(unroll(draft, target.embed_VH, batch, [everything] * max(1, lookahead))):
         logits = draft.logits(depth.out)
         place = (everything + k + 1).clamp_max(length - 1)

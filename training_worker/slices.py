@@ -18,6 +18,7 @@ from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.records import EvalReport, TrainProgress, VersionManifest
+from training_worker import vocabulary
 from training_worker.batches import Example, training_batches
 from training_worker.config import SliceJob, SliceResult, TraceSource
 from training_worker.day_zero import first_draft, is_first, is_readable
@@ -123,6 +124,8 @@ def _take_up(job: SliceJob) -> WarmRun:
         trainer.load(path)
     elif parent is not None:
         trainer.start_from(parent)
+    else:
+        trainer.start_anew(vocabulary.choose(Path(job.target_path), target.config, config.draft_vocab_size))
     run = WarmRun(job.run_id, job.target_path, trainer, Examples(target, config.aux_layer_ids), _stamp(path))
     _warm[job.target_path] = run
     return run

@@ -62,10 +62,14 @@ class Trainer:
         self.num_tokens = 0
         self.loss = math.nan
         self._embed = target.embed_VH.to(self.recipe.dtype)
-        self._draft_ids = torch.arange(config.draft_vocab_size) + self.draft.d2t
         self._is_full_vocabulary = config.draft_vocab_size == config.vocab_size
         self._optimisers = self._make_optimisers()
         self.averaged = self._copy()  # what is evaluated and published
+
+    def start_anew(self, target_ids_V: Tensor) -> None:
+        """Begin with random weights and a vocabulary: rising ids of the target, ``draft_vocab_size`` of them."""
+        self.draft.take_vocabulary(target_ids_V)
+        self.averaged = self._copy()
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Begin with these weights instead of random ones."""
@@ -133,8 +137,9 @@ class Trainer:
         """Target ids as draft ids; a token that the draft cannot say has no weight."""
         if self._is_full_vocabulary:
             return ids, probs
-        place = torch.searchsorted(self._draft_ids, ids).clamp_max(len(self._draft_ids) - 1)
-        return place, probs * (self._draft_ids[place] == ids)
+        own = self.draft.target_ids()
+        place = torch.searchsorted(own, ids).clamp_max(len(own) - 1)
+        return place, probs * (own[place] == ids)
 
     def _make_optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
         inner = [p for n, p in self.draft.named_parameters() if p.ndim == 2 and n != "lm_head.weight"]

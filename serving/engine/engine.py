@@ -167,7 +167,10 @@ class Engine:
         proposals = self._stepper.propose(group, self._lookaheads(group))
         verdicts = self._stepper.verify(group, proposals)
         kept = self._commit(group, proposals, verdicts)
-        self._record(group, proposals, kept, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._record(group, proposals, kept, seconds)
+        if self._costs is not None:
+            self._costs.observe([len(proposal.tokens) for proposal in proposals], seconds)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
