@@ -22,7 +22,7 @@ PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving spec
 .PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang
 
 up: $(VENV)/.runtime
-	@exec $(BIN)/python -m aurora_web.supervisor up
+	@exec env $(if $(DEMO),AURORA_DEMO=$(DEMO)) $(BIN)/python -m aurora_web.supervisor up
 
 down status: $(VENV)/.runtime
 	@exec $(BIN)/python -m aurora_web.supervisor $@

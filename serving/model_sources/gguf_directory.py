@@ -51,6 +51,7 @@ def convert(path: Path, folder: Path) -> None:
     state = dict(_tensor(each, config) for each in reader.tensors)
     config["tie_word_embeddings"] = "lm_head.weight" not in state
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     _write_json(folder / "config.json", config)
     ends = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(folder / "generation_config.json", ends)
@@ -98,7 +99,7 @@ def _tensor(given: gguf.ReaderTensor, config: dict[str, Any]) -> tuple[str, Tens
         values = _unpaired(values, config["num_attention_heads"])
     elif part == "attn_k":
         values = _unpaired(values, config["num_key_value_heads"])
-    return name, torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
+    return name, torch.from_numpy(np.array(values)).to(torch.bfloat16)
 
 
 def _unpaired(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:

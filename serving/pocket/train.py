@@ -24,9 +24,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from serving.pocket.corpus import Rows, tokenizer_texts
+from serving.pocket.expand import TOKENIZER_FILES, WEIGHTS
 from serving.pocket.model import Target, TargetShape
 from serving.pocket.optimiser import make_optimisers, rate_factor
-from serving.pocket.quantise import TOKENIZER_FILES, WEIGHTS, unpack
+from serving.pocket.quantise import unpack
 from serving.pocket.tokenizer import save_tokenizer, train_tokenizer
 
 MIX = {"python_code": 0.42, "prose": 0.27, "arithmetic": 0.11, "sql": 0.10, "json_tools": 0.10}

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serving.model.decoder import Decoder
-from serving.pocket.expand import expand
-from serving.pocket.quantise import PACKAGED, dequantise, pack, quantise, unpack
+from serving.pocket.expand import PACKAGED, expand
+from serving.pocket.quantise import dequantise, pack, quantise, unpack
 from serving.pocket.report import answer_loss, distinct_3gram_share
 from serving.traffic.domains.registry import get_domain
 
