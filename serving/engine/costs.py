@@ -8,12 +8,14 @@ of a large target takes long and nobody should wait for it. At work the ratios f
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from serving.draft_runner import DraftRunner
+from serving.engine.config import MAX_LOOKAHEAD
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 
@@ -23,41 +25,57 @@ ROUNDS = 2
 CORNERS = (0, 4)  # lookaheads that are measured at the least and the largest batch whatever it takes
 LOOKAHEADS = (*CORNERS, 2, 1, 8, 6, 3)  # in the order of use; between two a straight line, beyond in proportion
 SPEED_RATE = 0.1  # share of a surprise that is taken for the machine's speed,
-RATIO_RATE = 0.02  # and for the cost of this lookahead beside the others
-LARGEST_SURPRISE = 2.0  # beyond it the machine has become another, or something else held the step up
+RATIO_RATE = 0.02  # and for the cost of this lookahead beside the others;
+NEIGHBOUR_SHARE = 0.5  # of that goes to the next lookahead on either side, and so on
+FORGETTING = 0.002  # of what was learnt at work, with each step: a lookahead that nobody tries is as it was measured
+LARGEST_SURPRISE = math.log(1.25)  # that one step may be; with what goes beyond it, something else held the step up
+WARM_UP = 20  # steps at the beginning that tell the speed alone
 
 
 class Costs:
-    """``step[b][k]``: one step of b requests with lookahead k, for the known b and k."""
+    """``step[b][k]``: one step of b requests with lookahead k, as measured; what was learnt since lies beside it."""
 
     def __init__(self, step: dict[int, dict[int, float]]) -> None:
         self.step = step
-        self.speed = 0.0  # what steps take now, relative to ``step``; 0 = none was observed yet
+        self._speed = 0.0  # log of what steps take now, relative to ``step``
+        self._num_seen = 0
+        self._learnt = {size: [0.0] * (MAX_LOOKAHEAD + 1) for size in step}  # logs, by lookahead
 
     def by_lookahead(self, batch_size: int, max_lookahead: int) -> list[float]:
         """Seconds of one step with lookahead 0 .. max_lookahead."""
-        known = self.step[self._bucket(batch_size)]
-        return [_between(known, lookahead) * (self.speed or 1.0) for lookahead in range(max_lookahead + 1)]
+        size = self._bucket(batch_size)
+        return [self._expected(size, lookahead) for lookahead in range(max_lookahead + 1)]
 
     def observe(self, lookaheads: Sequence[int], seconds: float) -> None:
         """Learn from a step of requests with these lookaheads; where they differ, of the machine's speed only."""
-        bucket, mean = self._bucket(len(lookaheads)), sum(lookaheads) / len(lookaheads)
-        known = self.step[bucket]
-        expected = _between(known, mean)
-        if not self.speed:
-            self.speed = seconds / expected
+        size, mean = self._bucket(len(lookaheads)), sum(lookaheads) / len(lookaheads)
+        surprise = math.log(seconds / self._expected(size, mean))
+        self._num_seen += 1
+        if self._num_seen <= WARM_UP:
+            self._speed += surprise / self._num_seen
             return
-        surprise = seconds / (expected * self.speed)
-        bounded = min(max(surprise, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE)
-        self.speed *= bounded**SPEED_RATE
-        if surprise == bounded and len(set(lookaheads)) == 1:  # replaced, not changed: other threads read it
-            self.step[bucket] = {**known, lookaheads[0]: expected * surprise**RATIO_RATE}
+        surprise = min(max(surprise, -LARGEST_SURPRISE), LARGEST_SURPRISE)
+        self._speed += SPEED_RATE * surprise
+        learnt = self._learnt[size]
+        for place in range(len(learnt)):
+            learnt[place] *= 1 - FORGETTING
+        if len(set(lookaheads)) > 1:
+            return
+        if lookaheads[0] == 0:
+            learnt[0] += RATIO_RATE * surprise
+            return
+        for place in range(1, len(learnt)):
+            learnt[place] += RATIO_RATE * surprise * NEIGHBOUR_SHARE ** abs(place - lookaheads[0])
 
     def in_words(self) -> str:
         """The ratios at batch 1, for the log."""
         known = self.step[1]
         ratios = ", ".join(f"{lookahead}: {known[lookahead] / known[0]:.2f}" for lookahead in sorted(known))
         return f"a plain step takes {known[0] * 1e3:.1f} ms; relative to it, by lookahead, {ratios}"
+
+    def _expected(self, size: int, lookahead: float) -> float:
+        learnt = self._learnt[size][min(round(lookahead), MAX_LOOKAHEAD)]
+        return _between(self.step[size], lookahead) * math.exp(learnt + self._speed)
 
     def _bucket(self, batch_size: int) -> int:
         return min((b for b in self.step if b >= batch_size), default=max(self.step))

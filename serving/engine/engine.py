@@ -153,9 +153,8 @@ class Engine:
         """Time steps on scratch slots; only before ``start``."""
         state = Eagle3Draft(self._draft_config).state_dict()
         size = self.config.max_requests
-        embed = draft_runner.normed_embedding(self._decoder.embed_VH, self._draft_config.rms_norm_eps)
         with torch.inference_mode():
-            draft = DraftRunner(self._draft_config, state, embed, size, self.max_len)
+            draft = DraftRunner(self._draft_config, state, self._decoder.embed_VH, size, self.max_len)
             return cost_model.measure(self._decoder, draft, size)
 
     def step(self) -> None:

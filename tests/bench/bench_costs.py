@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from serving.draft_runner import DraftRunner, normed_embedding
+from serving.draft_runner import DraftRunner
 from serving.engine.config import EngineConfig
 from serving.engine.costs import CONTEXT, measure
 from serving.engine.engine import Engine
@@ -41,8 +41,7 @@ def costs(target_dir: Path) -> dict[str, Any]:
     """Medians over interleaved rounds; in each, the parts run a few times in a row, and whole steps as at work."""
     config = DraftConfig.for_target(json.loads((target_dir / "config.json").read_text(encoding="utf-8")))
     decoder = Decoder(target_dir, config.aux_layer_ids, 4, 1024)
-    embed = normed_embedding(decoder.embed_VH, config.rms_norm_eps)
-    draft = DraftRunner(config, Eagle3Draft(config).state_dict(), embed, 4, 1024)
+    draft = DraftRunner(config, Eagle3Draft(config).state_dict(), decoder.embed_VH, 4, 1024)
     hidden, one = torch.ones(1, config.hidden_size), torch.ones(1, dtype=torch.int64)
 
     def verify(rows: int) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from serving.draft_runner import DraftRunner, normed_embedding
+from serving.draft_runner import DraftRunner
 from serving.model.attention import Span
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from training_worker.batches import make_batch
@@ -24,8 +24,7 @@ def setup(target, traces, num=3):
 
 def engine_chain(draft, config, target, example, base, depth, dtype):
     """Logits of each depth as the engine computes them: extend to ``base``, then feed the real tokens."""
-    embed = normed_embedding(target.embed_VH, config.rms_norm_eps)
-    runner = DraftRunner(config, draft.state_dict(), embed, 1, 64, dtype)
+    runner = DraftRunner(config, draft.state_dict(), target.embed_VH, 1, 64, dtype)
     tokens = torch.tensor(example.source.tokens)
     guess = runner.extend(example.features[: base + 1].float(), tokens[1 : base + 2], [Span(0, 0, base + 1)])
     logits = [guess.logits[0]]

@@ -32,8 +32,6 @@ def test_it_is_registered_by_its_name(db, prepared):
 def test_a_name_that_is_not_there_is_explained(db, prepared):
     missing = r"No package 'smollm2' is prepared on this machine; prepared: small\."
     with pytest.raises(IncompatibleTarget, match=missing):
-        IncompatibleTarget, match=r"No package 'smollm2' is prepared on this machine; prepared: small\."
-    ):
         register_target(path="smollm2", actor="ada")
 
 
