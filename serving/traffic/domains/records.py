@@ -113,7 +113,7 @@ def meeting(rng: random.Random) -> Record:
         (
             "Hello {to}, let us talk about the {subject} in {city} on {date} at {time}. We need {minutes} minutes and "
             "have room {room}. Best, {from}",
-            "Dear {to}, {from} invites you to {city}: {subject}, {date}, {time}, room {room}, for {minutes} minutes.",
+            "Dear {to}: {from} invites you to {city}, {subject}, {date}, {time}, room {room}, for {minutes} minutes.",
             "{from} to {to}: on {date} the {subject} is planned for {minutes} minutes, starting at {time}, room {room} "
             "of the {city} office.",
         )

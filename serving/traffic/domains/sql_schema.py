@@ -19,8 +19,8 @@ WRITE = (
     "You are a database engineer. In {d}, {q}.",
     "Which {d} query would {q}?",
 )
+QUERY_ONLY = "Answer with the query only."
 STYLES = (
-    "Answer with the query only.",
     "Explain the query in one sentence.",
     "Explain each clause of the query.",
     "Name the indexes that would help.",
@@ -176,7 +176,8 @@ class SqlSchema(RealDomain):
         if kind < 0.7:
             dialect = rng.choice(DIALECTS)
             task = rng.choice(WRITE).format(d=dialect, q=wanted)
-            request = sentences(task, *rng.sample(STYLES, rng.randint(0, 2)))
+            wishes = [QUERY_ONLY] if rng.random() < 0.4 else rng.sample(STYLES, rng.randint(0, 2))
+            request = sentences(task, *wishes)
             return Draft(source, around(rng, request, schema), query)
         if kind < 0.85:
             return Draft(source, f"{schema}\n\n{rng.choice(ABOUT)}\n\n```sql\n{query};\n```")
