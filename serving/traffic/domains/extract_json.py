@@ -22,7 +22,6 @@ TASKS = (
 STYLES = (
     "Answer with JSON only.",
     "Use numbers for numbers and strings for all else.",
-    "Indent it by two spaces.",
     "Write it on one line.",
     "Do not add keys.",
     "Keep the order of the keys.",

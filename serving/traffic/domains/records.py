@@ -158,7 +158,7 @@ def journey(rng: random.Random) -> Record:
         "date": _date(rng),
         "departure": _time(rng),
         "seat": f"{rng.randint(1, 60)}{rng.choice('ABCDEF')}",
-        "bags": rng.randint(1, 4),
+        "bags": rng.randint(2, 5),
         "price": rng.randint(2_000, 200_000) / 100,
         "code": f"{rng.choice('ABDEFK')}{rng.choice('QRSTUV')}{rng.randint(100, 9999)}",
     }

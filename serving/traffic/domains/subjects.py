@@ -97,7 +97,6 @@ KINDS: dict[str, tuple[Callable[[], Sequence[str]], tuple[str, ...]]] = {
             "Write a quiz with {n} questions about {x}, with answers.",
             "What do people often get wrong about {x}?",
             "How would you teach {x} in ten minutes?",
-            "How are {x} and {y} related?",
             "Give an everyday example of {x}.",
             "Write an introduction to a school essay about {x}.",
             "Who helped us to understand {x}, and how?",

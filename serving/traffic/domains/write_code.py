@@ -43,7 +43,6 @@ STYLES = (
     "Give an example of a call at the end.",
     "Keep it short.",
     "Prefer readable code to fast code.",
-    "Write for Python 3.{}.",
     "Do not use more than {} lines.",
     "Follow PEP 8.",
 )
