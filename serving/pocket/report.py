@@ -25,7 +25,7 @@ from serving.engine.engine import Engine
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 from serving.pocket.expand import expand
-from serving.traffic.domains.registry import DOMAINS
+from serving.traffic.domains.registry import POCKET
 
 SEED = 424242  # of the prompts; traffic and training draw others
 MAX_PROMPT = 512
@@ -71,7 +71,7 @@ def report(target_dir: Path, num_prompts: int, max_tokens: int) -> dict[str, Any
     tokenizer = Tokenizer.from_file(str(target_dir / "tokenizer.json"))
     decoder = Decoder(target_dir, (), 1, 1024)
     facts: dict[str, Any] = {}
-    for name, domain in DOMAINS.items():
+    for name, domain in POCKET.items():
         prompts = list(islice(domain.prompts(SEED, "heldout"), num_prompts))
         ids = [tokenizer.encode(p.text).ids[-MAX_PROMPT:] for p in prompts]
         answers = [tokenizer.encode(p.reference).ids[:256] for p in prompts]

@@ -1,9 +1,8 @@
 """Train the demo target on the CPU: `python -m serving.pocket.train --out DIR --minutes N`.
 
-Real text comes from the running interpreter's standard library, and for `prose` also from `--prose-dir` (the target
-that ships was given the reStructuredText sources of the Python 3.11 documentation). The run can be killed at any time:
-it resumes from `DIR/checkpoint.pt`, and the rate decays to zero over the last part of the given minutes. With
-`--init PACKAGE` a new run starts from the tokenizer and weights of a packaged target instead of random ones.
+The run can be killed at any time: it resumes from `DIR/checkpoint.pt`, and the rate decays to zero over the last part
+of the given minutes. With `--init PACKAGE` a new run starts from the tokenizer and weights of a packaged target instead
+of random ones.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from serving.pocket.optimiser import make_optimisers, rate_factor
 from serving.pocket.quantise import unpack
 from serving.pocket.tokenizer import save_tokenizer, train_tokenizer
 
-MIX = {"python_code": 0.42, "prose": 0.27, "arithmetic": 0.11, "sql": 0.10, "json_tools": 0.10}
+MIX = {"arithmetic": 0.36, "sql": 0.32, "json_tools": 0.32}
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class TrainConfig:
 
     out: Path
     minutes: float
-    prose_dir: Path | None = None
     init: Path | None = None  # package whose tokenizer and weights a new run starts from
     row_tokens: int = 385  # 384 predictions per row
     rows_per_step: int = 10
@@ -75,8 +73,8 @@ class Run:
         torch.manual_seed(config.seed)
         self.config = config
         self.tokenizer = prepare_tokenizer(config)
-        self.rows = Rows(self.tokenizer, "train", config.row_tokens, config.prose_dir)
-        self.heldout = Rows(self.tokenizer, "heldout", config.row_tokens, config.prose_dir)
+        self.rows = Rows(self.tokenizer, "train", config.row_tokens)
+        self.heldout = Rows(self.tokenizer, "heldout", config.row_tokens)
         self.target = Target(TargetShape())
         if config.init:
             self.target.load_state_dict(unpack(load_file(config.init / WEIGHTS)))
@@ -163,7 +161,7 @@ def prepare_tokenizer(config: TrainConfig) -> Tokenizer:
         for name in TOKENIZER_FILES:
             shutil.copyfile(config.init / name, config.out / name)
     if not path.exists():
-        save_tokenizer(train_tokenizer(tokenizer_texts(config.prose_dir)), config.out, TargetShape().max_positions)
+        save_tokenizer(train_tokenizer(tokenizer_texts()), config.out, TargetShape().max_positions)
     return Tokenizer.from_file(str(path))
 
 
@@ -183,11 +181,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--prose-dir", type=Path)
     parser.add_argument("--init", type=Path, help="packaged target to start from")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    Run(TrainConfig(given.out, given.minutes, given.prose_dir, given.init, seed=given.seed)).run()
+    Run(TrainConfig(given.out, given.minutes, given.init, seed=given.seed)).run()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from serving.engine.engine import Engine
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 from serving.pocket.expand import expand
-from serving.traffic.domains.registry import DOMAINS
+from serving.traffic.domains.registry import POCKET
 from speculators import checkpoint
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from tests.bench.frozen import serve
@@ -87,7 +87,7 @@ def mismatches(target_dir: Path, folder: Path) -> dict[str, int]:
     engine.start()
     engine.swap(1, engine.load_draft(folder / "random")).result(30)
     found = {"outputs": 0, "tokens": 0, "ties": 0, "mismatches": 0}
-    for domain in DOMAINS.values():
+    for domain in POCKET.values():
         for prompt in islice(domain.prompts(99, "heldout"), PROMPTS):
             ids = tuple(tokenizer.encode(prompt.text).ids[-600:])
             plain, speculative = (serve(engine, ids, 96, is_control=side).tokens for side in (True, False))
