@@ -22,7 +22,13 @@ ACTOR = "supervisor"
 DEMOS: dict[str, dict[str, Any]] = {
     "smollm2": {
         "name": "SmolLM2 135M Instruct",
-        "traffic": {"traffic_schedule": [{"seconds": 1800, "mix": {}}]},
+        "traffic": {
+            "traffic_schedule": [
+                {"seconds": 1200, "mix": {"explain_code": 1, "write_code": 1, "sql_schema": 1}},
+                {"seconds": 1200, "mix": {"rewrite_docs": 1, "extract_json": 1, "chat": 1}},
+                {"seconds": 1200, "mix": {}},
+            ]
+        },
     },
     "pocket": {
         "name": "Pocket target",

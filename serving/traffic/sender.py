@@ -57,6 +57,8 @@ class Sender:
         self._tasks = [task for task in self._tasks if not task.done()]
         for task in self._tasks[wanted:]:
             task.cancel()
+        if bool(self._tasks) != bool(wanted):
+            log.info("%s: %s", plan.slug, "sending" if wanted else "nothing is sent any more")
         missing = range(len(self._tasks), wanted)
         self._tasks = self._tasks[:wanted] + [asyncio.create_task(self._send_forever()) for _ in missing]
 
