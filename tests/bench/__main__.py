@@ -13,6 +13,8 @@ OUTPUT = Path(__file__).parent / "output"
 DAY0 = [sys.executable, "-m", "tests.bench.bench_day0"]
 BENCHMARKS = {
     "costs": [sys.executable, "-m", "tests.bench.bench_costs"],
+    "costs_pocket": [sys.executable, "-m", "tests.bench.bench_costs", "--model", "pocket", "--prompts", "8"],
+    "plain": [sys.executable, "-m", "tests.bench.bench_plain"],
     "day0_sql_to_json_tools": [*DAY0, "--domain", "sql", "--shift-to", "json_tools"],
     "day0_arithmetic_to_sql": [*DAY0, "--domain", "arithmetic", "--shift-to", "sql"],
     "ingest": [sys.executable, "-m", "tests.bench.bench_ingest"],
