@@ -204,6 +204,19 @@ class Eagle3Draft(nn.Module):
         self.register_buffer("d2t", torch.zeros(c.draft_vocab_size, dtype=torch.int64))
         self.register_buffer("t2d", torch.arange(c.vocab_size) < c.draft_vocab_size)
 
+    @classmethod
+    def from_state(cls, config: DraftConfig, state: dict[str, Tensor]) -> Self:
+        """A draft of these tensors, which it shares, on their device; no random weights are drawn to be overwritten."""
+        with torch.device("meta"):
+            draft = cls(config)
+        draft.load_state_dict(state, assign=True)
+        return draft
+
+    @property
+    def target_ids(self) -> Tensor:
+        """What each draft id means to the target: rising int64 [V]."""
+        return torch.arange(len(self.d2t), device=self.d2t.device) + self.d2t
+
     def fuse(self, features_BTK: Tensor) -> Tensor:
         """Target features [B, T, K*Ht] -> hidden [B, T, H]."""
         fused: Tensor = self.fc(features_BTK)
