@@ -22,7 +22,6 @@ from training_worker.device import CPU
 from training_worker.target import Target
 from training_worker.unroll import unroll
 
-
 GPU_POSITIONS = 4096  # per step: a GPU needs as long for 512, the time of its launches
 
 
@@ -56,7 +55,7 @@ class Recipe:
 
 
 class Trainer:
-    """One run: a draft that keeps learning, on the target's device. Every random choice is a function of (seed, step)."""
+    """One run: a draft that keeps learning on the target's device; its random choices are functions of (seed, step)."""
 
     def __init__(
         self, target: Target, config: DraftConfig, lookahead: int, seed: int, recipe: Recipe | None = None

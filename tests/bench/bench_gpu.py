@@ -1,7 +1,7 @@
 """How fast a draft is trained on a GPU, and how good it gets there.
 
-    python -m tests.bench.bench_gpu throughput                              # random states and weights: figures of speed
-    python -m tests.bench.bench_gpu learning --target DIR --traffic FILE    # real ones: what is learnt in which time
+    python -m tests.bench.bench_gpu throughput
+    python -m tests.bench.bench_gpu learning --target DIR --traffic FILE
 
 ``throughput`` trains drafts of the shape of SmolLM2-135M and of Qwen3-8B on random hidden states, teachers and
 embeddings: nothing can be learnt from them, the work per token is the same. ``learning`` recomputes the hidden states
@@ -108,9 +108,7 @@ def throughput(shape_name: str, positions: list[int], device: torch.device) -> N
         size = sum(p.numel() for p in trainer.draft.parameters())
         say(shape=shape_name, states="random", draft_parameters=size, dtype=str(trainer.recipe.dtype))
         for num_tokens in TRACE_TOKENS:
-            num = max(positions) // num_tokens
-            seconds, examples = timed(device, lambda n=num_tokens, k=num: synthetic_examples(target, n, k))
-            say(shape=shape_name, teacher_tokens_per_second=num * num_tokens / seconds)  # states made on the CPU included
+            examples = synthetic_examples(target, num_tokens, max(positions) // num_tokens)
             for rows in sorted({p // num_tokens for p in positions} - {0}):
                 facts = {"shape": shape_name, "rows": rows, "row_tokens": num_tokens}
                 try:
@@ -186,40 +184,29 @@ def learn(
     trainer: Trainer, examples: list[Example], held_out: list[Example], seconds: float, device: torch.device
 ) -> Iterator[dict[str, Any]]:
     """Passes over all examples in random orders; what is known at each of MARKS."""
-    marks = [mark for mark in MARKS if mark < seconds] + [seconds]
     known = random.Random(0).sample(examples, min(len(examples), TRAINED_SAMPLE))
-    spent, total = 0.0, sum(example.num_positions for example in examples)
-    while marks:
-        rng = random.Random(trainer.step_count)
-        batches = iter(training_batches(examples, trainer.recipe.max_positions, rng))
-        for batch in batches:
-            # Timed in stretches: to wait after every step would cost what queueing them saves.
-            part, _ = timed(device, lambda first=batch: _stretch(trainer, first, batches, marks[0] - spent))
-            spent += part
-            if spent >= marks[0]:
-                marks.pop(0)
-                draft = trainer.published()
-                yield {
-                    "seconds": round(spent, 1),
-                    "steps": trainer.step_count,
-                    "passes": round(trainer.num_tokens / total, 1),
-                    "tokens_per_second": round(trainer.num_tokens / spent),
-                    "loss": round(trainer.loss, 3),
-                    "held_out": accept_lengths(replay(draft, trainer.target, held_out, LOOKAHEAD)),
-                    "trained": accept_lengths(replay(draft, trainer.target, known, LOOKAHEAD))["all"],
-                }
-            if not marks:
-                return
+    spent, total, batches = 0.0, sum(example.num_positions for example in examples), _endless(trainer, examples)
+    for mark in (*(mark for mark in MARKS if mark < seconds), seconds):
+        started = time.perf_counter()
+        while spent + time.perf_counter() - started < mark:
+            trainer.step(next(batches))
+        wait_for(device)
+        spent += time.perf_counter() - started
+        draft = trainer.published()
+        yield {
+            "seconds": round(spent, 1),
+            "steps": trainer.step_count,
+            "passes": round(trainer.num_tokens / total, 1),
+            "tokens_per_second": round(trainer.num_tokens / spent),
+            "loss": round(trainer.loss, 3),
+            "held_out": accept_lengths(replay(draft, trainer.target, held_out, LOOKAHEAD)),
+            "trained": accept_lengths(replay(draft, trainer.target, known, LOOKAHEAD))["all"],
+        }
 
 
-def _stretch(trainer: Trainer, first: list[Example], others: Iterator[list[Example]], seconds: float) -> None:
-    started = time.perf_counter()
-    trainer.step(first)
-    while time.perf_counter() - started < seconds:
-        batch = next(others, None)
-        if batch is None:
-            return
-        trainer.step(batch)
+def _endless(trainer: Trainer, examples: list[Example]) -> Iterator[list[Example]]:
+    while True:
+        yield from training_batches(examples, trainer.recipe.max_positions, random.Random(trainer.step_count))
 
 
 def changes_of(run: str) -> dict[str, Any]:
@@ -237,7 +224,8 @@ def changes_of(run: str) -> dict[str, Any]:
 def learning(given: argparse.Namespace, device: torch.device) -> None:
     target = Target(given.target, device)
     sources = list(recorded(given.traffic, given.limit))
-    config, draft, share = frequent_draft(target, [s for is_held_out, s in sources if not is_held_out], given.vocabulary)
+    counted = [source for is_held_out, source in sources if not is_held_out]
+    config, draft, share = frequent_draft(target, counted, given.vocabulary)
     seconds, examples = timed(device, lambda: [target.recompute(s, config.aux_layer_ids) for _, s in sources])
     num_states = sum(example.num_positions for example in examples)
     say(states=num_states, states_per_second=num_states / seconds, draft_vocabulary_covers=share)
