@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from aurora_kernels.dtypes import fastest_dtype
 from torch import Tensor
 
-from speculators.checkpoint import sync_directory, write_durably
+from speculators.checkpoint import sync_directory
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.losses import head_loss, soft_targets
 from speculators.optimiser import Muon
@@ -22,7 +22,7 @@ from training_worker.device import CPU
 from training_worker.target import Target
 from training_worker.unroll import unroll
 
-GPU_POSITIONS = 4096  # per step: a GPU needs as long for 512, the time of its launches
+GPU_POSITIONS = 4096  # per step: 512 take a GPU three quarters of the time, most of it to be told what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,10 @@ class Recipe:
 
     @classmethod
     def fitting(cls, device: torch.device) -> Self:
-        """The defaults, which were chosen on a CPU, with what a GPU wants otherwise."""
-        return cls() if device.type == "cpu" else cls(dtype=fastest_dtype(device), max_positions=GPU_POSITIONS)
+        """The defaults, which were chosen on a CPU, or what a GPU wants otherwise (training_worker/LOG.md)."""
+        if device.type == "cpu":
+            return cls()
+        return cls(dtype=fastest_dtype(device), max_positions=GPU_POSITIONS, prompt_share=1.0)
 
     def rate_at(self, step: int) -> float:
         """Share of both rates for the step after ``step`` finished ones."""
@@ -166,7 +168,6 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write everything durably, for any device to load; a kill leaves the old file or the new one."""
-        buffer = io.BytesIO()
         state = {
             "draft": self.draft.state_dict(),
             "averaged": self.averaged,
@@ -175,10 +176,12 @@ class Trainer:
             "num_tokens": self.num_tokens,
             "loss": self.loss,
         }
-        torch.save(_on(CPU, state), buffer)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        write_durably(unfinished, buffer.getvalue())
+        with unfinished.open("wb") as file:  # gigabytes for a wide target: no copy of them is made on the way
+            torch.save(_on(CPU, state), file)
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.replace(path)
         sync_directory(path.parent)
 

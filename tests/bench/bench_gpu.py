@@ -157,9 +157,9 @@ def recorded(path: Path, limit: int | None) -> Iterator[tuple[bool, TraceSource]
             yield answer["held_out"], source
 
 
-def frequent_draft(target: Target, trained: list[TraceSource], size: int) -> tuple[DraftConfig, Eagle3Draft, float]:
-    """A random draft that can say the tokens most frequent in the generated text trained on, and their share of it."""
-    counted = Counter(token for source in trained for token in source.tokens[source.prompt_len :])
+def frequent_draft(target: Target, trained: list[TraceSource], size: int) -> tuple[DraftConfig, Eagle3Draft]:
+    """A random draft that can say the tokens most frequent in the generated text trained on."""
+    counted = generated(trained)
     order = sorted(range(target.config["vocab_size"]), key=lambda token: (-counted[token], token))
     ids = torch.tensor(sorted(order[:size]))
     config = dataclasses.replace(DraftConfig.for_target(target.config), draft_vocab_size=size)
@@ -167,7 +167,12 @@ def frequent_draft(target: Target, trained: list[TraceSource], size: int) -> tup
     draft.d2t.copy_(ids - torch.arange(size))
     draft.t2d.zero_()
     draft.t2d[ids] = True
-    return config, draft, sum(counted[token] for token in ids.tolist()) / counted.total()
+    return config, draft
+
+
+def generated(sources: list[TraceSource]) -> Counter[int]:
+    """How often each token was generated."""
+    return Counter(token for source in sources for token in source.tokens[source.prompt_len :])
 
 
 def accept_lengths(scores: list[TraceScore]) -> dict[str, float]:
@@ -224,20 +229,21 @@ def changes_of(run: str) -> dict[str, Any]:
 def learning(given: argparse.Namespace, device: torch.device) -> None:
     target = Target(given.target, device)
     sources = list(recorded(given.traffic, given.limit))
-    counted = [source for is_held_out, source in sources if not is_held_out]
-    config, draft, share = frequent_draft(target, counted, given.vocabulary)
-    seconds, examples = timed(device, lambda: [target.recompute(s, config.aux_layer_ids) for _, s in sources])
-    num_states = sum(example.num_positions for example in examples)
-    say(states=num_states, states_per_second=num_states / seconds, draft_vocabulary_covers=share)
-    held_out = [e for e, (is_held_out, _) in zip(examples, sources, strict=True) if is_held_out]
-    trained = [e for e, (is_held_out, _) in zip(examples, sources, strict=True) if not is_held_out]
+    kept, learnt = ([s for is_held_out, s in sources if is_held_out == side] for side in (True, False))
+    config, draft = frequent_draft(target, learnt, given.vocabulary)
+    counted = generated(kept)
+    covered = sum(num for token, num in counted.items() if draft.t2d[token]) / counted.total()
+    seconds, (held_out, trained) = timed(
+        device, lambda: [[target.recompute(source, config.aux_layer_ids) for source in side] for side in (kept, learnt)]
+    )
+    num_states = sum(example.num_positions for example in (*held_out, *trained))
+    say(states=num_states, states_per_second=num_states / seconds, held_out_in_draft_vocabulary=covered)
     for run in given.run:
-        seconds, _, settings = run.partition(":")
-        changes = changes_of(settings)
-        recipe = dataclasses.replace(Recipe.fitting(device), **changes)
+        duration, _, settings = run.partition(":")
+        recipe = dataclasses.replace(Recipe.fitting(device), **changes_of(settings))
         trainer = Trainer(target, config, LOOKAHEAD, seed=0, recipe=recipe)
         trainer.start_from(draft.state_dict())
-        for facts in learn(trainer, trained, held_out, float(seconds), device):
+        for facts in learn(trainer, trained, held_out, float(duration), device):
             say(run=run, **facts)
 
 
