@@ -19,7 +19,7 @@ RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SG
 PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
 
 .PHONY: up down status setup oidc test test-all test-long test-browser soak check bench bench-web openapi screenshots lock
-.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang test-gpu bench-gpu
+.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang test-gpu bench-gpu gpu
 
 up: $(VENV)/.runtime
 	@exec $(BIN)/python -m aurora_web.supervisor up
@@ -58,6 +58,10 @@ test-gpu: $(VENV)/.dev
 
 bench-gpu: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.bench_gpu throughput
+
+# All that a GPU machine with a network can say: the trainer on it, then SGLang as it is published.
+gpu:
+	@$(MAKE) --no-print-directory DEVICE=cuda test-gpu bench-gpu test-sglang bench-sglang
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
