@@ -19,7 +19,7 @@ RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SG
 PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
 
 .PHONY: up down status setup oidc test test-all test-model test-long test-browser soak check bench bench-web openapi screenshots lock
-.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang
+.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang test-gpu bench-gpu gpu
 
 up: $(VENV)/.runtime
 	@exec env $(if $(DEMO),AURORA_DEMO=$(DEMO)) $(BIN)/python -m aurora_web.supervisor up
@@ -56,6 +56,17 @@ test-browser: $(VENV)/.dev $(VENV)/.chromium
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit -m timed
+
+# Needs a CUDA GPU and a torch built for it (PyPI's is, on Linux), and says so where either is missing.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/gpu --durations=5
+
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.bench_gpu throughput
+
+# All that a GPU machine with a network can say: the trainer on it, then SGLang as it is published.
+gpu:
+	@$(MAKE) --no-print-directory DEVICE=cuda test-gpu bench-gpu test-sglang bench-sglang
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -210,12 +210,21 @@ class Eagle3Draft(nn.Module):
 
     def take_vocabulary(self, target_ids_V: Tensor) -> None:
         """Propose these rising ids of the target, as many as ``draft_vocab_size``; else the first ones are proposed."""
-        self.d2t.copy_(target_ids_V - torch.arange(len(target_ids_V)))
+        self.d2t.copy_(target_ids_V - torch.arange(len(target_ids_V), device=target_ids_V.device))
         self.t2d.zero_()
         self.t2d[target_ids_V] = True
 
+    @classmethod
+    def from_state(cls, config: DraftConfig, state: dict[str, Tensor]) -> Self:
+        """A draft of these tensors, which it shares, on their device; no random weights are drawn to be overwritten."""
+        with torch.device("meta"):
+            draft = cls(config)
+        draft.load_state_dict(state, assign=True)
+        return draft
+
+    @property
     def target_ids(self) -> Tensor:
-        """[V] the target's ids of the draft's tokens, rising."""
+        """What each draft id means to the target: rising int64 [V]."""
         return torch.arange(len(self.d2t), device=self.d2t.device) + self.d2t
 
     def fuse(self, features_BTK: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.records import EvalReport, TrainProgress, VersionManifest
 from training_worker import vocabulary
 from training_worker.batches import Example, training_batches
-from training_worker.config import SliceJob, SliceResult, TraceSource
+from training_worker.config import ConfigError, SliceJob, SliceResult, TraceSource, wanted_device
 from training_worker.day_zero import first_draft, is_first, is_readable
+from training_worker.device import find_device, name_of
 from training_worker.evaluate import TraceScore, by_domain, replay
 from training_worker.segments import Examples
 from training_worker.target import Target
@@ -71,12 +72,12 @@ def run_slice(job: SliceJob, report: Callable[[TrainProgress], None]) -> SliceRe
             return _publish_first(job)
         run = _take_up(job)
         return _Slice(job, run, report).run()
+    except (OSError, ConfigError, torch.OutOfMemoryError) as error:
+        _warm.pop(job.target_path, None)
+        raise TrainingError(f"{type(error).__name__}: {error}", retryable=True) from error
     except (CheckpointError, KeyError, ValueError) as error:
         _warm.pop(job.target_path, None)
         raise TrainingError(f"{type(error).__name__}: {error}", retryable=False) from error
-    except OSError as error:
-        _warm.pop(job.target_path, None)
-        raise TrainingError(f"{type(error).__name__}: {error}", retryable=True) from error
 
 
 def _publish_first(job: SliceJob) -> SliceResult:
@@ -114,7 +115,7 @@ def _take_up(job: SliceJob) -> WarmRun:
     if run is None and not is_readable(job):
         where = job.target_path or "the directory of a model id: set AURORA_MODELS_DIR for the trainer"
         raise FileNotFoundError(f"the trainer cannot read {where}; it needs the target's embedding and head")
-    target = run.examples.target if run is not None else Target(Path(job.target_path))
+    target = run.examples.target if run is not None else Target(Path(job.target_path), find_device(wanted_device()))
     config = DraftConfig.for_target(target.config)
     parent: dict[str, torch.Tensor] | None = None
     if not path.exists() and job.parent_uri:
@@ -195,6 +196,7 @@ class _Slice:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "device": name_of(self.trainer.device),
             "argv": sys.argv[1:],
             "seed": self.job.seed,
             "run_id": self.job.run_id,
@@ -216,8 +218,7 @@ class _Slice:
         live: list[TraceScore] = []
         if self.job.live_uri:
             config, state = checkpoint.load(Path(self.job.live_uri))
-            draft = Eagle3Draft(config)
-            draft.load_state_dict(state)
+            draft = Eagle3Draft.from_state(config, state).to(self.trainer.device)
             live = self._scores(self.job.live_uri, draft, examples)
         num_losses = sum(score.num_losses for score in candidate)
         return EvalReport(

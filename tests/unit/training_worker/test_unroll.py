@@ -7,6 +7,7 @@ from serving.draft_runner import DraftRunner
 from serving.model.attention import Span
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from training_worker.batches import make_batch
+from training_worker.device import CPU
 from training_worker.segments import Examples
 from training_worker.unroll import unroll
 
@@ -37,7 +38,7 @@ def engine_chain(draft, config, target, example, base, depth, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unroll_gives_the_engines_logits_at_every_base_and_depth(target, traces, dtype):
     config, draft, examples = setup(target, traces)
-    batch = make_batch(examples, torch.float32)
+    batch = make_batch(examples).to(CPU, torch.float32)
     length, depths = batch.tokens.shape[1], 4
     everything = torch.arange(length).expand(len(examples), length)
     with torch.no_grad():
@@ -51,7 +52,7 @@ def test_unroll_gives_the_engines_logits_at_every_base_and_depth(target, traces,
 
 def test_a_subset_of_bases_gives_the_same_values(target, traces):
     _, draft, examples = setup(target, traces)
-    batch = make_batch(examples, torch.float32)
+    batch = make_batch(examples).to(CPU, torch.float32)
     length = batch.tokens.shape[1]
     everything = torch.arange(length).expand(len(examples), length)
     some = torch.tensor([[1, 4, 9], [0, 5, 6], [2, 3, 10]])
@@ -67,7 +68,7 @@ def test_a_subset_of_bases_gives_the_same_values(target, traces):
 
 def test_depth_zero_is_the_drafts_own_forward(target, traces):
     _, draft, examples = setup(target, traces, 1)
-    batch = make_batch(examples, torch.float32)
+    batch = make_batch(examples).to(CPU, torch.float32)
     length = batch.tokens.shape[1]
     with torch.no_grad():
         [depth] = unroll(draft, target.embed_VH, batch, [torch.arange(length)[None]])

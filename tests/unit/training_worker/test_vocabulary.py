@@ -56,4 +56,4 @@ def test_a_draft_of_it_is_a_valid_checkpoint(vocab_size, expected):
     draft = Eagle3Draft(config)
     draft.take_vocabulary(vocabulary.choose(None, {"vocab_size": vocab_size, "eos_token_id": vocab_size - 1}, expected))
     assert tensor_problems(config, draft.state_dict()) == []
-    assert int(draft.target_ids()[-1]) == vocab_size - 1
+    assert int(draft.target_ids[-1]) == vocab_size - 1
