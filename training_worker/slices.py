@@ -33,6 +33,7 @@ PROGRESS_SECONDS = 1.0
 EVALUATION_TOKENS_PER_SECOND = 600  # of the slice's budget: evaluation must not outgrow training
 EVALUATION_TOKENS = 1500  # at least
 SCORES_KEPT = 4096
+TRAINING_PER_SAVING = 5.0  # a slice trains at least so many times as long as writing its state takes
 REPLAY_PER_FRESH = 4  # old traces in a pass for each fresh one ...
 REPLAY_PER_PASS = 48  # ... and at least so many
 
@@ -54,6 +55,7 @@ class WarmRun:
     trainer: Trainer
     examples: Examples
     saved: tuple[int, int] = (0, 0)
+    save_seconds: float = 0.0  # that writing the state took last
     scores: dict[tuple[str, str], TraceScore] = field(default_factory=dict)  # (checkpoint uri, trace id)
 
 
@@ -159,9 +161,7 @@ class _Slice:
         if fresh or old:
             self._train(fresh, old)
         self._tell("save", now=True)
-        path = Path(self.job.work_dir) / STATE_FILE
-        self.trainer.save(path)
-        self.run_state.saved = _stamp(path)
+        self._keep()
         manifest, report = self._publish() if self.job.publish else (None, None)
         return SliceResult(
             manifest=manifest,
@@ -170,6 +170,18 @@ class _Slice:
             trained_trace_ids=tuple(e.source.trace_id for e in fresh if e.source.trace_id in self._trained),
             missing_trace_ids=tuple(missing + missing_old),
         )
+
+    def _keep(self) -> None:
+        path = Path(self.job.work_dir) / STATE_FILE
+        started = time.monotonic()
+        self.trainer.save(path)
+        self.run_state.save_seconds = time.monotonic() - started
+        self.run_state.saved = _stamp(path)
+
+    @property
+    def budget_seconds(self) -> float:
+        """Of optimiser steps: what was asked for, or more where a wide draft's state takes long to write."""
+        return max(self.job.budget_seconds, TRAINING_PER_SAVING * self.run_state.save_seconds)
 
     def _train(self, fresh: Sequence[Example], old: Sequence[Example]) -> None:
         """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order."""
@@ -182,7 +194,7 @@ class _Slice:
                 spent = time.monotonic() - started
                 self._rate = (self.trainer.num_tokens - tokens) / spent
                 self._tell("train", now=self.trainer.step_count == first_step)
-                if spent >= self.job.budget_seconds:
+                if spent >= self.budget_seconds:
                     return
 
     def _publish(self) -> tuple[VersionManifest, EvalReport | None]:
