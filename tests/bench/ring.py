@@ -176,9 +176,9 @@ class Ring:
 
 
 @contextmanager
-def running_ring(state_dir: Path, **environment: str) -> Iterator[Ring]:
+def running_ring(state_dir: Path, demo: str = "pocket", **environment: str) -> Iterator[Ring]:
     """A started ring with more environment variables, stopped at the end whatever happens."""
-    ring = Ring(state_dir, **environment)
+    ring = Ring(state_dir, demo, **environment)
     try:
         ring.start()
         yield ring
