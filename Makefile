@@ -18,11 +18,11 @@ SGLANG := .venv-sglang$(if $(filter cuda,$(DEVICE)),-cuda)
 RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SGLANG)/bin/python $(BIN)/python
 PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
 
-.PHONY: up down status setup oidc test test-all test-long test-browser soak check bench bench-web openapi screenshots lock
-.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang
+.PHONY: up down status setup oidc test test-all test-model test-long test-browser soak check bench bench-web openapi screenshots lock
+.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang test-gpu bench-gpu gpu
 
 up: $(VENV)/.runtime
-	@exec $(BIN)/python -m aurora_web.supervisor up
+	@exec env $(if $(DEMO),AURORA_DEMO=$(DEMO)) $(BIN)/python -m aurora_web.supervisor up
 
 down status: $(VENV)/.runtime
 	@exec $(BIN)/python -m aurora_web.supervisor $@
@@ -41,7 +41,12 @@ test: $(VENV)/.dev $(VENV)/.chromium
 	$(UNIT_TESTS)
 	$(BIN)/python -m pytest $(CORE_TESTS)
 
-test-all: test test-long test-browser soak test-sglang
+test-all: test test-model test-long test-browser soak test-sglang
+
+# The default target, a real LLM: fetched once (93 MB) into the environment.
+test-model: $(VENV)/.dev
+	@$(BIN)/python -m serving.model_sources smollm2 --out $(VENV)/models/smollm2
+	AURORA_TEST_MODEL=$(CURDIR)/$(VENV)/models/smollm2 $(BIN)/python -m pytest tests/model
 
 test-long: $(VENV)/.dev
 	$(UNIT_TESTS) -m long
@@ -51,6 +56,17 @@ test-browser: $(VENV)/.dev $(VENV)/.chromium
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit -m timed
+
+# Needs a CUDA GPU and a torch built for it (PyPI's is, on Linux), and says so where either is missing.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/gpu --durations=5
+
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.bench_gpu throughput
+
+# All that a GPU machine with a network can say: the trainer on it, then SGLang as it is published.
+gpu:
+	@$(MAKE) --no-print-directory DEVICE=cuda test-gpu bench-gpu test-sglang bench-sglang
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

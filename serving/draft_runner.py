@@ -63,7 +63,7 @@ class DraftRunner:
         self.config = c = config
         self.dtype = dtype or fastest_dtype(embed_VH.device)
         self.sha256 = checkpoint.state_digest(state)
-        self._normed_embed_VH = embed_VH  # see normed_embedding; shared by all versions
+        self._embed_VH = embed_VH  # the target's own, not a copy: it is the largest tensor of a small model
         self._d2t = state["d2t"] + torch.arange(c.draft_vocab_size)
         self._is_identity = bool((state["d2t"] == 0).all())
         layer = "midlayer."
@@ -109,8 +109,9 @@ class DraftRunner:
     def _write(self, hidden: Tensor, ids: Tensor, spans: Sequence[Span]) -> Tensor:
         """Project rows, store their keys and values, return the queries [N, heads, D]."""
         c = self.config
-        normed = F.rms_norm(hidden, (c.hidden_size,), None, c.rms_norm_eps)
-        qkv = self._qkv(torch.cat((self._normed_embed_VH[ids], normed), -1)).view(len(hidden), -1, c.head_dim)
+        pairs = torch.stack((self._embed_VH[ids], hidden), 1)  # each normed by itself
+        normed = F.rms_norm(pairs, (c.hidden_size,), None, c.rms_norm_eps).flatten(1)
+        qkv = self._qkv(normed).view(len(hidden), -1, c.head_dim)
         positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
         num_rotated = c.num_heads + c.num_kv_heads
         rotated = self._rotary.rotate(qkv[:, :num_rotated], self._rotary.at(positions))
@@ -137,11 +138,6 @@ def _linear(weight: Tensor, dtype: torch.dtype) -> PackedLinear:
     return PackedLinear(weight.to(dtype), rows=1)
 
 
-def normed_embedding(embed_VH: Tensor, eps: float) -> Tensor:
-    """The target's embedding [V, H] as every draft reads it: RMS-normed, without a norm's weight."""
-    return F.rms_norm(embed_VH, embed_VH.shape[-1:], None, eps)
-
-
 def load(directory: Path, embed_VH: Tensor, slots: int, max_len: int, expected_sha256: str | None) -> DraftRunner:
     """Read, check, pack and try out a checkpoint. ``embed_VH`` is the target's. Raises CheckpointError."""
     config, state = checkpoint.load(directory, expected_sha256)
@@ -151,7 +147,7 @@ def load(directory: Path, embed_VH: Tensor, slots: int, max_len: int, expected_s
     if config.max_position_embeddings < max_len:
         problem = f"max_position_embeddings={config.max_position_embeddings}, this engine serves {max_len} tokens"
         raise CheckpointError(f"{directory}: {problem}")
-    runner = DraftRunner(config, state, normed_embedding(embed_VH, config.rms_norm_eps), slots, max_len)
+    runner = DraftRunner(config, state, embed_VH, slots, max_len)
     _try_out(runner, config, state, embed_VH, directory)
     return runner
 

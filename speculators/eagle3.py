@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MIN_TARGET_LAYERS = 7
+LARGEST_FULL_VOCABULARY = 16_384  # of a target's tokens; a draft proposes all of them up to here,
+DRAFT_VOCABULARY = 8_192  # and this many of a larger vocabulary: its head is read once per proposed token
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,15 @@ class DraftConfig:
     def for_target(cls, target: dict[str, Any]) -> Self:
         """The default draft for a target's ``config.json``: one layer of the target's own shape.
 
+        Of a large vocabulary it proposes DRAFT_VOCABULARY tokens; which ones, ``Eagle3Draft.take_vocabulary`` is told.
+
         Raises ValueError when the target has too few layers to tap (MIN_TARGET_LAYERS).
         """
         num_layers, hidden = target["num_hidden_layers"], target["hidden_size"]
         if num_layers < MIN_TARGET_LAYERS:
             problem = f"an EAGLE-3 draft taps three distinct layers, at least {MIN_TARGET_LAYERS} are needed"
             raise ValueError(f"num_hidden_layers={num_layers}: {problem}")
-        heads = target["num_attention_heads"]
+        heads, vocab_size = target["num_attention_heads"], target["vocab_size"]
         return cls(
             hidden_size=hidden,
             target_hidden_size=hidden,
@@ -58,8 +62,8 @@ class DraftConfig:
             num_kv_heads=target.get("num_key_value_heads") or heads,
             head_dim=target.get("head_dim") or hidden // heads,
             intermediate_size=target["intermediate_size"],
-            vocab_size=target["vocab_size"],
-            draft_vocab_size=target["vocab_size"],
+            vocab_size=vocab_size,
+            draft_vocab_size=vocab_size if vocab_size <= LARGEST_FULL_VOCABULARY else DRAFT_VOCABULARY,
             rms_norm_eps=target.get("rms_norm_eps", 1e-6),
             rope_theta=rope_theta_of(target),
             max_position_embeddings=target["max_position_embeddings"],
@@ -203,6 +207,25 @@ class Eagle3Draft(nn.Module):
                     nn.init.normal_(parameter, std=0.02 if name == "lm_head.weight" else parameter.shape[1] ** -0.5)
         self.register_buffer("d2t", torch.zeros(c.draft_vocab_size, dtype=torch.int64))
         self.register_buffer("t2d", torch.arange(c.vocab_size) < c.draft_vocab_size)
+
+    def take_vocabulary(self, target_ids_V: Tensor) -> None:
+        """Propose these rising ids of the target, as many as ``draft_vocab_size``; else the first ones are proposed."""
+        self.d2t.copy_(target_ids_V - torch.arange(len(target_ids_V), device=target_ids_V.device))
+        self.t2d.zero_()
+        self.t2d[target_ids_V] = True
+
+    @classmethod
+    def from_state(cls, config: DraftConfig, state: dict[str, Tensor]) -> Self:
+        """A draft of these tensors, which it shares, on their device; no random weights are drawn to be overwritten."""
+        with torch.device("meta"):
+            draft = cls(config)
+        draft.load_state_dict(state, assign=True)
+        return draft
+
+    @property
+    def target_ids(self) -> Tensor:
+        """What each draft id means to the target: rising int64 [V]."""
+        return torch.arange(len(self.d2t), device=self.d2t.device) + self.d2t
 
     def fuse(self, features_BTK: Tensor) -> Tensor:
         """Target features [B, T, K*Ht] -> hidden [B, T, H]."""

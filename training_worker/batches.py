@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from training_worker.config import TraceSource
+from training_worker.device import CPU
 
 LENGTH_STEP = 64  # positions
 BASES_STEP = 16
@@ -22,7 +23,7 @@ BASES_STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One trace with its states: T = len(tokens) - 1 - first_state positions."""
+    """One trace with its states, always on the CPU: T = len(tokens) - 1 - first_state positions."""
 
     source: TraceSource
     features: Tensor  # float16 [T, K*Ht]
@@ -57,20 +58,34 @@ class Batch:
         """Whether the token that depth ``depth`` of a base predicts is in the row: bool [B, n]."""
         return base_BN + depth + 1 < self.length[:, None]
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The batch on a device, its features in another format."""
+        moved = {field.name: sent(getattr(self, field.name), device) for field in fields(self)}
+        return Batch(**moved | {"features": moved["features"].to(dtype)})
 
-def make_batch(examples: Sequence[Example], dtype: torch.dtype) -> Batch:
-    """Pad examples to the longest, rounded up: a kernel is made for every new shape, so few shapes are fast."""
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU fetches it in its own time, from memory that it can read."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def make_batch(examples: Sequence[Example], device: torch.device = CPU) -> Batch:
+    """Pad examples to the longest, rounded up: a kernel is made for every new shape, so few shapes are fast.
+
+    On the CPU, in memory that ``device`` can read where that is a GPU; features stay float16.
+    """
     tokens = [torch.tensor(e.source.tokens[e.source.first_state + 1 :], dtype=torch.int64) for e in examples]
     length = padded(max(len(t) for t in tokens))
 
     def stack(rows: Sequence[Tensor]) -> Tensor:
-        out = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
+        shape = (len(rows), length, *rows[0].shape[1:])
+        out = torch.zeros(shape, dtype=rows[0].dtype, pin_memory=device.type == "cuda")
         for i, row in enumerate(rows):
             out[i, : len(row)] = row
         return out
 
     return Batch(
-        features=stack([e.features for e in examples]).to(dtype),
+        features=stack([e.features for e in examples]),
         teacher_ids=stack([e.teacher_ids for e in examples]),
         teacher_probs=stack([e.teacher_probs for e in examples]),
         tokens=stack(tokens),
@@ -110,7 +125,8 @@ def sample_bases(
     """(bases [B, n] of depth 0, 1, ..., weight [B, n] of depth 0).
 
     Depth 0 takes every position that an engine would draft from, and a random share of the prompt's; each further depth
-    a random share of the positions of the depth before. Rows with fewer positions are filled up with weight 0.
+    a random share of the positions of the depth before. Rows with fewer positions are filled up with weight 0. Drawn on
+    the CPU, from a batch there: every device learns the same positions, and none is asked how many they are.
     """
     rows, length = batch.tokens.shape
     place = torch.arange(length).expand(rows, length)

@@ -1,11 +1,28 @@
-"""What the console hands the trainer and gets back; no Django, no torch."""
+"""What the console hands the trainer and gets back, and the trainer's one setting; no Django, no torch."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from speculators.records import EvalReport, StepRecord, TrainProgress, VersionManifest
+
+DEVICE = "AURORA_TRAINER_DEVICE"  # auto (cuda where there is one, else cpu), cpu, cuda or cuda:N
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it, its value and what would be right."""
+
+
+def wanted_device(environment: Mapping[str, str] | None = None) -> str:
+    """What DEVICE says; whether the machine has it is for training_worker.device to find out. Raises ConfigError."""
+    wanted = (os.environ if environment is None else environment).get(DEVICE, "").strip() or "auto"
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
+        raise ConfigError(f"{DEVICE}={wanted!r}: must be auto, cpu, cuda or cuda:N with the number of a GPU")
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from speculators.checkpoint import CONFIG, WEIGHTS, CheckpointError, tensor_problems
 from speculators.eagle3 import DraftConfig, Eagle3Draft
+from training_worker import vocabulary
 from training_worker.config import SliceJob
 
 SHARED = "embed_tokens.weight"  # both engines take the target's
@@ -35,7 +36,9 @@ def first_draft(job: SliceJob) -> tuple[DraftConfig, dict[str, Tensor], dict[str
         source = f"{job.import_name}, {job.import_path}" if job.import_name else job.import_path
         return config, state, {"imported_from": source}
     config = DraftConfig.for_target(job.target_config)
-    return config, Eagle3Draft(config, job.seed).state_dict(), {"made_from": "the target's config.json"}
+    draft = Eagle3Draft(config, job.seed)
+    draft.take_vocabulary(vocabulary.choose(None, job.target_config, config.draft_vocab_size))
+    return config, draft.state_dict(), {"made_from": "the target's config.json"}
 
 
 def import_draft(folder: Path, target: dict[str, Any]) -> tuple[DraftConfig, dict[str, Tensor]]:

@@ -41,39 +41,43 @@ class TraceScore:
 
 @torch.no_grad()
 def replay(draft: Eagle3Draft, target: Target, examples: Sequence[Example], lookahead: int) -> list[TraceScore]:
-    """Scores in the order of ``examples``; a trace with fewer than two generated tokens has no step."""
+    """Scores in the order of ``examples``; a trace with fewer than two generated tokens has no step.
+
+    The draft must lie on the target's device.
+    """
     order = sorted(range(len(examples)), key=lambda i: examples[i].num_positions)
     scores: dict[int, TraceScore] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
         chosen = order[start : start + ROWS_PER_BATCH]
-        batch = make_batch([examples[i] for i in chosen], torch.float32)
-        passes, losses = _passes(draft, target, [examples[i] for i in chosen], batch, lookahead)
+        part = [examples[i] for i in chosen]
+        passes, losses = _passes(draft, target, part, make_batch(part, target.device), lookahead)
         for row, i in enumerate(chosen):
             scores[i] = _walk(examples[i], passes[row], losses[row], lookahead)
     return [scores[i] for i in range(len(examples))]
 
 
 def _passes(
-    draft: Eagle3Draft, target: Target, examples: Sequence[Example], batch: Batch, lookahead: int
+    draft: Eagle3Draft, target: Target, examples: Sequence[Example], on_cpu: Batch, lookahead: int
 ) -> tuple[list[list[list[float]]], Tensor]:
-    """(probability that the draft at [row][depth][position] passes, loss [B, L] of depth 0)."""
+    """(probability that the draft at [row][depth][position] passes, loss [B, L] of depth 0, on the CPU)."""
+    batch = on_cpu.to(target.device, torch.float32)
     rows, length = batch.tokens.shape
-    everything = torch.arange(length).expand(rows, length)
+    everything = torch.arange(length, device=target.device).expand(rows, length)
     passes, losses = [], torch.zeros(rows, length)
-    ids = torch.arange(draft.config.draft_vocab_size) + draft.d2t
+    ids = draft.target_ids
     for k, depth in enumerate(unroll(draft, target.embed_VH, batch, [everything] * max(1, lookahead))):
         logits = draft.logits(depth.out)
         place = (everything + k + 1).clamp_max(length - 1)
         label = batch.tokens.gather(1, place)
         passed = (ids[logits.argmax(-1)] == label).float()
-        for row in (batch.temperature > 0).nonzero().flatten().tolist():
-            final = examples[row].final[place[row].clamp_max(examples[row].num_positions - 1)].float()
-            passed[row] = _posterior(logits[row], final, label[row], target, ids, float(batch.temperature[row]))
+        for row in (on_cpu.temperature > 0).nonzero().flatten().tolist():
+            final = examples[row].final.to(target.device)[place[row].clamp_max(examples[row].num_positions - 1)].float()
+            passed[row] = _posterior(logits[row], final, label[row], target, ids, float(on_cpu.temperature[row]))
         passes.append(passed)
         if k == 0:
             known, slot = _slots(ids, label)
             picked = torch.log_softmax(logits, -1).gather(-1, slot[..., None])[..., 0]
-            losses = torch.where(known, -picked, 0.0)
+            losses = torch.where(known, -picked, 0.0).cpu()
     return torch.stack(passes, 1).tolist(), losses
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from training_worker.batches import Example
@@ -66,6 +67,8 @@ class Examples:
     def _recompute(self, source: TraceSource) -> Example | None:
         try:
             return self.target.recompute(source, self.aux_layer_ids)
+        except torch.OutOfMemoryError:  # says nothing about the trace
+            raise
         except (OSError, ValueError, RuntimeError, IndexError, SafetensorError) as error:
             log.warning("trace %s cannot be recomputed: %s", source.trace_id, error)
             return None

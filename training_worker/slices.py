@@ -18,9 +18,11 @@ from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.records import EvalReport, TrainProgress, VersionManifest
+from training_worker import vocabulary
 from training_worker.batches import Example, training_batches
-from training_worker.config import SliceJob, SliceResult, TraceSource
+from training_worker.config import ConfigError, SliceJob, SliceResult, TraceSource, wanted_device
 from training_worker.day_zero import first_draft, is_first, is_readable
+from training_worker.device import find_device, name_of
 from training_worker.evaluate import TraceScore, by_domain, replay
 from training_worker.segments import Examples
 from training_worker.target import Target
@@ -31,6 +33,7 @@ PROGRESS_SECONDS = 1.0
 EVALUATION_TOKENS_PER_SECOND = 600  # of the slice's budget: evaluation must not outgrow training
 EVALUATION_TOKENS = 1500  # at least
 SCORES_KEPT = 4096
+TRAINING_PER_SAVING = 5.0  # a slice trains at least so many times as long as writing its state takes
 REPLAY_PER_FRESH = 4  # old traces in a pass for each fresh one ...
 REPLAY_PER_PASS = 48  # ... and at least so many
 
@@ -52,6 +55,7 @@ class WarmRun:
     trainer: Trainer
     examples: Examples
     saved: tuple[int, int] = (0, 0)
+    save_seconds: float = 0.0  # that writing the state took last
     scores: dict[tuple[str, str], TraceScore] = field(default_factory=dict)  # (checkpoint uri, trace id)
 
 
@@ -70,12 +74,12 @@ def run_slice(job: SliceJob, report: Callable[[TrainProgress], None]) -> SliceRe
             return _publish_first(job)
         run = _take_up(job)
         return _Slice(job, run, report).run()
+    except (OSError, ConfigError, torch.OutOfMemoryError) as error:
+        _warm.pop(job.target_path, None)
+        raise TrainingError(f"{type(error).__name__}: {error}", retryable=True) from error
     except (CheckpointError, KeyError, ValueError) as error:
         _warm.pop(job.target_path, None)
         raise TrainingError(f"{type(error).__name__}: {error}", retryable=False) from error
-    except OSError as error:
-        _warm.pop(job.target_path, None)
-        raise TrainingError(f"{type(error).__name__}: {error}", retryable=True) from error
 
 
 def _publish_first(job: SliceJob) -> SliceResult:
@@ -113,7 +117,7 @@ def _take_up(job: SliceJob) -> WarmRun:
     if run is None and not is_readable(job):
         where = job.target_path or "the directory of a model id: set AURORA_MODELS_DIR for the trainer"
         raise FileNotFoundError(f"the trainer cannot read {where}; it needs the target's embedding and head")
-    target = run.examples.target if run is not None else Target(Path(job.target_path))
+    target = run.examples.target if run is not None else Target(Path(job.target_path), find_device(wanted_device()))
     config = DraftConfig.for_target(target.config)
     parent: dict[str, torch.Tensor] | None = None
     if not path.exists() and job.parent_uri:
@@ -123,6 +127,8 @@ def _take_up(job: SliceJob) -> WarmRun:
         trainer.load(path)
     elif parent is not None:
         trainer.start_from(parent)
+    else:
+        trainer.start_anew(vocabulary.choose(Path(job.target_path), target.config, config.draft_vocab_size))
     run = WarmRun(job.run_id, job.target_path, trainer, Examples(target, config.aux_layer_ids), _stamp(path))
     _warm[job.target_path] = run
     return run
@@ -155,9 +161,7 @@ class _Slice:
         if fresh or old:
             self._train(fresh, old)
         self._tell("save", now=True)
-        path = Path(self.job.work_dir) / STATE_FILE
-        self.trainer.save(path)
-        self.run_state.saved = _stamp(path)
+        self._keep()
         manifest, report = self._publish() if self.job.publish else (None, None)
         return SliceResult(
             manifest=manifest,
@@ -166,6 +170,18 @@ class _Slice:
             trained_trace_ids=tuple(e.source.trace_id for e in fresh if e.source.trace_id in self._trained),
             missing_trace_ids=tuple(missing + missing_old),
         )
+
+    def _keep(self) -> None:
+        path = Path(self.job.work_dir) / STATE_FILE
+        started = time.monotonic()
+        self.trainer.save(path)
+        self.run_state.save_seconds = time.monotonic() - started
+        self.run_state.saved = _stamp(path)
+
+    @property
+    def budget_seconds(self) -> float:
+        """Of optimiser steps: what was asked for, or more where a wide draft's state takes long to write."""
+        return max(self.job.budget_seconds, TRAINING_PER_SAVING * self.run_state.save_seconds)
 
     def _train(self, fresh: Sequence[Example], old: Sequence[Example]) -> None:
         """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order."""
@@ -178,7 +194,7 @@ class _Slice:
                 spent = time.monotonic() - started
                 self._rate = (self.trainer.num_tokens - tokens) / spent
                 self._tell("train", now=self.trainer.step_count == first_step)
-                if spent >= self.job.budget_seconds:
+                if spent >= self.budget_seconds:
                     return
 
     def _publish(self) -> tuple[VersionManifest, EvalReport | None]:
@@ -192,6 +208,7 @@ class _Slice:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "device": name_of(self.trainer.device),
             "argv": sys.argv[1:],
             "seed": self.job.seed,
             "run_id": self.job.run_id,
@@ -213,8 +230,7 @@ class _Slice:
         live: list[TraceScore] = []
         if self.job.live_uri:
             config, state = checkpoint.load(Path(self.job.live_uri))
-            draft = Eagle3Draft(config)
-            draft.load_state_dict(state)
+            draft = Eagle3Draft.from_state(config, state).to(self.trainer.device)
             live = self._scores(self.job.live_uri, draft, examples)
         num_losses = sum(score.num_losses for score in candidate)
         return EvalReport(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training_worker.batches import Example
 from training_worker.config import TraceSource
+from training_worker.device import CPU
 
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -21,42 +22,49 @@ TEACHER_TOKENS = 16  # kept per position
 
 
 class Target:
-    """A Hugging Face directory. Raises FileNotFoundError where it is gone, KeyError for a missing embedding."""
+    """A Hugging Face directory. Raises FileNotFoundError where it is gone, KeyError for a missing embedding.
 
-    def __init__(self, folder: Path) -> None:
+    ``device`` holds embedding, head and model; drafts of this target are trained and evaluated there.
+    """
+
+    def __init__(self, folder: Path, device: torch.device = CPU) -> None:
         self.folder = folder
+        self.device = device
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.embed_VH = self._tensor(EMBED)
         self.head_VH = self.embed_VH if self.config.get("tie_word_embeddings") else self._tensor(HEAD)
 
     def recompute(self, source: TraceSource, aux_layer_ids: tuple[int, ...]) -> Example:
         """The hidden states of a whole trace by one prefill, rounded to float16 as a segment would hold them."""
-        ids = torch.tensor([source.tokens[:-1]])
+        ids = torch.tensor([source.tokens[:-1]], device=self.device)
         with torch.inference_mode():
             answer = self._model.model(ids, output_hidden_states=True)
         layers = answer.hidden_states  # [0] is the embedding, [i + 1] the output of layer i; the last one is normed
         features = torch.cat([layers[i + 1][0] for i in aux_layer_ids], -1).half()
         first = source.first_state
-        return self.example(source, features[first:].clone(), answer.last_hidden_state[0][first:].half().clone())
+        final = answer.last_hidden_state[0].half()
+        return self.example(source, *(x[first:].to("cpu", copy=True) for x in (features, final)))
 
     def example(self, source: TraceSource, features: Tensor, final: Tensor) -> Example:
         """A trace with its states and what the target thought likely at each position (temperature 1)."""
         with torch.inference_mode():
-            logits = torch.nn.functional.linear(final.to(self._head.dtype), self._head)
+            logits = torch.nn.functional.linear(final.to(self.device, self._head.dtype), self._head)
             best = logits.float().topk(min(TEACHER_TOKENS, logits.shape[-1]), -1)
             probs = torch.softmax(best.values, -1)
-        return Example(source, features, final, best.indices.clone(), probs.clone())
+        return Example(source, features, final, *(x.to("cpu", copy=True) for x in (best.indices, probs)))
 
     @cached_property
     def _head(self) -> Tensor:
-        return self.head_VH.to(fastest_dtype(self.head_VH.device))
+        return self.head_VH.to(fastest_dtype(self.device))
 
     @cached_property
     def _model(self) -> Any:
         from transformers import AutoModelForCausalLM  # slow to import, and seldom needed
 
-        model: Any = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
-        return model.eval()
+        # On a GPU in the checkpoint's own format, as servers run it: half the memory, and their numbers.
+        dtype = torch.float32 if self.device.type == "cpu" else "auto"
+        model: Any = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype)
+        return model.to(self.device).eval()
 
     def _tensor(self, name: str) -> Tensor:
         index = self.folder / "model.safetensors.index.json"
@@ -65,4 +73,4 @@ class Target:
             file = json.loads(index.read_text(encoding="utf-8"))["weight_map"][name]
         with safe_open(self.folder / file, framework="pt") as tensors:
             found: Tensor = tensors.get_tensor(name).float().clone()  # not mapped: the file may be replaced
-        return found
+        return found.to(self.device)

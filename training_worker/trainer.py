@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from aurora_kernels.dtypes import fastest_dtype
 from torch import Tensor
 
-from speculators.checkpoint import sync_directory, write_durably
+from speculators.checkpoint import sync_directory
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.losses import head_loss, soft_targets
 from speculators.optimiser import Muon
-from training_worker.batches import Batch, Example, make_batch, sample_bases
+from training_worker.batches import Batch, Example, make_batch, sample_bases, sent
+from training_worker.device import CPU
 from training_worker.target import Target
 from training_worker.unroll import unroll
+
+GPU_POSITIONS = 4096  # per step: 512 take a GPU three quarters of the time, most of it to be told what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,14 @@ class Recipe:
     average_decay: float = 0.95  # per step, of the averaged weights that are published; 0 = the last ones
     max_positions: int = 512  # per optimiser step, padding included
     # of matrix products and kept activations; parameters stay float32
-    dtype: torch.dtype = field(default_factory=lambda: fastest_dtype(torch.device("cpu")))
+    dtype: torch.dtype = field(default_factory=lambda: fastest_dtype(CPU))
+
+    @classmethod
+    def fitting(cls, device: torch.device) -> Self:
+        """The defaults, which were chosen on a CPU, or what a GPU wants otherwise (training_worker/LOG.md)."""
+        if device.type == "cpu":
+            return cls()
+        return cls(dtype=fastest_dtype(device), max_positions=GPU_POSITIONS, prompt_share=1.0)
 
     def rate_at(self, step: int) -> float:
         """Share of both rates for the step after ``step`` finished ones."""
@@ -47,44 +57,55 @@ class Recipe:
 
 
 class Trainer:
-    """One run: a draft that keeps learning. Every random choice is a function of (seed, step)."""
+    """One run: a draft that keeps learning on the target's device; its random choices are functions of (seed, step)."""
 
     def __init__(
         self, target: Target, config: DraftConfig, lookahead: int, seed: int, recipe: Recipe | None = None
     ) -> None:
-        self.recipe = recipe or Recipe()
+        self.recipe = recipe or Recipe.fitting(target.device)
         self.target = target
+        self.device = target.device
         self.config = config
         self.lookahead = lookahead
         self.seed = seed
-        self.draft = Eagle3Draft(config, seed)
+        self.draft = Eagle3Draft(config, seed).to(self.device)
         self.step_count = 0
         self.num_tokens = 0
-        self.loss = math.nan
+        self._loss = torch.tensor(math.nan)
         self._embed = target.embed_VH.to(self.recipe.dtype)
-        self._draft_ids = torch.arange(config.draft_vocab_size) + self.draft.d2t
+        self._draft_ids = self.draft.target_ids
         self._is_full_vocabulary = config.draft_vocab_size == config.vocab_size
         self._optimisers = self._make_optimisers()
         self.averaged = self._copy()  # what is evaluated and published
 
+    def start_anew(self, target_ids_V: Tensor) -> None:
+        """Begin with random weights and a vocabulary: rising ids of the target, ``draft_vocab_size`` of them."""
+        self.draft.take_vocabulary(target_ids_V.to(self.device))
+        self._draft_ids = self.draft.target_ids
+        self.averaged = self._copy()
+
     def start_from(self, state: dict[str, Tensor]) -> None:
-        """Begin with these weights instead of random ones."""
+        """Begin with these weights and this vocabulary instead of random ones and the first ids."""
         self.draft.load_state_dict(state)
+        self._draft_ids = self.draft.target_ids
         self.averaged = self._copy()
 
     def published(self) -> Eagle3Draft:
-        """A draft with the averaged weights."""
-        draft = Eagle3Draft(self.config)
-        draft.load_state_dict(self.averaged)
-        return draft
+        """A draft of the averaged weights; the next step moves them."""
+        return Eagle3Draft.from_state(self.config, self.averaged)
+
+    @property
+    def loss(self) -> float:
+        """Of the last step, in nats per position at depth 0; NaN before the first. On a GPU, waits for that step."""
+        return float(self._loss)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.draft.state_dict().items()}
 
-    def step(self, examples: Sequence[Example]) -> float:
-        """One optimiser step on a few traces; returns the loss in nats per position at depth 0."""
-        batch = make_batch(examples, self.recipe.dtype)
-        loss, first = self._loss(batch)
+    def step(self, examples: Sequence[Example]) -> None:
+        """One optimiser step on a few traces; a GPU is given its work and not waited for."""
+        batch = make_batch(examples, self.device)
+        loss, self._loss = self._losses(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         factor = self.recipe.rate_at(self.step_count)
         for optimiser in self._optimisers:
@@ -95,31 +116,33 @@ class Trainer:
         self.step_count += 1
         self._average()
         self.num_tokens += int(batch.length.sum())
-        self.loss = first
-        return first
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, float]:
+    def _losses(self, on_cpu: Batch) -> tuple[Tensor, Tensor]:
+        """(what is differentiated, the share of depth 0 in it); on the device."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step_count)
         # A share of the positions of depth 0 goes on to the first chain step, and those stay.
         shares = [self.recipe.chain_share, *[1.0] * (self.lookahead - 2)][: max(0, self.lookahead - 1)]
-        bases, is_chosen = sample_bases(batch, self.recipe.prompt_share, shares, generator)
+        drawn, chosen = sample_bases(on_cpu, self.recipe.prompt_share, shares, generator)
+        bases, is_chosen = [sent(base, self.device) for base in drawn], sent(chosen, self.device)
+        batch = on_cpu.to(self.device, self.recipe.dtype)
         is_greedy = (batch.temperature == 0)[:, None].expand_as(batch.tokens)
         probs = soft_targets(batch.teacher_probs.flatten(0, 1), is_greedy.flatten(), self.recipe.token_share)
         ids, probs = self._to_draft(batch.teacher_ids, probs.view_as(batch.teacher_probs))
-        rows = torch.arange(len(batch.tokens))[:, None]
+        rows = torch.arange(len(batch.tokens), device=self.device)[:, None]
         parts: list[tuple[Tensor, ...]] = []
-        with torch.autocast("cpu", self.recipe.dtype, enabled=self.recipe.dtype != torch.float32):
+        with torch.autocast(self.device.type, self.recipe.dtype, enabled=self.recipe.dtype != torch.float32):
             for k, depth in enumerate(unroll(self.draft, self._embed, batch, bases)):
                 place = (depth.base + k + 1).clamp_max(batch.tokens.shape[1] - 1)
                 weight = batch.has_label(depth.base, k).float()
                 weight = (weight * is_chosen if k == 0 else weight).flatten()
                 weight = weight * self.recipe.depth_decay**k / weight.sum().clamp_min(1.0)
-                part = (self.draft.norm(depth.out), ids[rows, place], probs[rows, place])
+                hidden = self.draft.norm(depth.out).to(self.recipe.dtype)
+                part = (hidden, ids[rows, place], probs[rows, place])
                 parts.append((*(x.flatten(0, 1) for x in part), weight))
             # All depths at once: the gradient of the head is the largest tensor of a step, and is made once.
             hidden, chosen_ids, chosen_probs, weight = (torch.cat(x) for x in zip(*parts, strict=True))
             losses = head_loss(hidden, self.draft.lm_head.weight, chosen_ids, chosen_probs, weight)
-        return losses.sum(), float(losses[: len(parts[0][3])].sum().detach())
+        return losses.sum(), losses[: len(parts[0][3])].sum().detach()
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -150,8 +173,7 @@ class Trainer:
         return optimisers
 
     def save(self, path: Path) -> None:
-        """Write everything durably; a kill leaves the old file or the new one."""
-        buffer = io.BytesIO()
+        """Write everything durably, for any device to load; a kill leaves the old file or the new one."""
         state = {
             "draft": self.draft.state_dict(),
             "averaged": self.averaged,
@@ -160,18 +182,31 @@ class Trainer:
             "num_tokens": self.num_tokens,
             "loss": self.loss,
         }
-        torch.save(state, buffer)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        write_durably(unfinished, buffer.getvalue())
+        with unfinished.open("wb") as file:  # gigabytes for a wide target: no copy of them is made on the way
+            torch.save(_on(CPU, state), file)
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.replace(path)
         sync_directory(path.parent)
 
     def load(self, path: Path) -> None:
-        """Take up what ``save`` wrote. Raises RuntimeError for a file of another shape of draft."""
+        """Take up what ``save`` wrote, on whatever device. Raises RuntimeError for a file of another shape of draft."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.draft.load_state_dict(state["draft"])
-        self.averaged = state["averaged"]
+        self._draft_ids = self.draft.target_ids
+        self.averaged = _on(self.device, state["averaged"])
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.step_count, self.num_tokens, self.loss = state["step_count"], state["num_tokens"], state["loss"]
+        self.step_count, self.num_tokens = state["step_count"], state["num_tokens"]
+        self._loss = torch.tensor(state["loss"])
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    """The same structure with its tensors on a device; those that are there already are shared."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _on(device, each) for key, each in value.items()}
+    return [_on(device, each) for each in value] if isinstance(value, list) else value

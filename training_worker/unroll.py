@@ -33,14 +33,14 @@ def unroll(draft: Eagle3Draft, embed_VH: Tensor, batch: Batch, bases: list[Tenso
     """Depths 0, 1, ...: ``bases[k]`` [B, n] are the positions whose chain goes on to depth k, rising in each row.
 
     Keys and values of depth 0 cover every position; the rest is computed at the bases only. The bases of a depth must
-    be among those of the depth before.
+    be among those of the depth before. Nothing here asks the device for a value, so that a GPU never waits.
     """
     features = batch.features.to(draft.fc.weight.dtype)
-    everything = torch.arange(features.shape[1]).expand(len(features), -1)
+    everything = torch.arange(features.shape[1], device=features.device).expand(len(features), -1)
     hidden = draft.fuse(features)
     q, k0, v0 = _project(draft, embed_VH, batch, everything, hidden, 0)
     base = bases[0]
-    if base.shape != everything.shape or not torch.equal(base, everything):
+    if base.shape != everything.shape:  # as many rising positions as there are: all of them
         q, hidden = _pick_heads(q, base), _pick(hidden, base)
     chain_k: list[Tensor] = []
     chain_v: list[Tensor] = []
@@ -72,7 +72,7 @@ def _attend(q: Tensor, k0: Tensor, v0: Tensor, chain_k: list[Tensor], chain_v: l
     scale = 1 / math.sqrt(q.shape[-1])
     q = q.to(v0.dtype)
     scores = (q @ k0.to(q.dtype).mT) * scale
-    future = torch.arange(k0.shape[2])[None, None, None] > base_BN[:, None, :, None]
+    future = torch.arange(k0.shape[2], device=q.device)[None, None, None] > base_BN[:, None, :, None]
     parts = [scores.float().masked_fill(future, MASKED)]
     parts += [((q * k.to(q.dtype)).sum(-1, keepdim=True) * scale).float() for k in chain_k]
     weights = torch.softmax(torch.cat(parts, -1), -1).to(v0.dtype)

@@ -7,8 +7,9 @@ from typing import Any
 
 from django import forms
 
-from aurora_web.registry.models import Target
+from aurora_web.registry.models import Target, validate_schedule
 from aurora_web.registry.services import POLICY_FIELDS
+from aurora_web.registry.traffic_domains import POCKET, REAL, validate_known
 from aurora_web.traces.pins import MAX_LOOKAHEAD
 from speculators.records import DomainPin
 
@@ -89,7 +90,7 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class MixField(forms.CharField):
-    """``sql=2, prose=1`` <-> {"sql": 2, "prose": 1}."""
+    """``sql=2, chat=1`` <-> {"sql": 2, "chat": 1}."""
 
     def prepare_value(self, value: Any) -> Any:
         return ", ".join(f"{k}={v:g}" for k, v in value.items()) if isinstance(value, dict) else value
@@ -109,8 +110,9 @@ class TrafficForm(forms.ModelForm):  # type: ignore[type-arg]
     traffic_mix = MixField(
         label="Domains",
         required=False,
-        help_text="Weights, like sql=2, prose=1. Empty: all alike. Known to the generator: python_code, prose, "
-        "arithmetic, sql, json_tools.",
+        help_text=f"Weights, like chat=2, sql_schema=1. Empty: real prompts of all kinds ({', '.join(REAL)}). "
+        f"What the pocket target knows: {', '.join(POCKET)}.",
+        validators=[validate_known],
     )
 
     class Meta:
@@ -134,15 +136,20 @@ class TrafficForm(forms.ModelForm):  # type: ignore[type-arg]
         }
         help_texts = {
             "traffic_requests_per_second": "0 = as many as the concurrency allows.",
-            "traffic_sampled_share": "Share of requests at temperature 0.8; the others are greedy.",
-            "traffic_schedule": 'Phases, repeated: [{"seconds": 120, "mix": {"sql": 1}}, {"seconds": 120, "mix": '
-            '{"prose": 1}}]. [] = the domains above all the time.',
+            "traffic_sampled_share": "Share of requests at temperature 0.7; the others are greedy.",
+            "traffic_schedule": 'Phases, repeated: [{"seconds": 120, "mix": {"chat": 1}}, {"seconds": 120, '
+            '"mix": {"sql_schema": 1}}]. [] = the domains above all the time.',
         }
         widgets = {"traffic_schedule": forms.Textarea({"rows": 3, "spellcheck": "false"})}
 
     def clean_traffic_schedule(self) -> Any:
         given = self.cleaned_data["traffic_schedule"]
-        return json.loads(given) if isinstance(given, str) else given or []
+        schedule = json.loads(given) if isinstance(given, str) else given or []
+        schedule = [schedule] if isinstance(schedule, dict) else schedule
+        validate_schedule(schedule)
+        for phase in schedule:
+            validate_known(phase["mix"])
+        return schedule
 
 
 class DecisionForm(forms.Form):

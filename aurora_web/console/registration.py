@@ -16,6 +16,7 @@ from aurora_web.accounts.access import allow, user_of
 from aurora_web.accounts.services import create_token
 from aurora_web.console.registration_forms import PlanForm, SourceForm, typed
 from aurora_web.console.registration_words import sentences
+from aurora_web.registry import packages
 from aurora_web.registry import registration_drafts as drafts
 from aurora_web.registry.announcements import FRESH, announced_replicas
 from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
@@ -106,7 +107,8 @@ def source(request: HttpRequest, wizard: Wizard) -> HttpResponse:
             return redirect("console:register_check", draft_id=wizard.draft.pk)
         problems = refused(proposal.findings) if proposal else []
     others = [draft for draft in drafts.open_drafts(user_of(request)) if draft.pk != wizard.draft.pk]
-    context = wizard.context("source") | {"problems": problems, "others": others} | _servers(request, wizard)
+    context = wizard.context("source") | {"problems": problems, "others": others}
+    context |= {"packages": packages.prepared()} | _servers(request, wizard)
     wrong = bool(problems or (request.method == "POST" and wizard.source.errors))
     return render(request, "console/register_source.html", context, status=422 if wrong else 200)
 

@@ -36,12 +36,12 @@ class SourceForm(forms.Form):
         initial=Source.EMBEDDED,
     )
     path = forms.CharField(
-        label="Checkpoint directory",
+        label="Checkpoint directory, or a package's name",
         required=False,
         max_length=1000,
         help_text="Absolute path, the same for engine and trainer: config.json and *.safetensors of a Llama, Qwen2 or "
         "Qwen3 model; the embedded engine needs tokenizer.json too.",
-        widget=forms.TextInput({"placeholder": "/models/qwen3-0.6b", **PLAIN}),
+        widget=forms.TextInput({"placeholder": "/models/qwen3-0.6b", "list": "packages", **PLAIN}),
     )
     model_id = forms.CharField(
         label="Or its model id",

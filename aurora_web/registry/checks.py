@@ -8,7 +8,7 @@ from typing import Any
 
 from django.conf import settings
 
-from aurora_web.registry import estimates
+from aurora_web.registry import estimates, packages
 from aurora_web.registry.compatibility import TargetFacts, aux_layer_ids, facts_found, inspect
 from aurora_web.registry.drafts import inspect_copy, inspect_draft
 from aurora_web.registry.findings import Finding, Topic, ok, refused, warning
@@ -25,7 +25,7 @@ REPORTED = "reported"  # a source beside those of Source: a server that has repo
 class Origin:
     """Where a target comes from, as a person or a script gives it."""
 
-    path: str = ""  # checkpoint directory
+    path: str = ""  # checkpoint directory, or the name of a package that is prepared on this machine
     model_id: str = ""  # sglang only: what the server is told to load
     config: dict[str, Any] | None = None  # sglang only: config.json of a model id that is not on the console's disk
     source: str = Source.EMBEDDED
@@ -75,9 +75,13 @@ def _inspect(origin: Origin) -> tuple[TargetFacts | None, list[Finding], Announc
         if origin.model_id or origin.config or origin.replica:
             says = "A model id, or a server that has reported itself, is for SGLang servers."
             return None, [Finding(Topic.SOURCE, says, "The embedded engine needs a checkpoint directory.")], None
-        return (*inspect(origin.path), None)
+        path, missing = _directory(origin.path)
+        return (None, missing, None) if missing else (*inspect(path), None)
     if not origin.replica:
-        return (*inspect_served(origin.path, origin.model_id, origin.config, settings.MODELS_DIR), None)
+        path, missing = _directory(origin.path)
+        if missing:
+            return None, missing, None
+        return (*inspect_served(path, origin.model_id, origin.config, settings.MODELS_DIR), None)
     slug, _, name = origin.replica.partition("/")
     announced = AnnouncedReplica.objects.filter(slug=slug, name=name).first()
     if announced is None or origin.path or origin.model_id:
@@ -86,6 +90,18 @@ def _inspect(origin: Origin) -> tuple[TargetFacts | None, list[Finding], Announc
             says = "A server that has reported itself brings its model along: a directory or a model id is too much."
         return None, [Finding(Topic.SOURCE, says, "Choose one of the servers that report, or give the model.")], None
     return (*_reported(announced), announced)
+
+
+def _directory(path: str) -> tuple[str, list[Finding]]:
+    """The directory itself, or that of the named package that is meant; or what is wrong with the name."""
+    if not packages.is_name(path):
+        return path, []
+    package = packages.find(path)
+    if package is not None:
+        return package.path, []
+    there = ", ".join(each.name for each in packages.prepared()) or "none"
+    says = f"No package {path!r} is prepared on this machine; prepared: {there}."
+    return "", [Finding(Topic.SOURCE, says, "Give one of these, or a checkpoint directory, from / on.")]
 
 
 def _reported(announced: AnnouncedReplica) -> tuple[TargetFacts | None, list[Finding]]:

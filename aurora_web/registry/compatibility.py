@@ -12,6 +12,7 @@ from aurora_web.registry.findings import Finding, Topic, ok
 from aurora_web.registry.safetensors_header import read_tensors
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+LARGEST_FULL_VOCABULARY, DRAFT_VOCABULARY = 16_384, 8_192  # as in speculators/eagle3.py
 MIN_LAYERS = 7  # the EAGLE-3 draft reads three distinct layers: 1, n//2 - 1 and n - 4
 DTYPES = ("F32", "BF16", "F16")
 EMBEDDING = "model.embed_tokens.weight"
@@ -142,6 +143,11 @@ def aux_layer_ids(num_layers: int) -> tuple[int, int, int]:
     return 1, num_layers // 2 - 1, num_layers - 4
 
 
+def draft_vocabulary(vocab_size: int) -> int:
+    """How many of a target's tokens a new draft of Aurora's proposes; the rule of ``DraftConfig.for_target``."""
+    return vocab_size if vocab_size <= LARGEST_FULL_VOCABULARY else DRAFT_VOCABULARY
+
+
 def facts_found(facts: TargetFacts, engine: str) -> list[Finding]:
     """What is right about a target, one line per thing that ``inspect`` looks at."""
     config = facts.config
@@ -150,11 +156,13 @@ def facts_found(facts: TargetFacts, engine: str) -> list[Finding]:
     low, middle, high = aux_layer_ids(facts.num_layers)
     positions = positive_integer(config, "max_position_embeddings")
     width = f"width {facts.hidden_size}, {heads} heads ({kv_heads} for keys and values)"
+    proposed = draft_vocabulary(facts.vocab_size)
+    those = "all of them" if proposed == facts.vocab_size else f"the {proposed:,} that text is made of most"
     shape = f"Version 1 is one layer of the target's shape: {width}, max_position_embeddings is {positions}."
     return [
         ok(Topic.SOURCE, f"{facts.path} can be read." if facts.path else f"The config.json of {facts.model_id}."),
         ok(Topic.ARCHITECTURE, f"{facts.architecture}: {engine}."),
-        ok(Topic.VOCABULARY, f"{facts.vocab_size:,} token ids; a new draft proposes all of them."),
+        ok(Topic.VOCABULARY, f"{facts.vocab_size:,} token ids; a new draft proposes {those}."),
         ok(Topic.LAYERS, f"A new draft reads the outputs of layers {low}, {middle} and {high} of {facts.num_layers}."),
         ok(Topic.SHAPE, shape),
         ok(Topic.WEIGHTS, "The embedding and the head are there for the trainer."),

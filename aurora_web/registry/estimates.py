@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aurora_web.registry.compatibility import TargetFacts, positive_integer
+from aurora_web.registry.compatibility import TargetFacts, draft_vocabulary, positive_integer
 from aurora_web.registry.models import Source
 
 NUM_AUX_LAYERS = 3
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class DraftShape:
-    """What the draft's size follows from; a new draft has the target's own shape."""
+    """What the draft's size follows from; a new draft has the target's own shape, and of a large vocabulary a part."""
 
     hidden: int
     heads: int
@@ -45,17 +45,20 @@ class DraftShape:
     head_dim: int
     intermediate: int
     vocabulary: int
+    draft_vocabulary: int
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> DraftShape:
         heads, hidden = positive_integer(config, "num_attention_heads"), positive_integer(config, "hidden_size")
+        vocabulary = positive_integer(config, "vocab_size")
         return cls(
             hidden,
             heads,
             positive_integer(config, "num_key_value_heads") or heads,
             positive_integer(config, "head_dim") or (hidden // heads if heads else 0),
             positive_integer(config, "intermediate_size"),
-            positive_integer(config, "vocab_size"),
+            vocabulary,
+            draft_vocabulary(vocabulary),
         )
 
     @property
@@ -67,7 +70,7 @@ class DraftShape:
     @property
     def num_other_parameters(self) -> int:
         """Head and norms."""
-        return self.vocabulary * self.hidden + 4 * self.hidden
+        return self.draft_vocabulary * self.hidden + 4 * self.hidden
 
     @property
     def num_parameters(self) -> int:

@@ -154,11 +154,11 @@ class Target(models.Model):
     )  # 0 = closed loop at the given concurrency
     traffic_mix = models.JSONField(
         default=dict, blank=True, validators=[validate_mix]
-    )  # {domain: weight}; {} = all domains alike
+    )  # {domain: weight}; {} = all domains of real prompts alike
     traffic_max_tokens = models.PositiveIntegerField(
         default=96, validators=[MinValueValidator(1), MaxValueValidator(4096)]
     )
-    traffic_sampled_share = models.FloatField(default=0.0, validators=unit_interval())  # decoded at temperature 0.8
+    traffic_sampled_share = models.FloatField(default=0.0, validators=unit_interval())  # decoded at temperature 0.7
     # [{"seconds": 120, "mix": {...}}, ...], repeated; [] = traffic_mix all the time
     traffic_schedule = models.JSONField(default=list, blank=True, validators=[validate_schedule])
 

@@ -14,6 +14,7 @@ LABELS = {
     "python": "Python",
     "torch": "PyTorch",
     "machine": "Machine",
+    "device": "Trained on",
     "argv": "Command line",
     "seed": "Seed",
     "run_id": "Training run",

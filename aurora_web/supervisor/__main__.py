@@ -86,7 +86,8 @@ def _watch(stack: Stack, claim: Claim) -> NoReturn:
 def _announce(config: SupervisorConfig, stack: Stack, seconds: float) -> None:
     say(f"ready after {seconds:.1f} s")
     say(f"console        {config.console_url}")
-    say(f"engine (demo)  http://{stack.engine_host}:{config.engine_port}/v1")
+    for slug, port in stack.engines():
+        say(f"engine         http://{stack.engine_host}:{port}/v1  (model {slug})")
     say(f"logs           {config.logs}")
     if stack.invite:
         say(f"first admin    {stack.invite}  (works once)")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aurora_web import environment as env
+from aurora_web.supervisor import demo
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -25,6 +26,7 @@ class SupervisorConfig:
     database_url: str
     redis_url: str
     console_url: str
+    demo: str  # one of demo.CHOICES; "" = as at the last start
     inherited: Mapping[str, str]
 
     @classmethod
@@ -52,6 +54,7 @@ class SupervisorConfig:
             database_url=database_url,
             redis_url=redis_url,
             console_url=environment.get("AURORA_CONSOLE_URL", f"http://{dialled}:{web_port}").rstrip("/"),
+            demo=_demo(environment),
             inherited=dict(environment),
         )
 
@@ -60,8 +63,9 @@ class SupervisorConfig:
         return self.state_dir / "logs"
 
     @property
-    def demo_target(self) -> Path:
-        return self.state_dir / "models" / "pocket"
+    def models(self) -> Path:
+        """Where named packages become directories, each under its own name."""
+        return self.state_dir / "models"
 
     def child_environment(self, database_url: str, redis_url: str, replica_token: str = "") -> dict[str, str]:
         """Environment of the processes that the supervisor starts."""
@@ -82,3 +86,10 @@ class SupervisorConfig:
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{self.inherited.get('PATH', os.defpath)}",
         }
+
+
+def _demo(environment: Mapping[str, str]) -> str:
+    value = environment.get("AURORA_DEMO", "")
+    if value and value not in demo.CHOICES:
+        raise env.wrong("AURORA_DEMO", value, f"expected one of {', '.join(demo.CHOICES)}")
+    return value

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from aurora_web.supervisor.child import Child, Program
 from aurora_web.supervisor.config import REPO, SupervisorConfig
+from aurora_web.supervisor.demo import FALLBACK, NONE, Demo
 from aurora_web.supervisor.ports import EnginePorts
-from aurora_web.supervisor.process import ProcessError, start, tail, wait_until
+from aurora_web.supervisor.process import ProcessError, start, stop, tail, wait_until
 from aurora_web.supervisor.programs import Programs
 from aurora_web.supervisor.services import Services
 
 ENGINE_POLL_SECONDS = 1.0
+ONCE_SECONDS = 1800.0  # for a step of the start; fetching a model over a slow line is the longest
+ONCE_POLL_SECONDS = 0.05
+Say = Callable[[str], None]
 
 
 class Stack:
     """All processes of one state directory. ``say`` gets one line of progress at a time."""
 
-    def __init__(self, config: SupervisorConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: SupervisorConfig, say: Say) -> None:
         self.config = config
         self.say = say
         self.services = Services(config.state_dir, config.logs, config.database_url, config.redis_url)
@@ -42,9 +47,11 @@ class Stack:
         self.say("starting Postgres and Valkey")
         self.services.start()
         environment = self.config.child_environment(self.services.database_url, self.services.redis_url)
-        self.say("preparing the demo target and the database")
-        self._run_once("expand", environment, "serving.pocket.expand", "--out", str(self.config.demo_target))
-        facts = json.loads(self._run_once("prepare", environment, "aurora_web.supervisor.prepare"))
+        demo = self._prepare_demo(environment)
+        self.say("preparing the database")
+        which = ("--demo", demo.name, "--before", demo.before)
+        facts = json.loads(self._run_once("prepare", environment, "aurora_web.supervisor.prepare", *which))
+        demo.remember(self.config.state_dir)
         self.invite = facts["invite"]
         token = facts["replica_token"]
         self._console.headers["Authorization"] = f"Bearer {token}"
@@ -57,8 +64,8 @@ class Stack:
         self._wait("web", lambda: self._answers(f"{self.console}/readyz"), 60)
         self._follow_targets()
         self._add(self.programs.traffic())
-        for name in [name for name in self.children if name.startswith("engine-")]:
-            port = self._ports.port_for(name.removeprefix("engine-"))
+        for slug, port in self.engines():
+            name = f"engine-{slug}"
             self._wait(name, lambda port=port: self._answers(f"http://{self.engine_host}:{port}/health"), 120)  # type: ignore[misc]
         self._add(self.programs.trainer())  # last: the engine measures its costs before anybody else is busy
 
@@ -76,6 +83,11 @@ class Stack:
             self.children[name].stop()
         self.services.stop()
         self._console.close()
+
+    def engines(self) -> list[tuple[str, int]]:
+        """Slug and port of each engine of this machine."""
+        slugs = [name.removeprefix("engine-") for name in self.children if name.startswith("engine-")]
+        return [(slug, self._ports.port_for(slug)) for slug in slugs]
 
     @property
     def console(self) -> str:
@@ -127,22 +139,63 @@ class Stack:
                 self.say(f"{type(server).__name__} ended with {server.process.returncode}; starting it again")
                 server.start()
 
-    def _run_once(self, name: str, environment: dict[str, str], module: str, *arguments: str) -> str:
-        """Run a module to its end and return what it printed. Raises ProcessError with the end of its log."""
-        log = self.config.logs / f"{name}.log"
-        output = self.config.logs / f"{name}.out"
+    def _prepare_demo(self, environment: dict[str, str]) -> Demo:
+        """The demo target's directory; the pocket target's where the other cannot be had."""
+        demo = Demo.choose(self.config.demo, self.config.state_dir)
+        self.config.models.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.config.models.glob(".*"):  # of a start that was killed; only one runs at a time
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if demo.name == NONE:
+            return demo
+        self.say(f"preparing the demo target {demo.name}")
+        try:
+            self._prepare_model(demo.name, environment)
+        except ProcessError as error:
+            if demo.name == FALLBACK:
+                raise
+            self.say(str(error))
+            self.say(f"going on with the {FALLBACK} target; the next start tries {demo.name} again")
+            demo = demo.fallen_back()
+            self._prepare_model(demo.name, environment)
+        return demo
+
+    def _prepare_model(self, name: str, environment: dict[str, str]) -> None:
+        where = str(self.config.models / name)
+        self._run_once(f"model-{name}", environment, "serving.model_sources", name, "--out", where, say=self.say)
+
+    def _run_once(
+        self, name: str, environment: dict[str, str], module: str, *arguments: str, say: Say | None = None
+    ) -> str:
+        """Run a module to its end and return what it printed; ``say`` gets it line by line while it runs.
+
+        Raises ProcessError with the end of its log.
+        """
+        log, output = self.config.logs / f"{name}.log", self.config.logs / f"{name}.out"
         command = [sys.executable, "-m", module, *arguments]
         child = start(command, log=log, output=output, environment=environment, cwd=REPO)
+        deadline, num_said = time.monotonic() + ONCE_SECONDS, 0
         try:
-            code = child.wait(300)
-        except subprocess.TimeoutExpired as error:
-            child.kill()
-            raise ProcessError(f"{name} did not end within 300 s; {log} ends with:\n{tail(log)}") from error
+            while (code := child.poll()) is None and time.monotonic() < deadline:
+                time.sleep(ONCE_POLL_SECONDS)
+                if say is not None:
+                    num_said = _say_new_lines(output, num_said, say)
+        finally:
+            stop(child)
+        if code is None:
+            raise ProcessError(f"{name} did not end within {ONCE_SECONDS:.0f} s; {log} ends with:\n{tail(log)}")
         if code != 0:
             raise ProcessError(f"{name} ended with {code}; {log} ends with:\n{tail(log)}")
         answer = output.read_text(encoding="utf-8")
         output.unlink()
         return answer
+
+
+def _say_new_lines(output: Path, num_said: int, say: Say) -> int:
+    """Pass on the whole lines behind the first ``num_said``; returns how many there are now."""
+    lines = output.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    for line in lines[num_said:]:
+        say(line)
+    return len(lines)
 
 
 def stop_order(name: str) -> int:

@@ -1,54 +1,94 @@
-"""What a step costs on this machine: measured once at start, by batch size and lookahead.
+"""What a step costs on this machine: measured at start, by batch size and lookahead, and refined by every step after.
 
 All numbers are seconds of whole steps (draft, then target), as they follow each other at work: the draft's weights push
-the target's out of the cache, so parts measured one by one would flatter speculation. The least of several repeats, so
-that a busy neighbour does not bend the ratios.
+the target's out of the cache, so parts measured one by one would flatter speculation. At start the least of the
+repeats counts, so that a busy neighbour does not bend the ratios; how many there are is bounded by time, since a step
+of a large target takes long and nobody should wait for it. At work the ratios follow slowly, the machine's speed fast.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from serving.draft_runner import DraftRunner
+from serving.engine.config import MAX_LOOKAHEAD
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 
 CONTEXT = 192  # positions in the cache while measuring
+BUDGET_SECONDS = 2.0  # after the corners have been measured once, measuring goes on until then
 ROUNDS = 2
-REPEATS = 2  # in a row; the first one warms the caches and does not count
-LOOKAHEADS = (0, 1, 2, 3, 4, 6, 8)  # measured ones; between them a straight line, beyond the last in proportion
+CORNERS = (0, 4)  # lookaheads that are measured at the least and the largest batch whatever it takes
+LOOKAHEADS = (*CORNERS, 2, 1, 8, 6, 3)  # in the order of use; between two a straight line, beyond in proportion
+SPEED_RATE = 0.1  # share of a surprise that is taken for the machine's speed,
+RATIO_RATE = 0.02  # and for the cost of this lookahead beside the others;
+NEIGHBOUR_SHARE = 0.5  # of that goes to the next lookahead on either side, and so on
+FORGETTING = 0.002  # of what was learnt at work, with each step: a lookahead that nobody tries is as it was measured
+LARGEST_SURPRISE = math.log(1.25)  # that one step may be; with what goes beyond it, something else held the step up
+WARM_UP = 20  # steps at the beginning that tell the speed alone
 
 
-@dataclass(frozen=True, slots=True)
 class Costs:
-    """``step[b][k]``: one step of b requests with lookahead k, for the measured b and k."""
+    """``step[b][k]``: one step of b requests with lookahead k, as measured; what was learnt since lies beside it."""
 
-    step: dict[int, dict[int, float]]
+    def __init__(self, step: dict[int, dict[int, float]]) -> None:
+        self.step = step
+        self._speed = 0.0  # log of what steps take now, relative to ``step``
+        self._num_seen = 0
+        self._learnt = {size: [0.0] * (MAX_LOOKAHEAD + 1) for size in step}  # logs, by lookahead
 
     def by_lookahead(self, batch_size: int, max_lookahead: int) -> list[float]:
         """Seconds of one step with lookahead 0 .. max_lookahead."""
-        bucket = min((b for b in self.step if b >= batch_size), default=max(self.step))
-        return [_between(self.step[bucket], lookahead) for lookahead in range(max_lookahead + 1)]
+        size = self._bucket(batch_size)
+        return [self._expected(size, lookahead) for lookahead in range(max_lookahead + 1)]
+
+    def observe(self, lookaheads: Sequence[int], seconds: float) -> None:
+        """Learn from a step of requests with these lookaheads; where they differ, of the machine's speed only."""
+        size, mean = self._bucket(len(lookaheads)), sum(lookaheads) / len(lookaheads)
+        surprise = math.log(seconds / self._expected(size, mean))
+        self._num_seen += 1
+        if self._num_seen <= WARM_UP:
+            self._speed += surprise / self._num_seen
+            return
+        surprise = min(max(surprise, -LARGEST_SURPRISE), LARGEST_SURPRISE)
+        self._speed += SPEED_RATE * surprise
+        learnt = self._learnt[size]
+        for place in range(len(learnt)):
+            learnt[place] *= 1 - FORGETTING
+        if len(set(lookaheads)) > 1:
+            return
+        if lookaheads[0] == 0:
+            learnt[0] += RATIO_RATE * surprise
+            return
+        for place in range(1, len(learnt)):
+            learnt[place] += RATIO_RATE * surprise * NEIGHBOUR_SHARE ** abs(place - lookaheads[0])
 
     def in_words(self) -> str:
         """The ratios at batch 1, for the log."""
-        plain = self.step[1][0]
-        ratios = ", ".join(f"{lookahead}: {seconds / plain:.2f}" for lookahead, seconds in self.step[1].items())
-        return f"a plain step takes {plain * 1e3:.1f} ms; relative to it, by lookahead, {ratios}"
+        known = self.step[1]
+        ratios = ", ".join(f"{lookahead}: {known[lookahead] / known[0]:.2f}" for lookahead in sorted(known))
+        return f"a plain step takes {known[0] * 1e3:.1f} ms; relative to it, by lookahead, {ratios}"
+
+    def _expected(self, size: int, lookahead: float) -> float:
+        learnt = self._learnt[size][min(round(lookahead), MAX_LOOKAHEAD)]
+        return _between(self.step[size], lookahead) * math.exp(learnt + self._speed)
+
+    def _bucket(self, batch_size: int) -> int:
+        return min((b for b in self.step if b >= batch_size), default=max(self.step))
 
 
-def _between(by_lookahead: dict[int, float], lookahead: int) -> float:
-    """Straight lines between measured points; beyond the last one, in proportion."""
-    low = max(k for k in by_lookahead if k <= lookahead)
-    high = min((k for k in by_lookahead if k >= lookahead), default=low)
+def _between(known: dict[int, float], place: float) -> float:
+    """Straight lines between known places; beyond the last one, in proportion to the rows."""
+    low = max(k for k in known if k <= place)
+    high = min((k for k in known if k >= place), default=low)
     if high == low:
-        return by_lookahead[low] * (lookahead + 1) / (low + 1)
-    share = (lookahead - low) / (high - low)
-    return by_lookahead[low] + (by_lookahead[high] - by_lookahead[low]) * share
+        return known[low] * (place + 1) / (low + 1)
+    share = (place - low) / (high - low)
+    return known[low] + (known[high] - known[low]) * share
 
 
 def buckets(max_requests: int) -> list[int]:
@@ -59,26 +99,45 @@ def buckets(max_requests: int) -> list[int]:
     return sizes
 
 
-def measure(decoder: Decoder, draft: DraftRunner, max_requests: int) -> Costs:
+def measure(decoder: Decoder, draft: DraftRunner, max_requests: int, budget_seconds: float = BUDGET_SECONDS) -> Costs:
     """Time steps on scratch slots; call before any request runs."""
     measured = [k for k in LOOKAHEADS if k + 3 <= decoder.max_len]
     start = max(1, min(CONTEXT, decoder.max_len - max(measured) - 2))
-    best: dict[int, dict[int, float]] = {size: {} for size in buckets(max_requests)}
+    sizes = buckets(max_requests)
+    best: dict[int, dict[int, float]] = {}
+    deadline = time.perf_counter() + budget_seconds
+    for size, lookahead in _order(sizes, measured):
+        is_known = all(k in best.get(b, {}) for b in (sizes[0], sizes[-1]) for k in measured if k in CORNERS)
+        if is_known and time.perf_counter() > deadline:
+            break
+        seconds = _time(_step(decoder, draft, size, lookahead, start))
+        known = best.setdefault(size, {})
+        known[lookahead] = min(seconds, known.get(lookahead, seconds))
+    return Costs({size: best.get(size) or _between_sizes(best, size) for size in sizes})
+
+
+def _order(sizes: list[int], lookaheads: list[int]) -> Iterator[tuple[int, int]]:
+    """(batch size, lookahead), what tells most first: the corners of the grid, then its sides, then the rest; again."""
+    outer = sorted({sizes[0], sizes[-1]})
+    inner = [size for size in sizes if size not in outer]
     for _ in range(ROUNDS):
-        for size, by_lookahead in best.items():
-            for lookahead in measured:
-                seconds = _time(_step(decoder, draft, size, lookahead, start))
-                by_lookahead[lookahead] = min(seconds, by_lookahead.get(lookahead, seconds))
-    return Costs(best)
+        yield from ((size, k) for k in lookaheads for size in outer)
+        yield from ((size, k) for size in inner for k in lookaheads)
+
+
+def _between_sizes(best: dict[int, dict[int, float]], size: int) -> dict[int, float]:
+    """A batch size that there was no time for, from those beside it."""
+    low, high = max(b for b in best if b < size), min(b for b in best if b > size)
+    share = (size - low) / (high - low)
+    return {k: best[low][k] + (best[high][k] - best[low][k]) * share for k in best[low] if k in best[high]}
 
 
 def _time(step: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+    """The second of two in a row: the first one warms the caches."""
+    step()
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
 
 
 def _step(decoder: Decoder, draft: DraftRunner, size: int, lookahead: int, start: int) -> Callable[[], object]:

@@ -153,9 +153,8 @@ class Engine:
         """Time steps on scratch slots; only before ``start``."""
         state = Eagle3Draft(self._draft_config).state_dict()
         size = self.config.max_requests
-        embed = draft_runner.normed_embedding(self._decoder.embed_VH, self._draft_config.rms_norm_eps)
         with torch.inference_mode():
-            draft = DraftRunner(self._draft_config, state, embed, size, self.max_len)
+            draft = DraftRunner(self._draft_config, state, self._decoder.embed_VH, size, self.max_len)
             return cost_model.measure(self._decoder, draft, size)
 
     def step(self) -> None:
@@ -167,7 +166,10 @@ class Engine:
         proposals = self._stepper.propose(group, self._lookaheads(group))
         verdicts = self._stepper.verify(group, proposals)
         kept = self._commit(group, proposals, verdicts)
-        self._record(group, proposals, kept, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._record(group, proposals, kept, seconds)
+        if self._costs is not None:
+            self._costs.observe([len(proposal.tokens) for proposal in proposals], seconds)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,10 @@ from itertools import islice
 from tokenizers import Tokenizer
 
 from serving.pocket.tokenizer import EOS_ID
-from serving.traffic.domains.arithmetic import Arithmetic
 from serving.traffic.domains.base import GeneratedDomain, Split
-from serving.traffic.domains.json_tools import JsonTools
-from serving.traffic.domains.sql import Sql
+from serving.traffic.domains.registry import POCKET
 
-DOMAINS: tuple[GeneratedDomain, ...] = (Arithmetic(), Sql(), JsonTools())
+DOMAINS = tuple(POCKET.values())
 TRAINING_SEED = 10**9  # examples use seeds from here on; traffic uses small ones, so they draw different prompts
 TOKENIZER_PROMPTS = 4000  # of each domain
 

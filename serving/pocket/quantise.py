@@ -13,13 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from serving.pocket.expand import PACKAGED, TOKENIZER_FILES, WEIGHTS
 from serving.pocket.model import TargetShape
 from serving.pocket.tokenizer import EOS_ID
 
-PACKAGED = Path(__file__).parent / "target"
-WEIGHTS = "model.int8.safetensors"
 SCALE_SUFFIX = ".scale"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def quantise(weight_RC: Tensor) -> tuple[Tensor, Tensor]:

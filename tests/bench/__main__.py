@@ -13,10 +13,10 @@ OUTPUT = Path(__file__).parent / "output"
 DAY0 = [sys.executable, "-m", "tests.bench.bench_day0"]
 BENCHMARKS = {
     "costs": [sys.executable, "-m", "tests.bench.bench_costs"],
+    "costs_pocket": [sys.executable, "-m", "tests.bench.bench_costs", "--model", "pocket", "--prompts", "8"],
+    "plain": [sys.executable, "-m", "tests.bench.bench_plain"],
     "day0_sql_to_json_tools": [*DAY0, "--domain", "sql", "--shift-to", "json_tools"],
     "day0_arithmetic_to_sql": [*DAY0, "--domain", "arithmetic", "--shift-to", "sql"],
-    "day0_python_code": [*DAY0, "--domain", "python_code", "--seconds", "480"],
-    "day0_prose": [*DAY0, "--domain", "prose", "--seconds", "480"],
     "ingest": [sys.executable, "-m", "tests.bench.bench_ingest"],
     "pages": [sys.executable, "-m", "tests.bench.bench_pages"],
     "live": [sys.executable, "-m", "tests.bench.bench_live"],

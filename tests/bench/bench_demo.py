@@ -1,74 +1,119 @@
-"""The demo left to itself over its first shift of the traffic: `python -m tests.bench.bench_demo --seconds 600`.
+"""The demo left to itself, as `make up` starts it: `python -m tests.bench.bench_demo --demo smollm2 --seconds 3600`.
 
-A real Aurora as `make up` starts it; after five minutes its traffic goes from three generated domains to real text.
-Prints a JSON line every half minute: versions by status, the live one, and per domain what the last 40 seconds measured
-(accept length of the speculative requests, their tokens/s over those of the control, requests of either). The control
-has a few requests in that time, so a single speedup says little. At the end: what was rolled back, and why.
+Every ``--every`` seconds a JSON line about the time since the line before, from the console's own figures: the live
+version, and over all domains and for each of them accept length, tokens/s, speedup over the control with its 95 %
+interval, requests on either side; and the memory of all processes together (proportional set size). Before them the
+seconds until the console was ready, at the first start and at a second one; after them what was rolled back, and why.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from tests.bench.machine import machine
-from tests.bench.ring import Ring, temporary_ring
+from tests.bench.ring import Ring, running_ring, wait_for
 
-EVERY_SECONDS = 30.0
-_LATEST = """
-SELECT domain, version = 0, sum(num_accept_tokens)::float, sum(num_verify_steps)::float, sum(decode_seconds),
-       sum(num_requests)::int
-FROM metrics_metricwindow WHERE started_at > now() - interval '40 seconds' GROUP BY 1, 2 ORDER BY 1, 2
-"""
+READY = re.compile(r"ready after ([\d.]+) s")
 _UNDONE = """
 SELECT v.number, t.actor, t.reason FROM registry_transition t JOIN registry_speculatorversion v ON v.id = t.version_id
 WHERE t.new = 'rolled_back' ORDER BY t.at
 """
 
 
-def domains(ring: Ring) -> dict[str, dict[str, Any]]:
-    """{domain: accept length, speedup and requests of the last windows}; None where nothing was measured."""
-    sums: dict[str, dict[bool, list[Any]]] = {}
-    for domain, is_control, *measured in ring.rows(_LATEST):
-        sums.setdefault(domain, {})[is_control] = measured
-    found = {}
-    for domain, sides in sums.items():
-        tokens, steps, seconds, num = sides.get(False, (0, 0, 0, 0))
-        control_tokens, _, control_seconds, num_control = sides.get(True, (0, 0, 0, 0))
-        both = seconds and control_tokens and control_seconds
-        found[domain] = {
-            "accept_length": round(tokens / steps, 2) if steps else None,
-            "speedup": round(tokens / seconds / (control_tokens / control_seconds), 2) if both else None,
-            "requests": [num, num_control],
-        }
+def figures(row: dict[str, Any]) -> dict[str, Any]:
+    """One row of the console's summary, short."""
+    speedup = row["speedup"]
+    return {
+        "accept_length": rounded(row["accept_length"]),
+        "tokens_per_second": rounded(row["tokens_per_second"]),
+        "without": rounded(row["control_tokens_per_second"]),
+        "speedup": [rounded(speedup[key]) for key in ("value", "low", "high")],
+        "requests": [row["counts"]["num_requests"], row["control_counts"]["num_requests"]],
+    }
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def look(ring: Ring, slug: str, began: float, since: float) -> dict[str, Any]:
+    """What was measured since then, and the versions now."""
+    versions = ring.get(f"/targets/{slug}/versions", limit=500)["items"]
+    summary = ring.get(f"/targets/{slug}/metrics", since=since)
+    return {
+        "after_seconds": round(time.time() - began),
+        "live": next((v["number"] for v in versions if v["status"] == "live"), None),
+        "versions": Counter(v["status"] for v in versions),
+        "memory_mib": memory_mib(ring),
+        "all": figures(summary["total"]),
+        **{row["domain"]: figures(row) for row in summary["domains"] if row["counts"]["num_requests"]},
+    }
+
+
+def memory_mib(ring: Ring) -> int:
+    """Memory of every process of the ring: what several share is divided among them."""
+    kilobytes = 0
+    for pid in {*ring.pids(""), *processes_below(ring.state_dir)}:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # it has ended
+        kilobytes += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return kilobytes // 1024
+
+
+def processes_below(folder: Path) -> set[int]:
+    """Processes that work in this directory or name it: the database's have another environment."""
+    found = set()
+    for each in Path("/proc").iterdir():
+        try:
+            if each.name.isdigit() and (
+                str(folder).encode() in (each / "cmdline").read_bytes()
+                or (each / "cwd").resolve().is_relative_to(folder)
+            ):
+                found.add(int(each.name))
+        except OSError:
+            continue
     return found
 
 
-def look(ring: Ring, began: float) -> dict[str, Any]:
-    versions = ring.get("/targets/pocket/versions", limit=500)["items"]
-    return {
-        "after_seconds": round(time.monotonic() - began),
-        "live": next((v["number"] for v in versions if v["status"] == "live"), None),
-        "versions": Counter(v["status"] for v in versions),
-        "domains": domains(ring),
-    }
+def seconds_to_ready(folder: Path, demo: str) -> float:
+    """One start and stop."""
+    with running_ring(folder, demo=demo) as ring:
+        return said(ring)
+
+
+def said(ring: Ring) -> float:
+    """What `make up` says: console and engine answer."""
+    log = ring.state_dir / "up.log"
+    return float(wait_for("all of it", lambda: READY.search(log.read_text()), 600)[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--demo", default="smollm2", choices=["smollm2", "pocket"])
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--every", type=float, default=300.0)
     given = parser.parse_args()
-    with temporary_ring() as ring:
-        print(json.dumps({"machine": machine()}), flush=True)
-        began = time.monotonic()
-        while time.monotonic() - began < given.seconds:
-            time.sleep(EVERY_SECONDS)
-            print(json.dumps(look(ring, began)), flush=True)
-        for number, actor, reason in ring.rows(_UNDONE):
-            print(json.dumps({"rolled_back": number, "by": actor, "because": reason}), flush=True)
+    with tempfile.TemporaryDirectory(prefix="aurora-bench-") as name:
+        Path(name).chmod(0o755)  # Postgres runs as nobody where we are root
+        first = seconds_to_ready(Path(name), given.demo)
+        with running_ring(Path(name), demo=given.demo) as ring:
+            began = since = time.time()
+            print(json.dumps({"machine": machine(), "first_start": first, "second_start": said(ring)}), flush=True)
+            while since - began < given.seconds:
+                time.sleep(given.every)
+                print(json.dumps(look(ring, given.demo, began, since)), flush=True)
+                since = time.time()
+            for number, actor, reason in ring.rows(_UNDONE):
+                print(json.dumps({"rolled_back": number, "by": actor, "because": reason}), flush=True)
 
 
 if __name__ == "__main__":

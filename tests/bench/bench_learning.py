@@ -1,6 +1,6 @@
 """How fast a draft learns, apart from everything else: traces of the demo target, one training thread, replay.
 
-    python -m tests.bench.bench_learning --domains sql python_code --set muon_rate=0.02,0.03 --seconds 20
+    python -m tests.bench.bench_learning --domains sql json_tools --set muon_rate=0.02,0.03 --seconds 20
 
 Prints one JSON line per combination: accept length by replay on held-out traces after 4, 8, ... CPU seconds of
 training. CPU seconds of one thread, so that a busy neighbour counts little.
@@ -27,7 +27,7 @@ from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.pocket.expand import expand
 from serving.pocket.report import distinct_3gram_share
-from serving.traffic.domains.registry import DOMAINS
+from serving.traffic.domains.registry import POCKET
 from speculators.eagle3 import DraftConfig
 from training_worker.batches import Example, training_batches
 from training_worker.config import TraceSource
@@ -44,7 +44,7 @@ def traces(target: Target, domain: str, num: int, temperature: float) -> list[Ex
     tokenizer = Tokenizer.from_file(str(target.folder / "tokenizer.json"))
     finished: list[FinishedRequest] = []
     engine.start()
-    for i, prompt in enumerate(islice(DOMAINS[domain].prompts(77), num)):
+    for i, prompt in enumerate(islice(POCKET[domain].prompts(77), num)):
         ids = tuple(tokenizer.encode(prompt.text).ids)[-800:]
         sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=temperature, seed=i)
         engine.submit(Request(f"{domain}{i}", ids, sampling, domain, on_finish=finished.append))
@@ -114,7 +114,7 @@ def variants(settings: list[str]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--domains", nargs="+", default=["sql", "python_code"], choices=list(DOMAINS))
+    parser.add_argument("--domains", nargs="+", default=["sql", "json_tools"], choices=list(POCKET))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=A,B", help="fields of Recipe to vary")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--traces", type=int, default=96)

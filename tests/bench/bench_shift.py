@@ -1,6 +1,6 @@
 """How a draft follows a shift of the traffic, apart from everything else: slices as the trainer makes them, replay.
 
-    python -m tests.bench.bench_shift --before arithmetic sql json_tools --after python_code prose
+    python -m tests.bench.bench_shift --before arithmetic sql --after json_tools
 
 Each slice gets a few fresh traces of its phase and all of those before it, which are no more than the console gives it.
 Prints one JSON line per slice, from the last one before the shift on: accept length by replay of held-out traces of
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from serving.pocket.expand import expand
-from serving.traffic.domains.registry import DOMAINS
+from serving.traffic.domains.registry import POCKET
 from speculators.eagle3 import DraftConfig
 from tests.bench.bench_learning import accept_length, kept_traces
 from training_worker.batches import Example, training_batches
@@ -65,8 +65,8 @@ def slices(pool: dict[str, list[Example]], domains: list[str], num: int) -> Iter
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", nargs="+", default=["arithmetic", "sql", "json_tools"], choices=list(DOMAINS))
-    parser.add_argument("--after", nargs="+", default=["python_code", "prose"], choices=list(DOMAINS))
+    parser.add_argument("--before", nargs="+", default=["arithmetic", "sql"], choices=list(POCKET))
+    parser.add_argument("--after", nargs="+", default=["json_tools"], choices=list(POCKET))
     parser.add_argument("--slices", type=int, nargs=2, default=[10, 8], metavar=("BEFORE", "AFTER"))
     parser.add_argument("--seconds", type=float, default=4.0, help="of one slice")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "aurora-bench-learning")

@@ -24,7 +24,7 @@ from aurora_web.supervisor.services import Services
 from tests.bench.ring import REPO
 
 BUSY = "busy"
-DOMAINS = ("arithmetic", "json_tools", "prose", "python_code", "sql")
+DOMAINS = ("chat", "explain_code", "extract_json", "sql", "write_code")
 KEPT_DAYS = 28  # of windows: four times the traces' retention
 TRACE_DAYS = 7
 MARK = "filled.json"

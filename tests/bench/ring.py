@@ -56,12 +56,13 @@ def manage(environment: dict[str, str], *arguments: str) -> str:
 class Ring:
     """A running Aurora: its addresses, an operator's token, and the calls that a benchmark needs."""
 
-    def __init__(self, state_dir: Path, **environment: str) -> None:
+    def __init__(self, state_dir: Path, demo: str = "pocket", **environment: str) -> None:
         self.state_dir = state_dir
         self.web_port, self.engine_port = free_ports(2)
         self.environment = {
             **os.environ,
             **environment,
+            "AURORA_DEMO": demo,
             "AURORA_STATE_DIR": str(state_dir),
             "AURORA_WEB_PORT": str(self.web_port),
             "AURORA_ENGINE_PORT": str(self.engine_port),
@@ -175,9 +176,9 @@ class Ring:
 
 
 @contextmanager
-def running_ring(state_dir: Path, **environment: str) -> Iterator[Ring]:
+def running_ring(state_dir: Path, demo: str = "pocket", **environment: str) -> Iterator[Ring]:
     """A started ring with more environment variables, stopped at the end whatever happens."""
-    ring = Ring(state_dir, **environment)
+    ring = Ring(state_dir, demo, **environment)
     try:
         ring.start()
         yield ring

@@ -50,6 +50,7 @@ def test_every_part_is_there_and_only_the_proxy_is_published(compose):
     for name in ("trainer", "sglang-1", "sglang-2"):
         [device] = services[name]["deploy"]["resources"]["reservations"]["devices"]
         assert device["capabilities"] == ["gpu"]
+    assert services["trainer"]["environment"]["AURORA_TRAINER_DEVICE"] == "cuda"
 
 
 def test_volumes_files_and_dependencies_exist(compose):

@@ -1,8 +1,10 @@
-"""What a demo domain is: an endless, deterministic source of prompts with a train and a held-out split."""
+"""What a domain of the traffic is: an endless, deterministic source of prompts with a train and a held-out split."""
 
 import hashlib
 import random
 from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -10,15 +12,18 @@ from typing import Literal
 Split = Literal["train", "heldout"]
 
 HELDOUT_ONE_IN = 16
+MAX_MESSAGE_CHARS = 1200  # of a real prompt: 300 to 450 tokens, so that an answer fits into 1,024 beside it
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt of a domain; `reference` is a right continuation, or for real text the one that followed."""
+    """One prompt of a domain."""
 
     domain: str
-    text: str
-    reference: str
+    text: str  # as a target without a chat template reads it
+    reference: str  # a right answer; "" where there are many
+    message: str  # what a client sends as the user's message
+    source: str  # what it was made from; all prompts from one source are in one split
 
 
 def stable_hash(text: str) -> int:
@@ -27,8 +32,24 @@ def stable_hash(text: str) -> int:
 
 
 def split_of(key: str) -> Split:
-    """The split that `key` (a module name, a document name or a whole prompt) belongs to, for ever."""
+    """The split that `key` (a prompt's source) belongs to, for ever."""
     return "heldout" if stable_hash(key) % HELDOUT_ONE_IN == 0 else "train"
+
+
+class Seen:
+    """Texts that were there before, in 8 bytes each: traffic runs for weeks."""
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+
+    def is_new(self, text: str) -> bool:
+        """True the first time."""
+        key = stable_hash(text)
+        place = bisect_left(self._hashes, key)
+        if place < len(self._hashes) and self._hashes[place] == key:
+            return False
+        self._hashes.insert(place, key)
+        return True
 
 
 class Domain(ABC):
@@ -38,29 +59,49 @@ class Domain(ABC):
 
     @abstractmethod
     def prompts(self, seed: int, split: Split = "train") -> Iterator[Prompt]:
-        """Yield prompts in an order fixed by `seed`, never the same text twice, from one split only."""
+        """Yield prompts without end, in an order fixed by `seed`, never the same text twice, from one split only."""
 
 
 class GeneratedDomain(Domain):
-    """A domain whose prompts are made up from templates; the split of a prompt is the hash of its text."""
+    """Made-up requests that the pocket target was trained to answer; the split of a prompt is the hash of its text."""
 
     @abstractmethod
     def example(self, rng: random.Random) -> tuple[str, str]:
         """Draw one (request, right answer) pair."""
 
     def prompts(self, seed: int, split: Split = "train") -> Iterator[Prompt]:
-        seen: set[int] = set()
+        seen = Seen()
         rng = random.Random(f"{self.name}:{split}:{seed}")
         while True:
             request, answer = self.example(rng)
             text = as_request(request)
-            key = stable_hash(text)
-            if key in seen or split_of(text) != split:
-                continue
-            seen.add(key)
-            yield Prompt(self.name, text, answer)
+            if split_of(text) == split and seen.is_new(text):
+                yield Prompt(self.name, text, answer, request, text)
 
 
 def as_request(request: str) -> str:
-    """Write a request the way the demo target was trained to read one (its chat template writes the same)."""
+    """Write a request the way the pocket target was trained to read one (its chat template writes the same)."""
     return f"### Question\n{request}\n### Answer\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A prompt being made: one wording of a request about a source."""
+
+    source: str
+    message: str
+    reference: str = ""
+
+
+class RealDomain(Domain):
+    """Requests about texts that the machine has, for a target that follows instructions."""
+
+    @abstractmethod
+    def drafts(self, rng: random.Random, split: Split) -> Iterator[Draft]:
+        """Draw requests without end; a text that comes again, or is too long, is dropped by the caller."""
+
+    def prompts(self, seed: int, split: Split = "train") -> Iterator[Prompt]:
+        seen = Seen()
+        for draft in self.drafts(random.Random(f"{self.name}:{split}:{seed}"), split):
+            if len(draft.message) <= MAX_MESSAGE_CHARS and seen.is_new(draft.message):
+                yield Prompt(self.name, draft.message, draft.reference, draft.message, draft.source)

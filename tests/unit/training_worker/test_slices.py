@@ -67,6 +67,15 @@ def test_another_process_goes_on_where_the_last_one_stopped(job, monkeypatch):
     assert second.progress.num_tokens == first.progress.num_tokens
 
 
+def test_a_state_that_takes_long_to_write_makes_slices_longer(job):
+    run_slice(replace(job, held_out=(), publish=False), lambda progress: None)
+    run = slices._warm[job.target_path]
+    assert run.save_seconds > 0
+    for save_seconds, expected in ((0.01, 0.5), (12.0, 60.0)):
+        run.save_seconds = save_seconds
+        assert slices._Slice(job, run, print).budget_seconds == expected
+
+
 def test_lost_states_are_recomputed(job, monkeypatch):
     monkeypatch.setattr(slices, "_warm", {})
     gone = tuple(replace(source, segment_uri="/nowhere/gone.safetensors") for source in job.fresh)

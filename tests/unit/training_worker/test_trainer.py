@@ -1,8 +1,9 @@
 import random
+from dataclasses import replace
 
 import torch
 
-from speculators.eagle3 import DraftConfig
+from speculators.eagle3 import DraftConfig, Eagle3Draft
 from training_worker.batches import training_batches
 from training_worker.evaluate import replay
 from training_worker.segments import Examples
@@ -28,6 +29,14 @@ def accept_length(trainer, target, examples):
     return sum(s.num_accept_tokens for s in scores) / sum(s.num_verify_steps for s in scores)
 
 
+def losses_of(trainer, examples, num_steps):
+    losses = []
+    for _ in range(num_steps):
+        trainer.step(examples)
+        losses.append(trainer.loss)
+    return losses
+
+
 def test_it_learns_the_target(target, traces):
     examples, _ = Examples(target, AUX).load(traces(24))
     trainer = trainer_of(target, token_share=0.7)  # with less, the teacher's own entropy would be most of the loss
@@ -35,7 +44,8 @@ def test_it_learns_the_target(target, traces):
     first = last = 0.0
     for epoch in range(25):
         for batch in training_batches(examples, 128, random.Random(epoch)):
-            last = trainer.step(batch)
+            trainer.step(batch)
+            last = trainer.loss
             first = first or last
     assert last < 0.6 * first
     assert accept_length(trainer, target, examples) > before + 0.8
@@ -64,7 +74,7 @@ def test_bfloat16_goes_where_float32_goes(target, traces):
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
         trainer = trainer_of(target, dtype=dtype)
-        losses.append([trainer.step(examples) for _ in range(12)])
+        losses.append(losses_of(trainer, examples, 12))
     assert abs(losses[0][-1] - losses[1][-1]) < 0.1 * losses[0][-1]
     assert losses[0][-1] < losses[0][0]
 
@@ -79,10 +89,24 @@ def test_rejected_positions_are_learnt_from(target, traces):
 
 
 def test_a_reduced_vocabulary_learns_what_it_can_say(target, traces):
-    from dataclasses import replace
-
     config = replace(DraftConfig.for_target(target.config), draft_vocab_size=30)
     examples, _ = Examples(target, AUX).load(traces(8))
     trainer = Trainer(target, config, 3, seed=1, recipe=Recipe(max_positions=128))
-    losses = [trainer.step(examples) for _ in range(15)]
+    losses = losses_of(trainer, examples, 15)
     assert losses[-1] < losses[0]
+
+
+def test_a_parents_vocabulary_is_learnt_in(target, traces, tmp_path):
+    """The teacher's tokens are looked up in the map of the parent, after a start and after a resumption."""
+    config = replace(DraftConfig.for_target(target.config), draft_vocab_size=30)
+    ids = torch.arange(30) * 2 + 1
+    parent = Eagle3Draft(config, seed=5)
+    parent.d2t.copy_(ids - torch.arange(30))
+    trainer, resumed = (Trainer(target, config, 3, seed=1) for _ in range(2))
+    trainer.start_from(parent.state_dict())
+    trainer.save(tmp_path / "t.pt")
+    resumed.load(tmp_path / "t.pt")
+    for each in (trainer, resumed):
+        place, probs = each._to_draft(torch.tensor([[1, 2, 59]]), torch.tensor([[0.5, 0.3, 0.2]]))
+        assert (probs > 0).tolist() == [[True, False, True]]
+        assert place[0, [0, 2]].tolist() == [0, 29]

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from serving.draft_runner import DraftRunner, normed_embedding
+from serving.draft_runner import DraftRunner
 from serving.model.attention import Span
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from training_worker.batches import make_batch
+from training_worker.device import CPU
 from training_worker.segments import Examples
 from training_worker.unroll import unroll
 
@@ -24,8 +25,7 @@ def setup(target, traces, num=3):
 
 def engine_chain(draft, config, target, example, base, depth, dtype):
     """Logits of each depth as the engine computes them: extend to ``base``, then feed the real tokens."""
-    embed = normed_embedding(target.embed_VH, config.rms_norm_eps)
-    runner = DraftRunner(config, draft.state_dict(), embed, 1, 64, dtype)
+    runner = DraftRunner(config, draft.state_dict(), target.embed_VH, 1, 64, dtype)
     tokens = torch.tensor(example.source.tokens)
     guess = runner.extend(example.features[: base + 1].float(), tokens[1 : base + 2], [Span(0, 0, base + 1)])
     logits = [guess.logits[0]]
@@ -38,7 +38,7 @@ def engine_chain(draft, config, target, example, base, depth, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unroll_gives_the_engines_logits_at_every_base_and_depth(target, traces, dtype):
     config, draft, examples = setup(target, traces)
-    batch = make_batch(examples, torch.float32)
+    batch = make_batch(examples).to(CPU, torch.float32)
     length, depths = batch.tokens.shape[1], 4
     everything = torch.arange(length).expand(len(examples), length)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_unroll_gives_the_engines_logits_at_every_base_and_depth(target, traces,
 
 def test_a_subset_of_bases_gives_the_same_values(target, traces):
     _, draft, examples = setup(target, traces)
-    batch = make_batch(examples, torch.float32)
+    batch = make_batch(examples).to(CPU, torch.float32)
     length = batch.tokens.shape[1]
     everything = torch.arange(length).expand(len(examples), length)
     some = torch.tensor([[1, 4, 9], [0, 5, 6], [2, 3, 10]])
@@ -68,7 +68,7 @@ def test_a_subset_of_bases_gives_the_same_values(target, traces):
 
 def test_depth_zero_is_the_drafts_own_forward(target, traces):
     _, draft, examples = setup(target, traces, 1)
-    batch = make_batch(examples, torch.float32)
+    batch = make_batch(examples).to(CPU, torch.float32)
     length = batch.tokens.shape[1]
     with torch.no_grad():
         [depth] = unroll(draft, target.embed_VH, batch, [torch.arange(length)[None]])

@@ -84,15 +84,21 @@ def test_traffic_settings_are_read_and_refused_in_words(clients, target):
     operator = clients["operator"]
     form = {
         "form": "traffic", "traffic_enabled": "on", "traffic_concurrency": "3", "traffic_requests_per_second": "0",
-        "traffic_mix": "sql=2, prose", "traffic_max_tokens": "64", "traffic_sampled_share": "0.5",
+        "traffic_mix": "sql=2, chat", "traffic_max_tokens": "64", "traffic_sampled_share": "0.5",
         "traffic_schedule": '[{"seconds": 60, "mix": {"sql": 1}}]',
     }  # fmt: skip
     assert operator.post("/targets/demo/settings/", form).status_code == 302
     found = Target.objects.get()
-    assert (found.traffic_mix, found.traffic_schedule[0]["seconds"]) == ({"sql": 2.0, "prose": 1.0}, 60)
+    assert (found.traffic_mix, found.traffic_schedule[0]["seconds"]) == ({"sql": 2.0, "chat": 1.0}, 60)
     answer = operator.post("/targets/demo/settings/", form | {"traffic_mix": "sql=much"})
     assert answer.status_code == 422
     assert "expected domain=weight" in text(answer)
+    phase = '[{"seconds": 60, "mix": {"poetry": 1}}]'
+    for wrong in ({"traffic_mix": "poetry=1"}, {"traffic_schedule": phase}):
+        answer = operator.post("/targets/demo/settings/", form | wrong)
+        assert answer.status_code == 422
+        assert "there are no prompts of it; known are explain_code" in text(answer)
+    assert Target.objects.get().traffic_mix == {"sql": 2.0, "chat": 1.0}
     assert operator.post("/targets/demo/settings/", {"form": "policy"}).status_code == 403
 
 

@@ -121,13 +121,13 @@ def test_the_example_of_the_docs_is_one(checkpoint_dir):
 
 
 def test_by_the_api_with_every_problem_of_every_entry(client, bearer, entries):
-    answer = post(client, bearer("operator"), {"targets": [entries[0], {"path": "relative"}]})
+    answer = post(client, bearer("operator"), {"targets": [entries[0], {"path": "relative/path"}]})
     assert (answer.status_code, answer["content-type"]) == (422, "application/problem+json")
     [problem] = answer.json()["errors"]
     assert (problem["number"], problem["status"]) == (2, 422)
     assert "is not absolute" in problem["detail"]
     assert slugs() == []
-    answer = post(client, bearer("operator"), {"targets": [entries[0], {"path": "relative"}], "mode": "valid"})
+    answer = post(client, bearer("operator"), {"targets": [entries[0], {"path": "relative/path"}], "mode": "valid"})
     assert answer.status_code == 201
     assert [target["slug"] for target in answer.json()["created"]] == ["one"]
     assert answer.json()["refused"][0]["number"] == 2

@@ -20,9 +20,13 @@ QWEN3_8B = {
 }  # fmt: skip
 
 
+LARGE = {"vocab_size": 49152}  # a draft proposes a part of so many
+
+
+@pytest.mark.parametrize("change", [{}, LARGE, {"vocab_size": 16384}, {"vocab_size": 16385}])
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-def test_the_draft_s_parameters_are_counted_as_torch_counts_them(kind):
-    config = CONFIGS[kind]().to_dict()
+def test_the_draft_s_parameters_are_counted_as_torch_counts_them(kind, change):
+    config = CONFIGS[kind]().to_dict() | change
     draft = Eagle3Draft(DraftConfig.for_target(config))
     shape = estimates.DraftShape.of(config)
     assert shape.num_parameters == sum(p.numel() for p in draft.parameters())

@@ -28,7 +28,7 @@ def test_registration_keeps_the_facts_and_says_who(target, checkpoint_dir):
     [
         ({"slug": "demo"}, "already"),
         ({"slug": "Bad Slug"}, "Bad Slug"),
-        ({"path": "relative"}, "absolute"),
+        ({"path": "some/models"}, "absolute"),
         ({"path": "/nowhere/at/all"}, "does not exist"),
         ({"slug": "x", "min_gian": 1}, "min_gian"),
         ({"slug": "x", "control_share": 2.0}, "control_share"),

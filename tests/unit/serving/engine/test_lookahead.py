@@ -2,7 +2,6 @@ import random
 
 import pytest
 
-from serving.engine.costs import Costs, buckets
 from serving.engine.lookahead import PROBE_EVERY, Acceptance, Chooser, expected_tokens, fastest
 
 COSTS = [1.0, 1.2, 1.4, 1.6, 1.8]  # of lookahead 0..4, in units of a plain step
@@ -66,17 +65,3 @@ def test_drafts_behind_the_first_wrong_one_were_not_tried():
     assert rates[0] > 0.95
     assert rates[1] < 0.05
     assert acceptance.tried[2] == 0
-
-
-def test_larger_batches_pay_less():
-    costs = Costs({1: {0: 1.0, 4: 1.8}, 4: {0: 1.0, 4: 4.6}})
-    rates = [0.7] * 4
-    assert fastest(rates, costs.by_lookahead(1, 4)) >= 3
-    assert fastest(rates, costs.by_lookahead(3, 4)) == 0  # priced as a batch of four
-    assert costs.by_lookahead(4, 2)[1] == pytest.approx(1.9)
-    assert costs.by_lookahead(1, 8)[8] == pytest.approx(1.8 * 9 / 5)  # beyond what was measured
-
-
-def test_buckets_end_at_the_largest_batch():
-    assert buckets(1) == [1]
-    assert buckets(6) == [1, 2, 4, 6]

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from serving.pocket.corpus import DOMAINS, TRAINING_SEED, Example, example
-from serving.pocket.quantise import PACKAGED, TOKENIZER_FILES
+from serving.pocket.expand import PACKAGED, TOKENIZER_FILES
 from serving.pocket.tokenizer import EOS_ID
 from serving.pocket.train import Run, TrainConfig, as_batch
 

@@ -1,4 +1,4 @@
-"""The demo's prompts never repeat, keep their splits apart, and their worked answers are right."""
+"""Prompts never repeat and keep their splits apart; what the pocket target is taught is right."""
 
 import json
 import re
@@ -7,34 +7,54 @@ from itertools import islice
 
 import pytest
 
-from serving.traffic.domains.registry import DOMAINS, get_domain
-
-GENERATED = ("arithmetic", "sql", "json_tools")
-REAL = ("python_code", "prose")
+from serving.traffic.domains.base import MAX_MESSAGE_CHARS, Seen, as_request, split_of
+from serving.traffic.domains.registry import DOMAINS, POCKET, REAL, get_domain
 
 
 def draw(name, num, seed=1, split="train"):
     return list(islice(get_domain(name).prompts(seed, split), num))
 
 
-def test_two_domains_are_real_text():
-    assert set(DOMAINS) == {*GENERATED, *REAL}
-
-
 @pytest.mark.parametrize("name", DOMAINS)
 def test_a_seed_fixes_the_prompts_and_none_comes_twice(name):
-    first = [p.text for p in draw(name, 400)]
-    assert first == [p.text for p in draw(name, 400)]
-    assert first != [p.text for p in draw(name, 400, seed=2)]
-    assert len(set(first)) == len(first) > 100
+    first = [p.message for p in draw(name, 400)]
+    assert first == [p.message for p in draw(name, 400)]
+    assert len(set(first) & {p.message for p in draw(name, 400, seed=2)}) < 10
+    many = [p.message for p in draw(name, 3000, seed=3)]
+    assert len(set(many)) == 3000
 
 
 @pytest.mark.parametrize("name", DOMAINS)
-def test_held_out_prompts_are_never_trained_on(name):
-    held_out = {p.text for p in draw(name, 150, split="heldout")}
-    assert len(held_out) > 20
+def test_a_source_is_in_one_split_in_all_its_wordings(name):
+    held_out = draw(name, 150, split="heldout")
+    assert {split_of(p.source) for p in held_out} == {"heldout"}
     for seed in range(3):
-        assert held_out.isdisjoint(p.text for p in draw(name, 500, seed))
+        assert {split_of(p.source) for p in draw(name, 500, seed)} == {"train"}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_prompt_is_a_message_of_limited_length(name):
+    for prompt in draw(name, 500):
+        assert prompt.text == prompt.message
+        assert 15 < len(prompt.message) <= MAX_MESSAGE_CHARS
+        assert prompt.message == prompt.message.strip()
+        if name != "write_code":  # which quotes parts of its source
+            assert not re.search(r"\{[dknqxy]?\}", prompt.message.replace(prompt.source, ""))
+
+
+@pytest.mark.parametrize("name", POCKET)
+def test_the_pocket_target_reads_the_message_in_its_own_words(name):
+    for prompt in draw(name, 50):
+        assert prompt.text == as_request(prompt.message)
+        assert prompt.reference
+
+
+def test_what_was_seen_is_known_again():
+    seen = Seen()
+    assert [seen.is_new(text) for text in ("b", "a", "c", "a", "b", "d", "c")] == [True] * 3 + [False] * 2 + [
+        True,
+        False,
+    ]
 
 
 def test_arithmetic_is_right():

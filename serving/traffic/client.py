@@ -1,0 +1,96 @@
+"""The traffic of all engines: one sender each, as the console's plans (or one fixed plan) have it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import httpx
+
+from serving.traffic.plan import Plan
+from serving.traffic.prompts import Prompts
+from serving.traffic.sender import Counts, Sender
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+REPORT_SECONDS = 30.0
+
+AskForPlans = Callable[[httpx.AsyncClient], Awaitable[Sequence[Plan]]]
+
+
+class ConsolePlans:
+    """Asks the console; while it is away, or for a target whose plan cannot be read, the last ones go on."""
+
+    def __init__(self, console_url: str, token: str) -> None:
+        self._url = f"{console_url}/api/v1/traffic"
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._read: dict[str, tuple[Any, Plan | None]] = {}  # slug -> what the console said, and what it means
+        self._is_away = False
+
+    async def __call__(self, http: httpx.AsyncClient) -> Sequence[Plan]:
+        try:
+            answer = await http.get(self._url, headers=self._headers, timeout=10.0)
+            answer.raise_for_status()
+            payloads = {str(payload["slug"]): payload for payload in answer.json()["targets"]}
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            if not self._is_away:
+                log.warning("no traffic plan from the console, going on with the last one: %s", error)
+            self._is_away = True
+        else:
+            self._is_away = False
+            self._read = {slug: self._meaning(slug, payload) for slug, payload in payloads.items()}
+        return [plan for _, plan in self._read.values() if plan is not None]
+
+    def _meaning(self, slug: str, payload: Any) -> tuple[Any, Plan | None]:
+        """What was said before is not read, and not complained about, again."""
+        before, plan = self._read.get(slug, (None, None))
+        if payload != before:
+            try:
+                plan = Plan.from_json(payload)
+            except ValueError as error:
+                log.warning("%s goes on as before: %s", slug, error)
+        return payload, plan
+
+
+class Traffic:
+    """Keeps one sender for each plan."""
+
+    def __init__(self, ask: AskForPlans, seed: int) -> None:
+        self._ask = ask
+        self._prompts = Prompts(seed)
+        self._rng = random.Random(seed)
+        self._senders: dict[str, Sender] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=120.0, trust_env=False, limits=limits) as http:
+            reporter = asyncio.create_task(self._report_forever())
+            try:
+                while True:
+                    await self._follow(await self._ask(http), http)
+                    await asyncio.sleep(POLL_SECONDS)
+            finally:
+                reporter.cancel()
+                for sender in self._senders.values():
+                    await sender.stop()
+
+    async def _follow(self, plans: Sequence[Plan], http: httpx.AsyncClient) -> None:
+        for plan in plans:
+            if plan.slug not in self._senders:
+                self._senders[plan.slug] = Sender(http, self._prompts, plan, self._rng)
+            self._senders[plan.slug].update(plan)
+        for slug in self._senders.keys() - {plan.slug for plan in plans}:
+            await self._senders.pop(slug).stop()
+
+    async def _report_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            for slug, sender in self._senders.items():
+                if sender.counts.num_requests or sender.counts.num_failures:
+                    log.info("%s: %s", slug, sender.counts)
+                sender.counts = Counts()

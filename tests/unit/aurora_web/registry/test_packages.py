@@ -1,0 +1,55 @@
+"""A named package of this machine is registered by its name; the console only finds them."""
+
+import json
+
+import pytest
+
+from aurora_web.registry import packages
+from aurora_web.registry.services import IncompatibleTarget, register_target
+
+
+@pytest.fixture
+def prepared(checkpoint_dir, tmp_path, settings):
+    """A state directory with one package, and beside it what is none."""
+    settings.STATE_DIR = tmp_path
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    for file in checkpoint_dir.iterdir():
+        (folder / file.name).symlink_to(file)
+    facts = {"name": "small", "title": "A small model", "license": "Apache-2.0", "sha256": "a"}
+    (folder / packages.MARKER).write_text(json.dumps(facts))
+    (tmp_path / "models" / "mine").mkdir()
+    (tmp_path / "models" / "broken").mkdir()
+    (tmp_path / "models" / "broken" / packages.MARKER).write_text("[1]")
+    return folder
+
+
+def test_it_is_registered_by_its_name(db, prepared):
+    target = register_target(path="small", actor="ada")
+    assert (target.path, target.slug) == (str(prepared), "small")
+
+
+def test_a_name_that_is_not_there_is_explained(db, prepared):
+    missing = r"No package 'smollm2' is prepared on this machine; prepared: small\."
+    with pytest.raises(IncompatibleTarget, match=missing):
+        register_target(path="smollm2", actor="ada")
+
+
+def test_without_any_package_none_is_offered(db, tmp_path, settings):
+    settings.STATE_DIR = tmp_path
+    assert packages.prepared() == []
+    with pytest.raises(IncompatibleTarget, match="prepared: none"):
+        register_target(path="small", actor="ada")
+
+
+def test_the_api_takes_a_name(db, prepared, client, bearer):
+    body = json.dumps({"path": "small"})
+    answer = client.post("/api/v1/targets", body, content_type="application/json", **bearer("admin"))
+    assert answer.status_code == 201, answer.content
+    assert answer.json()["slug"] == "small"
+
+
+def test_the_wizard_offers_it(clients, prepared):
+    page = clients["admin"].get("/targets/new/", follow=True).content.decode()
+    assert '<option value="small">A small model</option>' in page
+    assert "broken" not in page

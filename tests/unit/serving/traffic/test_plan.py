@@ -1,0 +1,114 @@
+"""What is to be sent: the console's plans and the command line's, and what is said about wrong ones."""
+
+import pytest
+
+from serving.traffic.__main__ import main
+from serving.traffic.config import ConfigError, load
+from serving.traffic.domains.registry import REAL
+from serving.traffic.plan import Plan
+from serving.traffic.prompts import Prompts
+
+PLAN = {
+    "slug": "demo",
+    "engine_url": "http://127.0.0.1:1/",
+    "enabled": True,
+    "concurrency": 2,
+    "requests_per_second": 0.0,
+    "mix": {"sql": 1},
+    "max_tokens": 8,
+    "sampled_share": 0.5,
+    "schedule": [],
+}
+FIXED = ["--engine-url", "http://127.0.0.1:8100/", "--model", "smol"]
+
+
+def test_a_schedule_goes_round():
+    plan = Plan.from_json(PLAN | {"schedule": [{"seconds": 10, "mix": {"sql": 1}}, {"seconds": 5, "mix": {"chat": 1}}]})
+    found = [next(iter(plan.mix_at(t))) for t in (0, 9.9, 10, 14.9, 15, 25)]
+    assert found == ["sql", "sql", "chat", "chat", "sql", "chat"]
+
+
+def test_a_plan_without_a_mix_means_real_prompts():
+    plan = Plan.from_json(PLAN | {"mix": {}, "schedule": [{"seconds": 10, "mix": {}}]})
+    assert plan.engine_url == "http://127.0.0.1:1"
+    assert plan.mix == plan.mix_at(3) == dict.fromkeys(REAL, 1.0)
+
+
+def test_unknown_domains_are_left_out(caplog):
+    assert Plan.from_json(PLAN | {"mix": {"poetry": 1, "chat": 2, "sql": 0}}).mix == {"chat": 2.0}
+    assert "unknown domains ['poetry'] are left out; known are ['arithmetic'," in caplog.text
+    assert Plan.from_json(PLAN | {"mix": {"poetry": 1}}).mix.keys() == REAL.keys()
+
+
+@pytest.mark.parametrize("change", [{"mix": 3}, {"concurrency": "many"}, {"schedule": [{"at": 1}]}])
+def test_a_plan_that_is_none_is_explained(change):
+    with pytest.raises(ValueError, match=r"traffic plan|many"):
+        Plan.from_json(PLAN | change)
+
+
+def test_prompts_go_on_within_a_process_and_differ_after_a_restart():
+    one, again, other = Prompts(5), Prompts(5), Prompts(6)
+    sent = [one.next(domain).message for domain in ("chat", "sql_schema") * 40]
+    assert len(set(sent)) == 80
+    assert sent == [again.next(domain).message for domain in ("chat", "sql_schema") * 40]
+    assert set(sent).isdisjoint(other.next(domain).message for domain in ("chat", "sql_schema") * 40)
+
+
+def test_the_console_is_asked_unless_an_engine_is_given():
+    environment = {"AURORA_CONSOLE_URL": "http://console:8000/", "AURORA_REPLICA_TOKEN": "secret"}
+    config = load([], environment)
+    assert (config.console_url, config.token, config.plan) == ("http://console:8000", "secret", None)
+    assert load(["--console-url", "http://other", "--token", "mine"], environment).console_url == "http://other"
+    assert load([], {}).console_url == "http://127.0.0.1:8000"
+
+
+def test_a_fixed_plan_has_the_demos_defaults():
+    plan = load(FIXED, {}).plan
+    assert (plan.slug, plan.engine_url, plan.enabled) == ("smol", "http://127.0.0.1:8100", True)
+    assert (plan.concurrency, plan.max_tokens, plan.sampled_share, plan.requests_per_second) == (4, 128, 0.5, 0)
+    assert (plan.mix, plan.schedule) == (dict.fromkeys(REAL, 1.0), ())
+
+
+def test_a_fixed_plan_as_it_is_given():
+    options = (
+        "--concurrency 2 --max-tokens 64 --sampled-share 1 --requests-per-second 1.5 --mix sql_schema=1,chat=2.5,sql"
+    )
+    schedule = '[{"seconds": 60, "mix": {"chat": 1}}, {"seconds": 30, "mix": {}}]'
+    plan = load([*FIXED, *options.split(), "--schedule", schedule], {}).plan
+    assert (plan.concurrency, plan.max_tokens, plan.sampled_share, plan.requests_per_second) == (2, 64, 1.0, 1.5)
+    assert plan.mix == {"sql_schema": 1.0, "chat": 2.5, "sql": 1.0}
+    assert plan.schedule == ((60.0, {"chat": 1.0}), (30.0, dict.fromkeys(REAL, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--console-url", "localhost"], "--console-url='localhost': must be an address like http://127.0.0.1:8000"),
+        (["--concurrency", "2"], "--concurrency='2': only with --engine-url"),
+        (["--engine-url", "http://127.0.0.1:8100"], "--engine-url needs --model"),
+        (["--engine-url", "8100", "--model", "smol"], "--engine-url='8100': must be an address"),
+        ([*FIXED, "--concurrency", "0"], "--concurrency='0': must be a whole number between 1 and 64"),
+        ([*FIXED, "--max-tokens", "1.5"], "--max-tokens='1.5': must be a whole number between 1 and 4,096"),
+        ([*FIXED, "--sampled-share", "nan"], "--sampled-share='nan': must be a number between 0 and 1"),
+        ([*FIXED, "--mix", "chat=1,poetry=1"], "--mix='chat=1,poetry=1': unknown domain 'poetry'; known: explain_code"),
+        ([*FIXED, "--mix", "chat=much"], "--mix='chat=much': a weight must be a number from 0 on, not 'much'"),
+        ([*FIXED, "--mix", "chat=-1"], "a weight must be a number from 0 on, not '-1'"),
+        ([*FIXED, "--schedule", "120"], "--schedule='120': must be like [{"),
+        ([*FIXED, "--schedule", '[{"seconds": 0, "mix": {}}]'], "with seconds above 0"),
+        ([*FIXED, "--schedule", '[{"seconds": 9, "mix": {"poetry": 1}}]'], "unknown domain 'poetry'"),
+        ([*FIXED, "--schedule", '[{"seconds": 9, "mix": {"chat": null}}]'], "a weight must be a number from 0 on"),
+    ],
+)
+def test_wrong_options_are_explained(options, said, capsys):
+    with pytest.raises(ConfigError) as raised:
+        load(options, {})
+    assert said in str(raised.value)
+    assert main(options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_option_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--rate", "3"])
+    assert ended.value.code == 2
+    assert "--rate" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""The tokens of a new draft: counted, always with the ends, the same in every call."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from speculators.checkpoint import tensor_problems
+from speculators.eagle3 import DRAFT_VOCABULARY, LARGEST_FULL_VOCABULARY, DraftConfig, Eagle3Draft
+from tests.unit.serving.tiny import CONFIGS
+from training_worker import vocabulary
+
+NUM_TOKENS = 20_000
+WORDS = ["return", "import", "self", "def", "the", "if"]  # what source code and its descriptions are full of
+CONFIG = {"vocab_size": NUM_TOKENS, "eos_token_id": [19_990, 19_991], "bos_token_id": 19_992}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A target whose tokenizer has its frequent words at the end of the vocabulary."""
+    names = [f"rare{i}" for i in range(NUM_TOKENS - len(WORDS) - 100)]
+    names += WORDS + [f"end{i}" for i in range(100)]
+    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="rare0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 19_993}))
+    return tmp_path
+
+
+def test_frequent_words_and_ends_are_among_them(folder):
+    chosen = vocabulary.choose(folder, CONFIG, 512)
+    words = {NUM_TOKENS - 100 - len(WORDS) + i for i in range(len(WORDS))}
+    assert words | {19_990, 19_991, 19_992, 19_993} <= set(chosen.tolist())
+    assert len(chosen) == 512
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert torch.equal(chosen, vocabulary.choose(folder, CONFIG, 512))
+
+
+def test_without_a_tokenizer_the_first_ids_are_taken():
+    chosen = vocabulary.choose(None, CONFIG, 100).tolist()
+    assert chosen == [*range(97), 19_990, 19_991, 19_992]
+
+
+def test_a_small_vocabulary_is_proposed_whole(tmp_path):
+    assert vocabulary.choose(tmp_path, {"vocab_size": 300}, 300).tolist() == list(range(300))
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "expected"),
+    [(61, 61), (LARGEST_FULL_VOCABULARY, LARGEST_FULL_VOCABULARY), (49_152, DRAFT_VOCABULARY)],
+)
+def test_a_draft_of_it_is_a_valid_checkpoint(vocab_size, expected):
+    config = DraftConfig.for_target(CONFIGS["llama"]().to_dict() | {"vocab_size": vocab_size})
+    assert config.draft_vocab_size == expected
+    draft = Eagle3Draft(config)
+    draft.take_vocabulary(vocabulary.choose(None, {"vocab_size": vocab_size, "eos_token_id": vocab_size - 1}, expected))
+    assert tensor_problems(config, draft.state_dict()) == []
+    assert int(draft.target_ids[-1]) == vocab_size - 1

@@ -1,0 +1,91 @@
+"""Which tokens a new draft can propose: those that text of the kind that models read and write is made of.
+
+Counted where the draft is made, on text that every machine with Aurora has: Python's standard library, its topics of
+help, and the descriptions of the installed packages. To each is added what the ids themselves say: BPE numbers its
+tokens in the order of its merges, so early ones are the frequent ones of what the tokenizer was trained on. Measured on
+168,000 tokens that SmolLM2-135M-Instruct wrote about code, documents, SQL and everyday questions: 8,192 of its 49,152
+tokens chosen so cover 92 % of them, by the order of ids alone 87 %, by counting source code alone 90 %.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+TEXT_CHARACTERS = 2_000_000  # of each kind of text
+ORDER_WEIGHT = 0.5  # of the ids' order beside one kind of text
+ORDER_OFFSET = 1000  # share of the token with id i: in proportion to 1 / (i + ORDER_OFFSET)
+END_KEYS = ("eos_token_id", "bos_token_id")
+
+
+def choose(folder: Path | None, config: dict[str, Any], size: int) -> Tensor:
+    """``size`` rising ids of the target whose ``config.json`` is given; ends of text are always among them.
+
+    Without a folder, or without a ``tokenizer.json`` in it, the order of ids decides alone.
+    """
+    num_tokens = int(config["vocab_size"])
+    if size == num_tokens:
+        return torch.arange(size)
+    order = 1.0 / (torch.arange(num_tokens, dtype=torch.float64) + ORDER_OFFSET)
+    score = order / order.sum() * ORDER_WEIGHT
+    path = folder / "tokenizer.json" if folder is not None else None
+    if path is not None and path.is_file():
+        tokenizer = Tokenizer.from_file(str(path))
+        for texts in (_source_code(), _topics(), _descriptions()):
+            score += _shares(tokenizer, texts, num_tokens)
+    score[_ends(folder, config, num_tokens)] = 1e9
+    return score.topk(size).indices.sort().values
+
+
+def _shares(tokenizer: Tokenizer, texts: Iterable[str], num_tokens: int) -> Tensor:
+    """[num_tokens] of a text: how much of it each token makes up."""
+    count: Counter[int] = Counter()
+    for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
+        count.update(token for token in encoding.ids if token < num_tokens)
+    shares = torch.zeros(num_tokens, dtype=torch.float64)
+    if count:
+        shares[list(count)] = torch.tensor(list(count.values()), dtype=torch.float64) / count.total()
+    return shares
+
+
+def _source_code() -> Iterator[str]:
+    return _up_to(TEXT_CHARACTERS, sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")))
+
+
+def _topics() -> Iterator[str]:
+    return _up_to(TEXT_CHARACTERS, [Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"])
+
+
+def _descriptions() -> Iterator[str]:
+    return _up_to(TEXT_CHARACTERS, sorted(Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info/METADATA")))
+
+
+def _up_to(num_characters: int, paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        if num_characters <= 0:
+            return
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # one text less
+        num_characters -= len(text)
+        yield text
+
+
+def _ends(folder: Path | None, config: dict[str, Any], num_tokens: int) -> list[int]:
+    """Ids that begin or end a text, from the config and the generation config."""
+    generation = folder / "generation_config.json" if folder is not None else None
+    more = json.loads(generation.read_text(encoding="utf-8")) if generation is not None and generation.exists() else {}
+    found: set[int] = set()
+    for given in (config.get(key) for key in END_KEYS), (more.get(key) for key in END_KEYS):
+        for each in given:
+            found.update(each if isinstance(each, list) else [] if each is None else [each])
+    return sorted(token for token in found if 0 <= token < num_tokens)
