@@ -1,47 +1,41 @@
-"""Training and held-out rows of tokens for the pocket target: generated text, packed.
+"""What the pocket target is trained on: generated questions and their answers, nothing else.
 
-Every row is a function of (domain, split, row number), so a resumed run reads exactly what an unbroken one would.
+Every example is a function of (domain, split, number), so a resumed run reads exactly what an unbroken one would.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from serving.pocket.tokenizer import EOS_ID
+from serving.traffic.domains.arithmetic import Arithmetic
 from serving.traffic.domains.base import GeneratedDomain, Split
-from serving.traffic.domains.registry import POCKET
+from serving.traffic.domains.json_tools import JsonTools
+from serving.traffic.domains.sql import Sql
 
-Tokens = NDArray[np.uint16]
+DOMAINS: tuple[GeneratedDomain, ...] = (Arithmetic(), Sql(), JsonTools())
+TRAINING_SEED = 10**9  # examples use seeds from here on; traffic uses small ones, so they draw different prompts
+TOKENIZER_PROMPTS = 4000  # of each domain
 
-TRAINING_SEED = 10**9  # rows use seeds from here on; traffic uses small ones, so they draw different prompts
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt's tokens, and those of its answer through EOS."""
+
+    question: list[int]
+    answer: list[int]
 
 
 def tokenizer_texts() -> Iterator[str]:
-    """Texts to train the tokenizer on, from the train split."""
-    for source in POCKET.values():
-        for prompt in islice(source.prompts(TRAINING_SEED), 4000):
+    """Texts of the train split to train the tokenizer on."""
+    for domain in DOMAINS:
+        for prompt in islice(domain.prompts(TRAINING_SEED), TOKENIZER_PROMPTS):
             yield prompt.text + prompt.reference
 
 
-class Rows:
-    """Rows of `row_tokens` ids for one split."""
-
-    def __init__(self, tokenizer: Tokenizer, split: Split, row_tokens: int) -> None:
-        self.tokenizer = tokenizer
-        self.split = split
-        self.row_tokens = row_tokens
-
-    def row(self, domain: str, number: int) -> Tokens:
-        """Row `number` of a domain, uint16 [row_tokens]."""
-        return self._generated(POCKET[domain], number)
-
-    def _generated(self, source: GeneratedDomain, number: int) -> Tokens:
-        ids: list[int] = []
-        for prompt in source.prompts(TRAINING_SEED + number, self.split):
-            ids += [*self.tokenizer.encode(prompt.text + prompt.reference).ids, EOS_ID]
-            if len(ids) >= self.row_tokens:
-                break
-        return np.array(ids[: self.row_tokens], dtype=np.uint16)
+def example(tokenizer: Tokenizer, domain: GeneratedDomain, split: Split, number: int) -> Example:
+    """Example `number` of a domain's split."""
+    prompt = next(domain.prompts(TRAINING_SEED + number, split))
+    return Example(tokenizer.encode(prompt.text).ids, [*tokenizer.encode(prompt.reference).ids, EOS_ID])

@@ -1,4 +1,4 @@
-"""The demo target for training: a Llama whose parameters carry the names that transformers gives them.
+"""The pocket target for training: a Llama whose parameters carry the names that transformers gives them.
 
 Shape legend: B rows, T tokens, D width, H heads, K key/value heads, E head width, V vocabulary.
 """
@@ -15,13 +15,17 @@ from serving.pocket.tokenizer import EOS_ID, VOCAB_SIZE
 
 @dataclass(frozen=True)
 class TargetShape:
-    """Deep and narrow, so that a one-layer draft is cheap beside it; about 9.9 M parameters."""
+    """Deep and narrow, so that a one-layer draft is cheap beside it; 1.7 M parameters.
 
-    num_layers: int = 12
-    width: int = 256
+    Layers this small cost their overhead, not their arithmetic: of the shapes that fit into 2 MB, a step with four
+    draft tokens takes 1.55 plain steps here, and 1.85 with 8 layers of feed-forward width 352 (CPU, batch 1).
+    """
+
+    num_layers: int = 16
+    width: int = 128
     num_heads: int = 4
     num_kv_heads: int = 2
-    ff_width: int = 704
+    ff_width: int = 128
     vocab_size: int = VOCAB_SIZE
     max_positions: int = 1024
     rope_theta: float = 10000.0
@@ -86,7 +90,9 @@ class Attention(nn.Module):
         q, k = rotate(q, cos_TE, sin_TE), rotate(k, cos_TE, sin_TE)
         groups = self.shape.num_heads // self.shape.num_kv_heads
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        future = torch.full((tokens, tokens), float("-inf"), dtype=q.dtype).triu(1)
+        # torch's fused attention takes twice as long backwards, on a CPU in bfloat16
+        mixed = torch.softmax(q @ k.mT * self.shape.head_width**-0.5 + future, -1) @ v
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(rows, tokens, width))
         return out
 
@@ -136,6 +142,9 @@ class Target(nn.Module):
             if parameter.ndim == 2:
                 small = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=0.02 / ((2 * shape.num_layers) ** 0.5 if small else 1.0))
+        # Large beside what the first layers write, so that the later ones can read which token it was.
+        nn.init.normal_(self.model.embed_tokens.weight, std=0.5)
+        nn.init.constant_(self.model.norm.weight, 0.1)  # the head is the same matrix, and logits should start small
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Logits [B, T, V] of the next token; ids are int64 [B, T]."""
@@ -145,10 +154,12 @@ class Target(nn.Module):
             x = layer(x, cos, sin)
         return F.linear(self.model.norm(x), self.model.embed_tokens.weight)
 
-    def loss(self, ids_BT: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of tokens 1..T-1 given those before."""
+    def loss(self, ids_BT: Tensor, weights_BT: Tensor) -> Tensor:
+        """Weighted mean of the cross-entropy in nats of tokens 1..T-1 given those before."""
         logits = self(ids_BT[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), ids_BT[:, 1:].reshape(-1))
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), ids_BT[:, 1:].reshape(-1), reduction="none")
+        weights = weights_BT[:, 1:].reshape(-1)
+        return (nats * weights).sum() / weights.sum()
 
 
 def rope_tables(num_tokens: int, shape: TargetShape) -> tuple[Tensor, Tensor]:

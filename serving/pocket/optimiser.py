@@ -5,18 +5,21 @@ import torch
 from serving.pocket.model import Target
 from speculators.optimiser import Muon
 
-MUON_RATE = 0.02
-ADAM_RATE = 3e-3
+MUON_RATE = 0.01
+EMBEDDING_RATE = 1e-2
+NORM_RATE = 3e-3
 
 
 def make_optimisers(target: Target) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices inside the layers, AdamW for the rest; `base_lr` is kept in every group."""
     matrices = [p for p in target.model.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in target.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": [target.model.embed_tokens.weight], "lr": EMBEDDING_RATE},
+        {"params": [p for p in target.parameters() if p.ndim == 1], "lr": NORM_RATE},
+    ]
     optimisers = (
         Muon(matrices, MUON_RATE),
-        torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     )
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -1,4 +1,4 @@
-"""Package the demo target as int8 with one scale per row: `python -m serving.pocket.quantise --run DIR`.
+"""Package the pocket target as int8 with one scale per row: `python -m serving.pocket.quantise --run DIR`.
 
 A matrix W [R, C] is stored as int8 Q [R, C] and fp32 s [R] with s = max|W| / 127 per row, so that
 |W - s Q| <= s / 2. Norm weights stay fp32. The tied embedding is stored once.

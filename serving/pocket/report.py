@@ -1,8 +1,9 @@
-"""What the demo target is worth, per domain: `python -m serving.pocket.report [--target DIR]`.
+"""What the pocket target is worth, per domain: `python -m serving.pocket.report [--target DIR]`.
 
-Prints JSON: held-out loss (nats per token over the reference answers, given the prompts), distinct-3-gram share of the
-greedy output over held-out prompts, and one sample. A low share means that the output repeats itself, which flatters
-every speculator; it is reported beside all figures.
+Prints JSON over held-out prompts: the loss (nats per token of the reference answers, given the prompts), how many
+greedy answers end by themselves and how many are the reference to the letter, the distinct-3-gram share of all of
+them, and one sample. A low share means that the output repeats itself, which flatters every speculator, so it is
+reported beside all figures.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
+from serving.pocket.corpus import DOMAINS
 from serving.pocket.expand import expand
-from serving.traffic.domains.registry import POCKET
+from serving.traffic.domains.base import Domain
 
 SEED = 424242  # of the prompts; traffic and training draw others
-MAX_PROMPT = 512
 
 
 def distinct_3gram_share(outputs: Sequence[Sequence[int]]) -> float:
@@ -47,7 +48,7 @@ def answer_loss(decoder: Decoder, prompt: list[int], answer: list[int]) -> tuple
     return -float(picked.sum()), len(picked)
 
 
-def greedy(target_dir: Path, prompts: list[list[int]], max_tokens: int) -> list[tuple[int, ...]]:
+def greedy(target_dir: Path, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[FinishedRequest]:
     """Greedy answers without speculation, in the order of the prompts."""
     engine = Engine(target_dir, EngineConfig(control_share=1.0))
     found: dict[str, FinishedRequest] = {}
@@ -63,27 +64,34 @@ def greedy(target_dir: Path, prompts: list[list[int]], max_tokens: int) -> list[
     for _ in prompts:
         done.acquire()
     engine.stop()
-    return [found[str(i)].tokens[found[str(i)].prompt_len :] for i in range(len(prompts))]
+    return [found[str(i)] for i in range(len(prompts))]
 
 
 def report(target_dir: Path, num_prompts: int, max_tokens: int) -> dict[str, Any]:
     """Facts per domain, over held-out prompts."""
     tokenizer = Tokenizer.from_file(str(target_dir / "tokenizer.json"))
     decoder = Decoder(target_dir, (), 1, 1024)
-    facts: dict[str, Any] = {}
-    for name, domain in POCKET.items():
-        prompts = list(islice(domain.prompts(SEED, "heldout"), num_prompts))
-        ids = [tokenizer.encode(p.text).ids[-MAX_PROMPT:] for p in prompts]
-        answers = [tokenizer.encode(p.reference).ids[:256] for p in prompts]
-        losses = [answer_loss(decoder, p, a) for p, a in zip(ids, answers, strict=True) if a]
-        outputs = greedy(target_dir, ids, max_tokens)
-        facts[name] = {
-            "heldout_loss": round(sum(x for x, _ in losses) / max(1, sum(n for _, n in losses)), 3),
-            "distinct_3grams": round(distinct_3gram_share(outputs), 3),
-            "prompts": len(prompts),
-            "sample": {"prompt": prompts[0].text[-160:], "answer": tokenizer.decode(list(outputs[0]))[:240]},
-        }
-    return facts
+    return {domain.name: _facts(target_dir, tokenizer, decoder, domain, num_prompts, max_tokens) for domain in DOMAINS}
+
+
+def _facts(
+    target_dir: Path, tokenizer: Tokenizer, decoder: Decoder, domain: Domain, num_prompts: int, max_tokens: int
+) -> dict[str, Any]:
+    prompts = list(islice(domain.prompts(SEED, "heldout"), num_prompts))
+    ids = [tokenizer.encode(prompt.text).ids for prompt in prompts]
+    answers = [tokenizer.encode(prompt.reference).ids for prompt in prompts]
+    losses = [answer_loss(decoder, prompt, answer) for prompt, answer in zip(ids, answers, strict=True)]
+    finished = greedy(target_dir, ids, max_tokens)
+    outputs = [each.tokens[each.prompt_len :] for each in finished]
+    texts = [tokenizer.decode(list(output)) for output in outputs]
+    return {
+        "prompts": num_prompts,
+        "heldout_loss": round(sum(nats for nats, _ in losses) / sum(num for _, num in losses), 3),
+        "ended": sum(each.finish_reason == "stop" for each in finished),
+        "as_the_reference": sum(text == prompt.reference for text, prompt in zip(texts, prompts, strict=True)),
+        "distinct_3grams": round(distinct_3gram_share(outputs), 3),
+        "sample": {"prompt": prompts[0].text, "answer": texts[0]},
+    }
 
 
 def main() -> None:
@@ -91,11 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=Path, help="default: the packaged target, expanded to a temporary directory")
     parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--max-tokens", type=int, default=160)
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        target = given.target or expand(Path(folder) / "demo")
+        target = given.target or expand(Path(folder) / "pocket")
         print(json.dumps(report(target, given.prompts, given.max_tokens), indent=1, ensure_ascii=False))
 
 

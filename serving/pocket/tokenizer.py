@@ -1,4 +1,4 @@
-"""The demo target's tokenizer: byte-level BPE, digits one by one, saved as a standard Hugging Face directory part."""
+"""The pocket target's tokenizer: byte-level BPE, digits one by one, saved as a standard Hugging Face directory part."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 EOS = "<|endoftext|>"
 EOS_ID = 0
-VOCAB_SIZE = 4096
+VOCAB_SIZE = 1024
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
@@ -36,7 +36,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_positions: int) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json` (chat template, EOS) into `folder`."""
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": EOS,

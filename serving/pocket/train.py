@@ -1,35 +1,28 @@
-"""Train the demo target on the CPU: `python -m serving.pocket.train --out DIR --minutes N`.
+"""Train the pocket target on the CPU: `python -m serving.pocket.train --out DIR --minutes N`.
 
-The run can be killed at any time: it resumes from `DIR/checkpoint.pt`, and the rate decays to zero over the last part
-of the given minutes. With `--init PACKAGE` a new run starts from the tokenizer and weights of a packaged target instead
-of random ones.
+The run can be killed at any time: it resumes from `DIR/checkpoint.pt` with the examples that come next. The rate decays
+to zero over the last part of the given minutes. `serving.pocket.quantise --run DIR` then makes the package.
 """
 
 import argparse
 import json
-import random
-import shutil
 import time
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from aurora_kernels.dtypes import fastest_dtype
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from serving.pocket.corpus import Rows, tokenizer_texts
-from serving.pocket.expand import TOKENIZER_FILES, WEIGHTS
+from serving.pocket.corpus import DOMAINS, Example, example, tokenizer_texts
 from serving.pocket.model import Target, TargetShape
 from serving.pocket.optimiser import make_optimisers, rate_factor
-from serving.pocket.quantise import unpack
-from serving.pocket.tokenizer import save_tokenizer, train_tokenizer
+from serving.pocket.tokenizer import EOS_ID, save_tokenizer, train_tokenizer
 
-MIX = {"arithmetic": 0.36, "sql": 0.32, "json_tools": 0.32}
+QUESTION_WEIGHT = 0.1  # of a question's tokens in the loss: nobody can foresee the names and numbers in them
 
 
 @dataclass(frozen=True)
@@ -38,31 +31,19 @@ class TrainConfig:
 
     out: Path
     minutes: float
-    init: Path | None = None  # package whose tokenizer and weights a new run starts from
-    row_tokens: int = 385  # 384 predictions per row
-    rows_per_step: int = 10
+    max_tokens: int = 256  # of an example; the rest of a longer one is cut off
+    examples_per_step: int = 16
     save_seconds: float = 120.0
-    heldout_seconds: float = 240.0
+    heldout_seconds: float = 120.0
     seed: int = 0
 
 
 @dataclass
 class Progress:
-    """Where a run is; saved with the weights, so that a resumed run reads the rows that come next."""
+    """Where a run is; saved with the weights, so that a resumed run reads the examples that come next."""
 
     step: int = 0
     seconds: float = 0.0
-    rows_read: Counter[str] | None = None
-
-    def next_rows(self, config: TrainConfig) -> list[tuple[str, int]]:
-        """The (domain, row number) pairs of this step, drawn from MIX with the step as seed."""
-        rng = random.Random(f"{config.seed}:{self.step}")
-        assert self.rows_read is not None
-        chosen = []
-        for domain in rng.choices(list(MIX), list(MIX.values()), k=config.rows_per_step):
-            chosen.append((domain, self.rows_read[domain]))
-            self.rows_read[domain] += 1
-        return chosen
 
 
 class Run:
@@ -72,15 +53,11 @@ class Run:
         config.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.config = config
-        self.tokenizer = prepare_tokenizer(config)
-        self.rows = Rows(self.tokenizer, "train", config.row_tokens)
-        self.heldout = Rows(self.tokenizer, "heldout", config.row_tokens)
+        self.tokenizer = prepare_tokenizer(config.out)
         self.target = Target(TargetShape())
-        if config.init:
-            self.target.load_state_dict(unpack(load_file(config.init / WEIGHTS)))
         self.optimisers = make_optimisers(self.target)
         self.dtype = fastest_dtype(torch.device("cpu"))
-        self.progress = Progress(rows_read=Counter())
+        self.progress = Progress()
         if self.checkpoint.exists():
             self._load()
 
@@ -89,11 +66,10 @@ class Run:
         return self.config.out / "checkpoint.pt"
 
     def step(self) -> None:
-        """Read rows, take one gradient, update."""
-        batch = self.progress.next_rows(self.config)
-        ids = torch.stack([as_ids(self.rows.row(domain, number)) for domain, number in batch])
+        """Read examples, take one gradient, update."""
+        ids, weights = as_batch(self.next_examples(), QUESTION_WEIGHT, self.config.max_tokens)
         with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
-            loss = self.target.loss(ids)
+            loss = self.target.loss(ids, weights)
         loss.backward()  # type: ignore[no-untyped-call]
         factor = rate_factor(self.progress.step, self.progress.seconds / (self.config.minutes * 60))
         for optimiser in self.optimisers:
@@ -104,6 +80,12 @@ class Run:
         self.progress.step += 1
         if self.progress.step % 10 == 0:
             self.log({"loss": round(loss.item(), 4), "rate": round(factor, 3)})
+
+    def next_examples(self) -> list[Example]:
+        """The examples of this step, from the domains in turn."""
+        first = self.progress.step * self.config.examples_per_step
+        turns = (divmod(place, len(DOMAINS)) for place in range(first, first + self.config.examples_per_step))
+        return [example(self.tokenizer, DOMAINS[domain], "train", number) for number, domain in turns]
 
     def run(self) -> None:
         """Step until the minutes are used up; save and measure on the way."""
@@ -117,14 +99,24 @@ class Run:
                 self.save()
             if self.progress.seconds - measured > self.config.heldout_seconds:
                 measured = self.progress.seconds
-                self.log({"heldout": heldout_losses(self.target, self.heldout, 4)})
+                self.log({"heldout": self.heldout_losses(16)})
         self.save()
-        self.log({"heldout": heldout_losses(self.target, self.heldout, 24)})
+        self.log({"heldout": self.heldout_losses(48)})
+
+    @torch.no_grad()
+    def heldout_losses(self, num_examples: int) -> dict[str, float]:
+        """Held-out cross-entropy in nats per token of the answers of each domain, in fp32."""
+        losses = {}
+        for domain in DOMAINS:
+            examples = [example(self.tokenizer, domain, "heldout", number) for number in range(num_examples)]
+            ids, weights = as_batch(examples, 0.0, self.config.max_tokens)
+            losses[domain.name] = round(self.target.loss(ids, weights).item(), 4)
+        return losses
 
     def log(self, facts: dict[str, Any]) -> None:
         """Append one JSON line with the place in the run to `log.jsonl`."""
-        tokens = self.progress.step * self.config.rows_per_step * (self.config.row_tokens - 1)
-        line = {"step": self.progress.step, "seconds": round(self.progress.seconds), "tokens": tokens, **facts}
+        examples = self.progress.step * self.config.examples_per_step
+        line = {"step": self.progress.step, "seconds": round(self.progress.seconds), "examples": examples, **facts}
         with (self.config.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -134,7 +126,6 @@ class Run:
             "target": self.target.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "progress": asdict(self.progress),
-            "mix": MIX,
         }
         unfinished = self.checkpoint.with_suffix(".unfinished")
         torch.save(state, unfinished)
@@ -145,35 +136,28 @@ class Run:
         self.target.load_state_dict(state["target"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        progress = state["progress"]
-        self.progress = Progress(progress["step"], progress["seconds"], Counter(progress["rows_read"]))
+        self.progress = Progress(**state["progress"])
 
 
-def as_ids(row: Any) -> Tensor:
-    """One uint16 row as int64 [T]."""
-    return torch.from_numpy(np.asarray(row, dtype=np.int64))
+def as_batch(examples: Sequence[Example], question_weight: float, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """Ids, int64 [B, T], and their weights in the loss, float32 [B, T]: 1 in answers, 0 in the padding."""
+    longest = min(max_tokens, max(len(each.question) + len(each.answer) for each in examples))
+    ids = torch.full((len(examples), longest), EOS_ID)
+    weights = torch.zeros(len(examples), longest)
+    for row, each in enumerate(examples):
+        whole = torch.tensor(each.question + each.answer)[:longest]
+        ids[row, : len(whole)] = whole
+        weights[row, : len(whole)] = 1.0
+        weights[row, : len(each.question)] = question_weight
+    return ids, weights
 
 
-def prepare_tokenizer(config: TrainConfig) -> Tokenizer:
+def prepare_tokenizer(folder: Path) -> Tokenizer:
     """Load the run's tokenizer, or train and save it."""
-    path = config.out / "tokenizer.json"
-    if config.init and not path.exists():
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(config.init / name, config.out / name)
+    path = folder / "tokenizer.json"
     if not path.exists():
-        save_tokenizer(train_tokenizer(tokenizer_texts()), config.out, TargetShape().max_positions)
+        save_tokenizer(train_tokenizer(tokenizer_texts()), folder, TargetShape().max_positions)
     return Tokenizer.from_file(str(path))
-
-
-@torch.no_grad()
-def heldout_losses(target: Target, rows: Rows, num_rows: int) -> dict[str, float]:
-    """Held-out cross-entropy in nats per token for each domain, over `num_rows` rows, in fp32."""
-    losses = {}
-    for domain in MIX:
-        ids = torch.stack([as_ids(rows.row(domain, number)) for number in range(num_rows)])
-        parts = [target.loss(part).item() for part in ids.split(4)]  # type: ignore[no-untyped-call]
-        losses[domain] = round(sum(parts) / len(parts), 4)
-    return losses
 
 
 def main() -> None:
@@ -181,10 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--init", type=Path, help="packaged target to start from")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    Run(TrainConfig(given.out, given.minutes, given.init, seed=given.seed)).run()
+    torch.set_num_threads(1)
+    Run(TrainConfig(given.out, given.minutes, seed=given.seed)).run()
 
 
 if __name__ == "__main__":
