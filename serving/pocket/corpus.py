@@ -10,10 +10,12 @@ from itertools import islice
 from tokenizers import Tokenizer
 
 from serving.pocket.tokenizer import EOS_ID
+from serving.traffic.domains.arithmetic import Arithmetic
 from serving.traffic.domains.base import GeneratedDomain, Split
-from serving.traffic.domains.registry import POCKET
+from serving.traffic.domains.json_tools import JsonTools
+from serving.traffic.domains.sql import Sql
 
-DOMAINS = tuple(POCKET.values())
+DOMAINS: tuple[GeneratedDomain, ...] = (Arithmetic(), Sql(), JsonTools())
 TRAINING_SEED = 10**9  # examples use seeds from here on; traffic uses small ones, so they draw different prompts
 TOKENIZER_PROMPTS = 4000  # of each domain
 

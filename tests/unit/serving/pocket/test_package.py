@@ -93,6 +93,16 @@ def test_expanding_twice_changes_nothing(target):
     assert (target / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_an_expansion_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        expand(tmp_path / "pocket")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_package_replaces_the_expansion(tmp_path):
     package = shutil.copytree(PACKAGED, tmp_path / "package")
     folder = expand(tmp_path / "pocket", package)
