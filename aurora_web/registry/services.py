@@ -15,7 +15,14 @@ from aurora_web.accounts.services import record
 from aurora_web.registry.checks import TOKENS_PER_SECOND, Examined, Origin, examine
 from aurora_web.registry.compatibility import TargetFacts
 from aurora_web.registry.findings import Finding, Topic, ordered, refused
-from aurora_web.registry.models import ALLOWED_TRANSITIONS, AnnouncedReplica, SpeculatorVersion, Target, Transition
+from aurora_web.registry.models import (
+    ALLOWED_TRANSITIONS,
+    AnnouncedReplica,
+    Source,
+    SpeculatorVersion,
+    Target,
+    Transition,
+)
 from aurora_web.registry.signals import candidate_registered
 from speculators.records import EvalReport, VersionManifest
 
@@ -183,6 +190,12 @@ def register_proposed(target: Target, actor: str) -> Target:
         raise IncompatibleTarget([f"There is a target {target.slug!r} already: choose another slug."]) from error
     live.publish(target.pk, "target", {"slug": target.slug, "change": "registered"})
     return target
+
+
+def embedded_engines() -> list[dict[str, Any]]:
+    """The targets that should have an embedded engine on this machine, as the supervisor reads them."""
+    embedded = Target.objects.filter(source=Source.EMBEDDED)
+    return [{"slug": target.slug, "path": target.path, "enabled": target.is_active} for target in embedded]
 
 
 def _slug_findings(slug: str, origin: Origin) -> list[Finding]:

@@ -9,8 +9,8 @@ from ninja import Query, Router, Schema
 
 from aurora_web.accounts.auth import Allow, Reason, caller, said_by
 from aurora_web.problems import Problem
-from aurora_web.registry.models import Source, SpeculatorVersion, Target
-from aurora_web.registry.services import find_target
+from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.registry.services import embedded_engines, find_target
 from aurora_web.rollouts import canaries, replicas, services
 from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts.alerts import alert_payload, firing_alerts
@@ -217,5 +217,4 @@ def traffic(request: HttpRequest) -> dict[str, Any]:
 @machine_router.get("/engines", response=dict[str, Any])
 def engines(request: HttpRequest) -> dict[str, Any]:
     """The targets that should have an embedded engine on this machine."""
-    embedded = Target.objects.filter(source=Source.EMBEDDED)
-    return {"engines": [{"slug": t.slug, "path": t.path, "enabled": t.is_active} for t in embedded]}
+    return {"engines": embedded_engines()}

@@ -1,7 +1,7 @@
 """What must be true in the database before the processes start: ``python -m aurora_web.supervisor.prepare``.
 
-Runs in a process of its own, because the supervisor itself knows no Django. Prints one JSON object: ``replica_token``
-and, where there is no admin yet, ``invite`` (a one-time link).
+Runs in a process of its own, because the supervisor itself knows no Django. Prints one JSON object: ``replica_token``,
+``engines`` (what ``GET /api/v1/engines`` says) and, where there is no admin yet, ``invite`` (a one-time link).
 """
 
 from __future__ import annotations
@@ -55,11 +55,17 @@ def main() -> None:
     from django.conf import settings
     from django.core.management import call_command
 
+    from aurora_web.registry.services import embedded_engines
+
     call_command("migrate", interactive=False, verbosity=0)
     _follow_demo(given.demo, given.before, Path(settings.STATE_DIR) / "models")
     invite = io.StringIO()
     call_command("invite_admin", if_none=True, stdout=invite)
-    answer = {"replica_token": _replica_token(Path(settings.STATE_DIR)), "invite": invite.getvalue().strip()}
+    answer = {
+        "replica_token": _replica_token(Path(settings.STATE_DIR)),
+        "invite": invite.getvalue().strip(),
+        "engines": embedded_engines(),
+    }
     json.dump(answer, sys.stdout)
 
 

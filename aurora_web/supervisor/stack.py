@@ -58,11 +58,12 @@ class Stack:
         self.programs = Programs(
             self.config, self.config.child_environment(self.services.database_url, self.services.redis_url, token)
         )
-        self.say("starting console, workers and engine")
+        self.say("starting engine, console and workers")
+        self._follow(facts["engines"])  # at once: loading a model takes longest
         for program in (self.programs.web(), self.programs.worker(), self.programs.beat()):
             self._add(program)
         self._wait("web", lambda: self._answers(f"{self.console}/readyz"), 60)
-        self._follow_targets()
+        self.say(f"the console answers: {self.console}")
         self._add(self.programs.traffic())
         for slug, port in self.engines():
             name = f"engine-{slug}"
@@ -122,9 +123,11 @@ class Stack:
             answer.raise_for_status()
         except httpx.HTTPError:
             return False  # the console is down or starting; engines keep running
-        wanted: dict[str, dict[str, Any]] = {
-            f"engine-{each['slug']}": each for each in answer.json()["engines"] if each["enabled"]
-        }
+        return self._follow(answer.json()["engines"])
+
+    def _follow(self, engines: list[dict[str, Any]]) -> bool:
+        """True when an engine was started or stopped."""
+        wanted = {f"engine-{each['slug']}": each for each in engines if each["enabled"]}
         running = {name for name in self.children if name.startswith("engine-")}
         for name in running - wanted.keys():
             self.children.pop(name).stop()

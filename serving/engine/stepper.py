@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from serving.engine.sequence import Proposal, Sequence
-from serving.model.attention import Span
+from serving.model.attention import Span, room
 from serving.model.decoder import Decoder, States
 from speculators import verify
 
@@ -29,8 +29,8 @@ class SlotStates:
     """The target's states of every cached position, per slot: what the draft reads and what a trace keeps."""
 
     def __init__(self, num_slots: int, max_len: int, num_features: int, hidden_size: int) -> None:
-        self._features = torch.zeros(num_slots, max_len, num_features)
-        self._final = torch.zeros(num_slots, max_len, hidden_size)
+        self._features = room(num_slots, max_len, num_features)
+        self._final = room(num_slots, max_len, hidden_size)
 
     def write(self, spans: Many[Span], states: States) -> None:
         first = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,12 +26,17 @@ class Span:
         return self.start + self.num
 
 
+def room(*shape: int) -> Tensor:
+    """Zeros that take memory only where something has been written: most requests are shorter than the longest one."""
+    return torch.from_numpy(np.zeros(shape, np.float32))  # calloc; torch.zeros would touch every page
+
+
 class KeyValues:
     """Keys and values of one layer for every slot; rolling back is not reading past a length."""
 
     def __init__(self, num_slots: int, num_kv_heads: int, max_len: int, head_dim: int) -> None:
-        self._keys = torch.zeros(num_slots, num_kv_heads, max_len, head_dim)
-        self._values = torch.zeros(num_slots, num_kv_heads, max_len, head_dim)
+        self._keys = room(num_slots, num_kv_heads, max_len, head_dim)
+        self._values = room(num_slots, num_kv_heads, max_len, head_dim)
 
     def write(self, span: Span, keys: Tensor, values: Tensor) -> None:
         """Store [num, kv_heads, D] at the span's positions."""
