@@ -237,6 +237,7 @@ class Engine:
                 self._versions.chooser.acceptance(domain).observe(num_proposed, num_correct)
                 if collapse := self._versions.observe(sequence.served, domain, num_proposed, len(tokens)):
                     self._versions.revert(collapse)
+            sequence.request.on_step(sequence.steps[-1])
             sequence.request.on_tokens(tuple(tokens))
         for sequence in [s for s in group if s.finish_reason is not None]:
             self._running.remove(sequence)
@@ -277,7 +278,12 @@ class Engine:
         limit = pinned if pinned is not None else self._max_lookahead if fixed is None else fixed
         lookahead = limit if served.draft is not None else 0
         is_pinned = pinned is not None
-        return Sequence(request, served, self._free_slots.pop(), lookahead, submitted.submitted_at, is_pinned=is_pinned)
+        sequence = Sequence(
+            request, served, self._free_slots.pop(), lookahead, submitted.submitted_at, is_pinned=is_pinned
+        )
+        if request.is_control:
+            sequence.counted_version = self._versions.live.version
+        return sequence
 
     def _pinned_lookahead(self, pin: DomainPin) -> int | None:
         """What a pin says, within the policy's bound; None = the engine chooses."""
