@@ -10,6 +10,7 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, render
@@ -147,10 +148,12 @@ def play_prompt(request: HttpRequest, slug: str) -> HttpResponseBase:
     form = PlaygroundForm(request.POST, replicas=list(found.replicas.all()))
     if not form.is_valid():
         return JsonResponse({"errors": form.errors}, status=422)
-    user_id = user_of(request).pk
+    user_id, asked = user_of(request).pk, form.asked(found)
     if user_id in _running:
         return JsonResponse({"message": BUSY}, status=429, headers={"Retry-After": "1"})
-    answer = StreamingHttpResponse(_lines(user_id, form.asked(found)), content_type="application/x-ndjson")
+    if not connection.in_atomic_block:
+        connection.close()  # back to the pool: Django would keep it until the last token has come
+    answer = StreamingHttpResponse(_lines(user_id, asked), content_type="application/x-ndjson")
     answer["Content-Encoding"] = "identity"  # packed, a token would wait for the next ones
     answer["Cache-Control"] = "no-store"
     answer["X-Accel-Buffering"] = "no"

@@ -128,11 +128,17 @@ function take(event) {
 async function read(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let last = "";
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
     const lines = (rest + part.value).split("\n");
     rest = lines.pop();
-    for (const line of lines) take(JSON.parse(line));
+    for (const line of lines) {
+      const event = JSON.parse(line);
+      last = event.event;
+      take(event);
+    }
   }
+  if (last !== "done" && last !== "error") throw new Error("it ended before the answer did");
 }
 
 const ask = (signal) => fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { "HX-Request": "true" }, signal });
