@@ -53,13 +53,13 @@ class PlaygroundForm(forms.Form):
         label="Prompt",
         strip=False,
         max_length=MOST_CHARACTERS,
-        widget=forms.Textarea({"rows": 5, "aria-keyshortcuts": "Control+Enter"}),
+        widget=forms.Textarea({"rows": 4, "aria-keyshortcuts": "Control+Enter"}),
         help_text="Ctrl+Enter sends it.",
     )
     kind = forms.ChoiceField(
         label="Sent as",
-        choices=[(CHAT, "a chat message"), (COMPLETION, "plain text to go on with")],
-        help_text="A target without a chat template takes plain text only.",
+        choices=[(CHAT, "chat message"), (COMPLETION, "plain text")],
+        help_text="Plain text is gone on with.",
     )
     temperature = forms.FloatField(label="Temperature", min_value=0, max_value=2, help_text="0: the likeliest token.")
     max_tokens = forms.IntegerField(label="Most tokens", min_value=1, max_value=MOST_TOKENS)
@@ -71,7 +71,9 @@ class PlaygroundForm(forms.Form):
         widget=forms.TextInput({"list": "playground-domains", "spellcheck": "false", "autocomplete": "off"}),
     )
     replica = forms.CharField(label="Replica", widget=forms.Select)
-    may_be_learnt_from = forms.BooleanField(label="May be learnt from", required=False)
+    may_be_learnt_from = forms.BooleanField(
+        label="May be learnt from", required=False, help_text="Else nothing of it is kept."
+    )
 
     DEFAULTS: Mapping[str, Any] = {"kind": CHAT, "temperature": 0, "max_tokens": 128, "domain": DOMAIN}
 
@@ -79,7 +81,7 @@ class PlaygroundForm(forms.Form):
         """``replicas``: all of the target."""
         super().__init__(data, auto_id="play-%s", initial=initial)
         self.replicas = {replica.name: replica for replica in replicas}
-        usable = [(r.name, f"{r.name} ({r.engine}, v{r.version})") for r in replicas if not _problem(r)]
+        usable = [(r.name, f"{r.name}, v{r.version}") for r in replicas if not _problem(r)]
         self.fields["replica"].widget = forms.Select(choices=usable)
 
     def clean_replica(self) -> Replica:

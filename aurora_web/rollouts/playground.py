@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,7 +149,7 @@ class Answer:
         }
 
 
-async def play(asked: Asked) -> AsyncIterator[dict[str, Any]]:
+async def play(asked: Asked) -> AsyncGenerator[dict[str, Any], None]:
     """Events for the page: begin, text and end of each side, then done; or error, and nothing after it.
 
     Closing this iterator closes the request that is running.
@@ -220,7 +220,8 @@ def _text(value: Any) -> str:
 
 def _number(facts: dict[str, Any], name: str) -> float | None:
     value = facts.get(name)
-    return value if type(value) in (int, float) and 0 <= value < math.inf else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and 0 <= value < math.inf else None
 
 
 def _marks(found: Any) -> dict[str, Any] | None:

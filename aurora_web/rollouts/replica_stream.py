@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,7 +36,7 @@ def is_askable(url: str) -> bool:
         return False
 
 
-async def chunks(url: str, body: dict[str, Any], headers: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+async def chunks(url: str, body: dict[str, Any], headers: dict[str, str]) -> AsyncGenerator[dict[str, Any], None]:
     """The JSON chunks of a stream up to its [DONE]. Raises ReplicaError.
 
     Whoever stops listening closes this iterator, and with it the connection: the replica then cancels the request.
@@ -63,7 +63,7 @@ async def chunks(url: str, body: dict[str, Any], headers: dict[str, str]) -> Asy
     raise ReplicaError("its answer ended before its end mark")
 
 
-async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
     """Raises ReplicaError for an answer that is too large or takes too long."""
     started_at, size, rest = time.monotonic(), 0, b""
     async for piece in answer.aiter_raw():

@@ -128,6 +128,9 @@ class Request:
     # None: the lottery of control_share decides at admission. True: decoded like the control, but counted under the
     # live version with lookahead 0, since only what was drawn by lot may be compared with.
     is_control: bool | None = None
+    is_alone: bool = (
+        False  # a group of its own: its seconds are those of a batch of one, and the others wait a turn more
+    )
     on_step: Callable[[StepRecord], None] = ignore_step  # before the on_tokens of its verify step
     on_tokens: Callable[[tuple[int, ...]], None] = ignore_tokens  # new tokens of one step, at least one
     on_finish: Callable[[FinishedRequest], None] = ignore_finish  # exactly once, after the last on_tokens

@@ -69,7 +69,7 @@ class Engine:
         self._running: list[Sequence] = []
         self._prefilling: list[tuple[Sequence, int]] = []  # and how many prompt tokens are through
         self._turn = itertools.count(1)
-        self._last_turn: dict[int, int] = {}  # id of a Served -> turn in which its group ran
+        self._last_turn: dict[int, int] = {}  # Sequence.group -> turn in which it ran
         self._costs: Costs | None = None
         self._num_finished = self._num_steps = self._num_errors = 0
         self._num_proposed = self._num_correct = self._num_accepted = 0
@@ -190,10 +190,10 @@ class Engine:
         self._end_all("cancelled")
 
     def _schedule(self) -> list[Sequence]:
-        """The group whose turn it is: the requests of one version, or the control; each waits for the others once."""
+        """The group whose turn it is, as ``Sequence.group`` says; each waits for the others once."""
         groups: dict[int, list[Sequence]] = {}
         for sequence in self._running:
-            groups.setdefault(id(sequence.served), []).append(sequence)
+            groups.setdefault(sequence.group, []).append(sequence)
         if not groups:
             return []
         key = min(groups, key=lambda k: self._last_turn.get(k, 0))

@@ -61,6 +61,11 @@ class Sequence:
             self.generator.manual_seed(seed)
 
     @property
+    def group(self) -> int:
+        """Who decodes together: all requests of one version or of the control, but for those that are alone."""
+        return id(self) if self.request.is_alone else id(self.served)
+
+    @property
     def num_cached(self) -> int:
         """Positions whose keys, values and states are those of committed tokens."""
         return len(self.tokens) - 1

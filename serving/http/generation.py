@@ -67,6 +67,7 @@ class Generation:
             domain=self._asked.domain,
             keep_states=is_trace,
             is_control=self._asked.is_control,
+            is_alone=self._asked.is_control is not None,
             on_step=put if self._marker else ignore_step,
             on_tokens=put if needs_tokens else ignore_tokens,  # waking the loop costs the engine's thread
             on_finish=functools.partial(self._finished, put, is_trace),

@@ -4,8 +4,9 @@ Headers of ours, none of which changes what text may come:
 
 x-aurora-domain    what figures, versions and pins know the request by (also ``metadata.domain``)
 x-aurora-no-train  1: counted, but neither text nor hidden states are kept
-x-aurora-control   1: decoded without speculation, like a control, in a group without drafts; it counts beside its
-                   version with lookahead 0, since the control itself is drawn by lot. 0: never drawn for the control
+x-aurora-control   1: decoded without speculation, like a control, but counted under the live version with lookahead 0,
+                   since the control is drawn by lot. 0: never drawn for the control. Both: in a batch of its own, so
+                   that the seconds of the two can be compared
 x-aurora-steps     1: each chunk of a stream says what became of its tokens (serving/http/marks.py)
 """
 

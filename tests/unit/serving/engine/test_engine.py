@@ -140,6 +140,19 @@ def test_a_control_that_a_client_chose_counts_on_neither_side(tiny, good):
     assert drawn.parts is kept_out.parts is None
 
 
+def test_a_request_that_is_alone_shares_no_step(tiny, good):
+    with engine_of(tiny[0], fixed_lookahead=2) as engine:
+        engine.swap(1, engine.load_draft(good)).result(60)
+        long = {"max_tokens": 100, "ignore_eos": True}
+        crowd = [submit(engine, PROMPT, **long) for _ in range(2)]
+        assert all(each.started.wait(60) for each in crowd)
+        alone = submit(engine, PROMPT, is_alone=True, **{**long, "max_tokens": 12}).result()
+        shared = [each.result() for each in crowd]
+    assert alone.mean_batch_size == 1.0
+    assert max(each.mean_batch_size for each in shared) > 1.5
+    assert alone.tokens == shared[0].tokens[: len(alone.tokens)]
+
+
 def test_a_step_is_told_before_its_tokens(tiny, good):
     events = []
     with engine_of(tiny[0]) as engine:

@@ -72,6 +72,7 @@ def test_what_is_unfinished_at_the_end_has_a_mark(client, engine):
 def test_a_client_may_choose_to_be_a_control_or_never_to_be_one(client, engine, header, is_control):
     assert ask(client, header).status_code == 200
     assert engine.submitted[-1].is_control is is_control
+    assert engine.submitted[-1].is_alone is (is_control is not None)  # so that the two can be compared
 
 
 @pytest.mark.parametrize(
