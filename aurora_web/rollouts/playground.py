@@ -220,8 +220,9 @@ def _text(value: Any) -> str:
 
 def _number(facts: dict[str, Any], name: str) -> float | None:
     value = facts.get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and 0 <= value < math.inf else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value < math.inf else None
 
 
 def _marks(found: Any) -> dict[str, Any] | None:

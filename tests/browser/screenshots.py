@@ -30,7 +30,7 @@ PAGES = {
     "version": f"{DEMO}versions/{{live}}/",
     "compare": f"{DEMO}versions/compare/?v={{first}}&v={{live}}",
     "domains": f"{DEMO}domains/?range=1h",
-    "playground": f"{DEMO}playground/?domain=sql&max_tokens=64&kind=completion",
+    "playground": f"{DEMO}playground/?domain=sql&max_tokens=64",
     "traces": f"{DEMO}traces/",
     "trace": f"{DEMO}traces/{{trace}}/",
     "replicas": f"{DEMO}replicas/",
@@ -53,7 +53,9 @@ PAGES = {
     "api": "/api/docs?q=rollback",
     "help": "/help/",
 }
-PROMPT = "SELECT name FROM users WHERE"
+PROMPT = """Tables:
+stores(id INTEGER, name TEXT, level TEXT, quantity INTEGER, stock INTEGER, price REAL)
+Show the stock and quantity and level of stores whose level is silver."""
 WIDTH, HEIGHT = 1280, 860
 HEIGHTS = {"live": 1500, "domains": 1100, "approval": 1000, "playground": 1150}  # pixels; longer pages are cut there
 QUALITY = 60
