@@ -59,7 +59,7 @@ class PlaygroundForm(forms.Form):
     kind = forms.ChoiceField(
         label="Sent as",
         choices=[(CHAT, "chat message"), (COMPLETION, "plain text")],
-        help_text="Plain text is gone on with.",
+        help_text="Plain text is continued as it is.",
     )
     temperature = forms.FloatField(label="Temperature", min_value=0, max_value=2, help_text="0: the likeliest token.")
     max_tokens = forms.IntegerField(label="Most tokens", min_value=1, max_value=MOST_TOKENS)
