@@ -13,9 +13,9 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 
 class RecordError(ValueError):
@@ -42,6 +42,19 @@ class Record:
         return cls(**{k: _decode(hints[k], v, f"{cls.__name__}.{k}") for k, v in payload.items()})
 
 
+class StepOutcome(NamedTuple):
+    """What became of the tokens of one verify step; ids of the target's vocabulary.
+
+    Drafts are checked from left to right: the correct ones are kept, the first wrong one is *rejected*, those after it
+    are *dropped* unchecked, and the target's own token, the *bonus*, closes the step.
+    """
+
+    correct: tuple[int, ...]
+    rejected: tuple[int, ...]  # none or one
+    dropped: tuple[int, ...]
+    bonus: tuple[int, ...]  # none where the request ended within the correct drafts: its last token is a draft too
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord(Record):
     """One verify step of one request: what was proposed, what was kept."""
@@ -49,6 +62,18 @@ class StepRecord(Record):
     proposed: tuple[int, ...]  # [lookahead] draft token ids, rejected ones included
     num_correct_drafts: int  # 0..lookahead; the step commits num_correct_drafts + 1 tokens
     # The committed tokens are TraceRecord.tokens, in order; steps partition tokens[prompt_len + 1:].
+
+    def outcome(self, kept: Sequence[int]) -> StepOutcome:
+        """Tell the tokens apart; ``kept`` are those that the step committed."""
+        kept, num_correct = tuple(kept), min(self.num_correct_drafts, len(kept))
+        ends_in_drafts = (
+            num_correct < len(self.proposed) and kept[num_correct:] == self.proposed[num_correct : num_correct + 1]
+        )
+        if ends_in_drafts:  # a rejected draft is never what the target says itself: this one was correct, and the last
+            num_correct += 1
+        left = self.proposed[num_correct:]
+        num_checked = 0 if ends_in_drafts or len(kept) == num_correct else 1
+        return StepOutcome(kept[:num_correct], left[:num_checked], left[num_checked:], kept[num_correct:])
 
 
 @dataclass(frozen=True, slots=True)

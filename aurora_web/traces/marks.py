@@ -1,9 +1,4 @@
-"""What became of every token of a trace, verify step by verify step; pure functions.
-
-A step's drafts are checked from left to right: the correct ones are kept, the first wrong one is *rejected*, those
-after it are *dropped* unchecked, and the target's own token, the *bonus*, closes the step. When the request ends
-within the correct drafts there is no bonus: its last token is a draft too.
-"""
+"""What became of every token of a trace, verify step by verify step (speculators.records.StepOutcome)."""
 
 from __future__ import annotations
 
@@ -49,27 +44,8 @@ def mark(tokens: Sequence[int], prompt_len: int, steps: Sequence[StepRecord]) ->
     marked = []
     for number, step in enumerate(steps, start=1):
         kept = tuple(tokens[at : at + step.num_correct_drafts + 1])
-        marked.append(_step(number, at - prompt_len, step, kept))
+        marked.append(MarkedStep(number, at - prompt_len, *step.outcome(kept)))
         at += len(kept)
     return Marked(
         tuple(tokens[:prompt_len]), tuple(tokens[prompt_len : prompt_len + 1]), tuple(marked), tuple(tokens[at:])
-    )
-
-
-def _step(number: int, position: int, step: StepRecord, kept: tuple[int, ...]) -> MarkedStep:
-    num_correct = min(step.num_correct_drafts, len(kept))
-    ends_in_drafts = (
-        num_correct < len(step.proposed) and kept[num_correct:] == step.proposed[num_correct : num_correct + 1]
-    )
-    if ends_in_drafts:  # a rejected draft is never what the target says itself: this one was correct, and the last
-        num_correct += 1
-    left = step.proposed[num_correct:]
-    is_checked = not ends_in_drafts and len(kept) > num_correct
-    return MarkedStep(
-        number=number,
-        position=position,
-        correct=kept[:num_correct],
-        rejected=left[:1] if is_checked else (),
-        dropped=left[1:] if is_checked else left,
-        bonus=kept[num_correct:],
     )

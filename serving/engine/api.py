@@ -83,7 +83,8 @@ class FinishedRequest:
     final: Tensor | None  # float16 [T, Ht] after the target's final norm; None when not kept
     error: str = ""  # why, when finish_reason is "error"
     first_state: int = 0  # states and final start at this position (a cached prefix has none): T is as much smaller
-    parts: tuple[Part, ...] | None = None  # to be counted instead of the whole; None: one version served all of it
+    # To be counted instead of the whole; None: one version served all of it, and no client chose to be a control
+    parts: tuple[Part, ...] | None = None
 
     @property
     def num_verify_steps(self) -> int:
@@ -107,6 +108,10 @@ def ignore_tokens(tokens: tuple[int, ...]) -> None:
     """The ``on_tokens`` of a request that nobody streams."""
 
 
+def ignore_step(step: StepRecord) -> None:
+    """The ``on_step`` of a request whose drafts nobody looks at."""
+
+
 def ignore_finish(finished: FinishedRequest) -> None:
     """The ``on_finish`` of a request that nobody waits for."""
 
@@ -120,7 +125,13 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     domain: str = "default"
     keep_states: bool = True  # False: no hidden states are kept (x-aurora-no-train)
-    is_control: bool | None = None  # None: the lottery of control_share decides at admission
+    # None: the lottery of control_share decides at admission. True: decoded like the control, but counted under the
+    # live version with lookahead 0, since only what was drawn by lot may be compared with.
+    is_control: bool | None = None
+    is_alone: bool = (
+        False  # a group of its own: its seconds are those of a batch of one, and the others wait a turn more
+    )
+    on_step: Callable[[StepRecord], None] = ignore_step  # before the on_tokens of its verify step
     on_tokens: Callable[[tuple[int, ...]], None] = ignore_tokens  # new tokens of one step, at least one
     on_finish: Callable[[FinishedRequest], None] = ignore_finish  # exactly once, after the last on_tokens
 

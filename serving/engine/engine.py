@@ -69,7 +69,7 @@ class Engine:
         self._running: list[Sequence] = []
         self._prefilling: list[tuple[Sequence, int]] = []  # and how many prompt tokens are through
         self._turn = itertools.count(1)
-        self._last_turn: dict[int, int] = {}  # id of a Served -> turn in which its group ran
+        self._last_turn: dict[int, int] = {}  # Sequence.group -> turn in which it ran
         self._costs: Costs | None = None
         self._num_finished = self._num_steps = self._num_errors = 0
         self._num_proposed = self._num_correct = self._num_accepted = 0
@@ -190,10 +190,10 @@ class Engine:
         self._end_all("cancelled")
 
     def _schedule(self) -> list[Sequence]:
-        """The group whose turn it is: the requests of one version, or the control; each waits for the others once."""
+        """The group whose turn it is, as ``Sequence.group`` says; each waits for the others once."""
         groups: dict[int, list[Sequence]] = {}
         for sequence in self._running:
-            groups.setdefault(id(sequence.served), []).append(sequence)
+            groups.setdefault(sequence.group, []).append(sequence)
         if not groups:
             return []
         key = min(groups, key=lambda k: self._last_turn.get(k, 0))
@@ -237,6 +237,7 @@ class Engine:
                 self._versions.chooser.acceptance(domain).observe(num_proposed, num_correct)
                 if collapse := self._versions.observe(sequence.served, domain, num_proposed, len(tokens)):
                     self._versions.revert(collapse)
+            sequence.request.on_step(sequence.steps[-1])
             sequence.request.on_tokens(tuple(tokens))
         for sequence in [s for s in group if s.finish_reason is not None]:
             self._running.remove(sequence)
@@ -277,7 +278,12 @@ class Engine:
         limit = pinned if pinned is not None else self._max_lookahead if fixed is None else fixed
         lookahead = limit if served.draft is not None else 0
         is_pinned = pinned is not None
-        return Sequence(request, served, self._free_slots.pop(), lookahead, submitted.submitted_at, is_pinned=is_pinned)
+        sequence = Sequence(
+            request, served, self._free_slots.pop(), lookahead, submitted.submitted_at, is_pinned=is_pinned
+        )
+        if request.is_control:
+            sequence.counted_version = self._versions.live.version
+        return sequence
 
     def _pinned_lookahead(self, pin: DomainPin) -> int | None:
         """What a pin says, within the policy's bound; None = the engine chooses."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from serving.draft_runner import DraftRunner
-from serving.engine.api import FinishedRequest, FinishReason, Request
+from serving.engine.api import FinishedRequest, FinishReason, Part, Request
 from serving.engine.versions import Served
 from serving.model.attention import Span
 from speculators.records import StepRecord
@@ -52,12 +52,18 @@ class Sequence:
         self.batch_size_sum = 0
         self.finish_reason: FinishReason | None = None
         self.error = ""
+        self.counted_version: int | None = None  # set at admission where the client chose to be a control
         seed = request.sampling.seed
         self.generator = torch.Generator()
         if seed is None:
             self.generator.seed()
         else:
             self.generator.manual_seed(seed)
+
+    @property
+    def group(self) -> int:
+        """Who decodes together: all requests of one version or of the control, but for those that are alone."""
+        return id(self) if self.request.is_alone else id(self.served)
 
     @property
     def num_cached(self) -> int:
@@ -68,6 +74,11 @@ class Sequence:
     def num_left(self) -> int:
         """Tokens that may still be generated."""
         return len(self.request.prompt) + self.request.sampling.max_tokens - len(self.tokens)
+
+    @property
+    def mean_batch_size(self) -> float:
+        """Requests per verify step; 1.0 before the first one."""
+        return self.batch_size_sum / len(self.steps) if self.steps else 1.0
 
     @property
     def is_greedy(self) -> bool:
@@ -101,7 +112,6 @@ class Sequence:
 
     def finished(self, features_TK: Tensor | None, final_TH: Tensor | None) -> FinishedRequest:
         """The report; states are copied as float16."""
-        num_steps = len(self.steps)
         return FinishedRequest(
             request_id=self.request.request_id,
             domain=self.request.domain,
@@ -113,10 +123,24 @@ class Sequence:
             started_at=self.submitted_at,
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,
-            mean_batch_size=self.batch_size_sum / num_steps if num_steps else 1.0,
+            mean_batch_size=self.mean_batch_size,
             lookahead=self.lookahead,
             steps=tuple(self.steps),
             states=None if features_TK is None else features_TK.half(),
             final=None if final_TH is None else final_TH.half(),
             error=self.error,
+            parts=None if self.counted_version is None else (self._chosen(self.counted_version),),
+        )
+
+    def _chosen(self, version: int) -> Part:
+        """The counts of a control that nobody drew: on neither side of the speedup, like those of a pin."""
+        return Part(
+            version=version,
+            lookahead=0,
+            mean_batch_size=self.mean_batch_size,
+            num_verify_steps=len(self.steps),
+            num_proposed_drafts=0,
+            num_correct_drafts=0,
+            num_accept_tokens=max(0, self.num_cached - len(self.request.prompt)),
+            decode_seconds=self.decode_seconds,
         )

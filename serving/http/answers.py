@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.http.generation import Ending
+from serving.http.marks import Marks
 
 
 def usage_of(ending: Ending) -> dict[str, Any]:
@@ -65,8 +66,10 @@ class Answer:
         """Chat streams begin with the role."""
         return self._chunk({"role": "assistant", "content": ""}, None) if self.shape.is_chat else None
 
-    def chunk(self, text: str) -> dict[str, Any]:
-        return self._chunk({"content": text} if self.shape.is_chat else text, None)
+    def chunk(self, text: str, marks: Marks | None = None) -> dict[str, Any]:
+        """Text, and under ``aurora`` its marks where they were asked for."""
+        chunk = self._chunk({"content": text} if self.shape.is_chat else text, None)
+        return chunk if marks is None else {**chunk, "aurora": marks.to_json()}
 
     def last_chunk(self, ending: Ending) -> dict[str, Any]:
         return self._chunk({} if self.shape.is_chat else "", ending.finish_reason)

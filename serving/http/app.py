@@ -102,7 +102,7 @@ class Api:
             events = self._events(request, generation, answer, asked.includes_usage)
             return GenerationStream(events, generation, self.metrics, {**SSE_HEADERS, **headers})
         async with _until_closed(generation, self.metrics), _listened_to(request, generation):
-            text = "".join([piece async for piece in generation.pieces()])
+            text = "".join([piece.text async for piece in generation.pieces()])
             assert generation.ending is not None
             return JSONResponse(answer.whole(text, generation.ending), headers=headers)
 
@@ -115,7 +115,7 @@ class Api:
                 if (first := answer.first_chunk()) is not None:
                     yield _event(first)
                 async for piece in generation.pieces():
-                    yield _event(answer.chunk(piece))
+                    yield _event(answer.chunk(piece.text, piece.marks))
                 assert generation.ending is not None
                 yield _event(answer.last_chunk(generation.ending))
                 if includes_usage:

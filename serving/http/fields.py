@@ -43,6 +43,17 @@ def boolean(body: Mapping[str, Any], field: str) -> bool:
     return value
 
 
+def flag(headers: Mapping[str, str], name: str) -> bool | None:
+    """A header that says yes or no; None where it is not there. Raises ApiError."""
+    value = headers.get(name)
+    if value is None:
+        return None
+    word = value.strip().lower()
+    if word not in ("1", "true", "0", "false"):
+        raise refuse(name, value, "1 or 0")
+    return word in ("1", "true")
+
+
 def stop_strings(body: Mapping[str, Any], most: int = 16) -> tuple[str, ...]:
     """``stop``: a string, or up to ``most`` of them. Raises ApiError."""
     value = body.get("stop")

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serving.engine.api import EngineApi, FinishedRequest, Request, RequestError, ignore_tokens
+from serving.engine.api import EngineApi, FinishedRequest, Request, RequestError, ignore_step, ignore_tokens
 from serving.http.errors import ApiError, internal, unavailable
+from serving.http.marks import Marker, Marks
 from serving.http.requests import GenerationRequest
 from serving.http.tokenizer import Detokeniser, StopFinder, TargetTokenizer
 from serving.trace.recorder import Recorder
+from speculators.records import StepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,14 @@ class Ending:
     finished: FinishedRequest
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one verify step adds; ``marks`` when the client asked for them."""
+
+    text: str
+    marks: Marks | None = None
+
+
 class Generation:
     """Submit, iterate over ``pieces``, then read ``ending``; ``cancel`` when nobody listens any more."""
 
@@ -37,8 +47,9 @@ class Generation:
         self._asked = asked
         self._engine = engine
         self._recorder = recorder
-        self._events: asyncio.Queue[tuple[int, ...] | FinishedRequest] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, ...] | StepRecord | FinishedRequest] = asyncio.Queue()
         self._detokeniser = Detokeniser(tokenizer)
+        self._marker = Marker(self._detokeniser) if asked.has_marks else None
         self._stop_finder = StopFinder(asked.stop)
         self._num_tokens = 0
 
@@ -55,6 +66,9 @@ class Generation:
             sampling=self._asked.sampling,
             domain=self._asked.domain,
             keep_states=is_trace,
+            is_control=self._asked.is_control,
+            is_alone=self._asked.is_control is not None,
+            on_step=put if self._marker else ignore_step,
             on_tokens=put if needs_tokens else ignore_tokens,  # waking the loop costs the engine's thread
             on_finish=functools.partial(self._finished, put, is_trace),
         )
@@ -67,20 +81,25 @@ class Generation:
         """Stop decoding; harmless when it has ended."""
         self._engine.cancel(self.request_id)
 
-    async def pieces(self) -> AsyncIterator[str]:
+    async def pieces(self) -> AsyncIterator[Piece]:
         """Text as it comes, cut before a stop string; one piece per verify step at most. Raises ApiError."""
+        step: StepRecord | None = None
         while not isinstance(event := await self._events.get(), FinishedRequest):
-            piece = self._push(event)
-            if piece:
-                yield piece
+            if isinstance(event, StepRecord):  # the next event has its tokens
+                step = event
+            elif self._marker:
+                self._num_tokens += len(event)
+                marks = self._marker.mark(event, step)
+                yield Piece(marks.text, marks)
+            elif text := self._push(event):
+                yield Piece(text)
             if self._stop_finder.is_found:
                 self._engine.cancel(self.request_id, "stop")
                 event = await self._end()
                 break
         else:
-            rest = self._rest(event)
-            if rest:
-                yield rest
+            if rest := self._rest(event):
+                yield Piece(rest, self._marker.unfinished(rest) if self._marker else None)
         self.ending = self._ending(event)
 
     def _push(self, tokens: tuple[int, ...]) -> str:

@@ -1,4 +1,14 @@
-"""What a client asked for, read from the body and headers of an OpenAI-compatible call."""
+"""What a client asked for, read from the body and headers of an OpenAI-compatible call.
+
+Headers of ours, none of which changes what text may come:
+
+x-aurora-domain    what figures, versions and pins know the request by (also ``metadata.domain``)
+x-aurora-no-train  1: counted, but neither text nor hidden states are kept
+x-aurora-control   1: decoded without speculation, like a control, but counted under the live version with lookahead 0,
+                   since the control is drawn by lot. 0: never drawn for the control. Both: in a batch of its own, so
+                   that the seconds of the two can be compared
+x-aurora-steps     1: each chunk of a stream says what became of its tokens (serving/http/marks.py)
+"""
 
 from __future__ import annotations
 
@@ -46,6 +56,8 @@ class GenerationRequest:
     stop: tuple[str, ...]
     domain: str
     is_trace: bool  # False: x-aurora-no-train
+    is_control: bool | None  # x-aurora-control; None: the lottery decides
+    has_marks: bool  # x-aurora-steps
     is_stream: bool
     includes_usage: bool  # of a stream; otherwise usage is always there
 
@@ -103,7 +115,7 @@ def _request(
             f"{max_tokens} to generate were asked for"
         )
         raise ApiError(message, param="max_tokens", code="context_length_exceeded")
-    is_stream = fields.boolean(body, "stream")
+    is_stream, stop = fields.boolean(body, "stream"), fields.stop_strings(body)
     sampling = SamplingParams(
         max_tokens=max_tokens,
         temperature=fields.number(body, "temperature", 1.0, 0.0, 2.0),
@@ -114,9 +126,11 @@ def _request(
     return GenerationRequest(
         prompt=prompt,
         sampling=sampling,
-        stop=fields.stop_strings(body),
+        stop=stop,
         domain=_domain(body, headers),
         is_trace=headers.get("x-aurora-no-train", "").strip().lower() in ("", "0", "false"),
+        is_control=fields.flag(headers, "x-aurora-control"),
+        has_marks=_has_marks(headers, is_stream, stop),
         is_stream=is_stream,
         includes_usage=_includes_usage(body, is_stream),
     )
@@ -136,6 +150,14 @@ def _includes_usage(body: dict[str, Any], is_stream: bool) -> bool:
     if not isinstance(options, dict) or not is_stream:
         raise fields.refuse("stream_options", options, 'an object, and only with "stream": true')
     return fields.boolean(options, "include_usage")
+
+
+def _has_marks(headers: Mapping[str, str], is_stream: bool, stop: tuple[str, ...]) -> bool:
+    """A stop string cuts the text within a token, and holds it back meanwhile: its marks would not add up to it."""
+    has_marks = bool(fields.flag(headers, "x-aurora-steps"))
+    if has_marks and (not is_stream or stop):
+        raise fields.refuse("x-aurora-steps", headers["x-aurora-steps"], 'it with "stream": true and without stop')
+    return has_marks
 
 
 def _domain(body: dict[str, Any], headers: Mapping[str, str]) -> str:

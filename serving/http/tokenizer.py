@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,6 +82,13 @@ class Detokeniser:
             return ""
         self._before, self._held = self._held, []
         return text
+
+    def ahead(self, tokens: Sequence[int]) -> list[str]:
+        """The text that each of these would add here; nothing is pushed."""
+        twin = Detokeniser(self._tokenizer)
+        twin._before, twin._held = self._before, list(self._held)
+        texts = [twin.push(token) for token in tokens]
+        return [*texts[:-1], texts[-1] + twin.finish()] if texts else []
 
     def finish(self) -> str:
         """What is still held, unfinished characters included."""

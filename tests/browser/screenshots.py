@@ -30,6 +30,7 @@ PAGES = {
     "version": f"{DEMO}versions/{{live}}/",
     "compare": f"{DEMO}versions/compare/?v={{first}}&v={{live}}",
     "domains": f"{DEMO}domains/?range=1h",
+    "playground": f"{DEMO}playground/?domain=sql&max_tokens=64",
     "traces": f"{DEMO}traces/",
     "trace": f"{DEMO}traces/{{trace}}/",
     "replicas": f"{DEMO}replicas/",
@@ -52,8 +53,11 @@ PAGES = {
     "api": "/api/docs?q=rollback",
     "help": "/help/",
 }
+PROMPT = """Tables:
+stores(id INTEGER, name TEXT, level TEXT, quantity INTEGER, stock INTEGER, price REAL)
+Show the stock and quantity and level of stores whose level is silver."""
 WIDTH, HEIGHT = 1280, 860
-HEIGHTS = {"live": 1500, "domains": 1100, "approval": 1000}  # pixels; longer pages are cut there
+HEIGHTS = {"live": 1500, "domains": 1100, "approval": 1000, "playground": 1150}  # pixels; longer pages are cut there
 QUALITY = 60
 MOST_BYTES = 3_000_000  # all pictures together
 
@@ -96,6 +100,10 @@ def take(page: Page, address: str, name: str) -> int:
     page.set_viewport_size({"width": WIDTH, "height": HEIGHTS.get(name, HEIGHT)})
     page.goto(address)
     page.wait_for_timeout(3000)
+    if name == "playground":
+        page.get_by_label("Prompt").fill(PROMPT)
+        page.keyboard.press("Control+Enter")
+        page.get_by_text("Done.").wait_for()
     devtools = page.context.new_cdp_session(page)
     size = 0
     for theme in ("light", "dark"):

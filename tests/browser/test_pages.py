@@ -43,6 +43,7 @@ PAGES = {
     "console:version": [f"{T}versions/1/", f"{T}versions/{{canary}}/"],
     "console:traces": ["/targets/pocket/traces/", f"{T}traces/?domain=nothing"],
     "console:trace": ["/targets/pocket/traces/{trace}/"],
+    "console:playground": ["/targets/pocket/playground/", f"{T}playground/"],
     "console:domains": ["/targets/pocket/domains/?range=1h", f"{T}domains/"],
     "console:economics": ["/targets/pocket/economics/?range=1h", f"{T}economics/"],
     "console:system": ["/system/"],

@@ -203,6 +203,7 @@ class FakeEngine:
             new = tokens[len(given) : len(given) + 2]
             given += new
             steps.append(StepRecord((new[0], 1, 1), len(new) - 1))
+            request.on_step(steps[-1])
             request.on_tokens(tuple(new))
         del self.running[request.request_id]
         finished = make_finished(request, given, tuple(steps), reason)  # type: ignore[arg-type]

@@ -104,6 +104,8 @@ PAGES = {
     ("POST", "/targets/demo/traces/access/"): ADMINISTER,
     ("GET", f"/targets/demo/traces/{TRACE}/"): READ,
     ("POST", f"/targets/demo/traces/{TRACE}/delete/"): OPERATE,
+    ("GET", "/targets/demo/playground/"): READ,
+    ("POST", "/targets/demo/playground/play/"): OPERATE,
     ("GET", "/targets/demo/domains/"): READ,
     ("POST", "/targets/demo/domains/"): OPERATE,
     ("POST", "/targets/demo/domains/rules/1/end/"): OPERATE,

@@ -40,7 +40,9 @@ class Waiter:
 
 def submit(engine: Engine, prompt: tuple[int, ...], *, is_control: bool = False, **sampling: Any) -> Waiter:
     waiter = Waiter()
-    options = {name: sampling.pop(name) for name in ("domain", "keep_states", "request_id") if name in sampling}
+    options = {
+        name: sampling.pop(name) for name in ("domain", "keep_states", "request_id", "is_alone") if name in sampling
+    }
     waiter.request_id = options.setdefault("request_id", uuid.uuid4().hex)
     engine.submit(
         Request(

@@ -1,12 +1,13 @@
 """What the engine promises its server: queues, cancellation, control, swaps, probes, reverts, errors."""
 
+import queue
 import threading
 import time
 
 import pytest
 import torch
 
-from serving.engine.api import RequestError
+from serving.engine.api import Request, RequestError, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.costs import Costs
 from serving.engine.engine import Engine
@@ -123,6 +124,49 @@ def test_the_control_gets_its_share(tiny, good, running):
     control = [f for f in finished if f.version == 0]
     assert 0.15 < len(control) / 400 < 0.35
     assert all(f.num_proposed_drafts == 0 and f.lookahead == 0 for f in control)
+
+
+def test_a_control_that_a_client_chose_counts_on_neither_side(tiny, good):
+    with engine_of(tiny[0], control_share=1.0) as engine:
+        engine.swap(3, engine.load_draft(good)).result(60)
+        chosen = submit(engine, PROMPT, is_control=True, max_tokens=6, ignore_eos=True).result()
+        drawn = submit(engine, PROMPT, is_control=None, max_tokens=6, ignore_eos=True).result()
+        kept_out = submit(engine, PROMPT, is_control=False, max_tokens=6, ignore_eos=True).result()
+    assert (chosen.version, chosen.num_proposed_drafts, drawn.version, kept_out.version) == (0, 0, 0, 3)
+    assert chosen.tokens == drawn.tokens == kept_out.tokens
+    [part] = chosen.parts
+    assert (part.version, part.lookahead, part.num_verify_steps, part.num_accept_tokens) == (3, 0, 5, 5)
+    assert part.decode_seconds == chosen.decode_seconds
+    assert drawn.parts is kept_out.parts is None
+
+
+def test_a_request_that_is_alone_shares_no_step(tiny, good):
+    with engine_of(tiny[0], fixed_lookahead=2) as engine:
+        engine.swap(1, engine.load_draft(good)).result(60)
+        long = {"max_tokens": 100, "ignore_eos": True}
+        crowd = [submit(engine, PROMPT, **long) for _ in range(2)]
+        assert all(each.started.wait(60) for each in crowd)
+        alone = submit(engine, PROMPT, is_alone=True, **{**long, "max_tokens": 12}).result()
+        shared = [each.result() for each in crowd]
+    assert alone.mean_batch_size == 1.0
+    assert max(each.mean_batch_size for each in shared) > 1.5
+    assert alone.tokens == shared[0].tokens[: len(alone.tokens)]
+
+
+def test_a_step_is_told_before_its_tokens(tiny, good):
+    events = []
+    with engine_of(tiny[0]) as engine:
+        engine.swap(1, engine.load_draft(good)).result(60)
+        done = queue.SimpleQueue()
+        sampling = SamplingParams(max_tokens=12, ignore_eos=True)
+        engine.submit(
+            Request("a", PROMPT, sampling, is_control=False, on_step=events.append, on_tokens=events.append,
+                    on_finish=done.put)
+        )  # fmt: skip
+        finished = done.get(timeout=60)
+    steps, tokens = events[1::2], events[0::2]
+    assert tuple(steps) == finished.steps
+    assert sum(tokens, ()) == finished.tokens[finished.prompt_len :]
 
 
 def test_groups_never_mix_versions(tiny, good, garbage, monkeypatch):
