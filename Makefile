@@ -44,9 +44,12 @@ test: $(VENV)/.dev $(VENV)/.chromium
 test-all: test test-model test-long test-browser soak test-sglang
 
 # The default target, a real LLM: fetched once (93 MB) into the environment.
-test-model: $(VENV)/.dev
-	@$(BIN)/python -m serving.model_sources smollm2 --out $(VENV)/models/smollm2
-	AURORA_TEST_MODEL=$(CURDIR)/$(VENV)/models/smollm2 $(BIN)/python -m pytest tests/model
+$(VENV)/models/smollm2: $(VENV)/.dev
+	@$(BIN)/python -m serving.model_sources smollm2 --out $@
+	@touch $@
+
+test-model: $(VENV)/models/smollm2
+	AURORA_TEST_MODEL=$(CURDIR)/$< $(BIN)/python -m pytest tests/model
 
 test-long: $(VENV)/.dev
 	$(UNIT_TESTS) -m long
@@ -100,8 +103,8 @@ sglang-plugin: $(VENV)/.dev
 	@rm -rf deploy/sglang/build deploy/sglang/aurora_sglang.egg-info
 	@ls dist/aurora_sglang-*.whl
 
-test-sglang: $(VENV)/.dev $(SGLANG)/.plugin
-	$(RUN_SGLANG) -m pytest tests/sglang -p no:cacheprovider -n 2 --dist loadfile --durations=10
+test-sglang: $(VENV)/models/smollm2 $(SGLANG)/.plugin
+	AURORA_TEST_MODEL=$(CURDIR)/$< $(RUN_SGLANG) -m pytest tests/sglang -p no:cacheprovider -n 2 --dist loadfile --durations=10
 
 bench-sglang: $(VENV)/.dev $(SGLANG)/.plugin
 	$(RUN_SGLANG) -m tests.bench.bench_sglang

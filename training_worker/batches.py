@@ -30,14 +30,20 @@ class Example:
     final: Tensor  # float16 [T, Ht]
     teacher_ids: Tensor  # int64 [T, k]: the target's most likely tokens after each position, the likeliest first
     teacher_probs: Tensor  # float32 [T, k], rows sum to one
+    emitted_probs: Tensor  # float32 [T]: of the token after each position at the trace's temperature; greedy: ones
 
     @property
     def num_positions(self) -> int:
         return len(self.features)
 
     @property
+    def first_base(self) -> int:
+        """The first position that an engine drafts from."""
+        return max(0, self.source.prompt_len - 1 - self.source.first_state)
+
+    @property
     def num_bytes(self) -> int:
-        tensors = (self.features, self.final, self.teacher_ids, self.teacher_probs)
+        tensors = (self.features, self.final, self.teacher_ids, self.teacher_probs, self.emitted_probs)
         return sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from speculators.eagle3 import Eagle3Draft
 from speculators.records import DomainScore
-from training_worker.batches import Batch, Example, make_batch
+from training_worker.batches import BASES_STEP, Example, make_batch, sent
 from training_worker.target import Target
 from training_worker.unroll import unroll
 
@@ -39,6 +39,18 @@ class TraceScore:
     correct_by_position: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What a draft would have done from every position that an engine drafts from, of a few traces.
+
+    The first of a trace's n positions is ``start``; the last ones of a short trace mean nothing.
+    """
+
+    start: list[int]
+    probs: list[list[list[float]]]  # [row][depth][n]: that the draft passes, given that those before it did
+    losses: Tensor  # [B, n] of depth 0, on the CPU
+
+
 @torch.no_grad()
 def replay(draft: Eagle3Draft, target: Target, examples: Sequence[Example], lookahead: int) -> list[TraceScore]:
     """Scores in the order of ``examples``; a trace with fewer than two generated tokens has no step.
@@ -50,45 +62,45 @@ def replay(draft: Eagle3Draft, target: Target, examples: Sequence[Example], look
     for start in range(0, len(order), ROWS_PER_BATCH):
         chosen = order[start : start + ROWS_PER_BATCH]
         part = [examples[i] for i in chosen]
-        passes, losses = _passes(draft, target, part, make_batch(part, target.device), lookahead)
+        passes = _passes(draft, target, part, lookahead)
         for row, i in enumerate(chosen):
-            scores[i] = _walk(examples[i], passes[row], losses[row], lookahead)
+            scores[i] = _walk(examples[i], passes, row, lookahead)
     return [scores[i] for i in range(len(examples))]
 
 
-def _passes(
-    draft: Eagle3Draft, target: Target, examples: Sequence[Example], on_cpu: Batch, lookahead: int
-) -> tuple[list[list[list[float]]], Tensor]:
-    """(probability that the draft at [row][depth][position] passes, loss [B, L] of depth 0, on the CPU)."""
+def _passes(draft: Eagle3Draft, target: Target, examples: Sequence[Example], lookahead: int) -> Passes:
+    on_cpu = make_batch(examples, target.device)
     batch = on_cpu.to(target.device, torch.float32)
-    rows, length = batch.tokens.shape
-    everything = torch.arange(length, device=target.device).expand(rows, length)
-    passes, losses = [], torch.zeros(rows, length)
-    ids = draft.target_ids
-    for k, depth in enumerate(unroll(draft, target.embed_VH, batch, [everything] * max(1, lookahead))):
+    length = batch.tokens.shape[1]
+    num = min(length, -(-max(e.num_positions - e.first_base for e in examples) // BASES_STEP) * BASES_STEP)
+    start = torch.tensor([min(e.first_base, length - num) for e in examples])
+    base = sent(start[:, None] + torch.arange(num), target.device)
+    emitted = torch.zeros(len(examples), length)
+    for row, example in enumerate(examples):
+        emitted[row, : example.num_positions] = example.emitted_probs
+    emitted = sent(emitted, target.device)
+    probs, losses, ids = [], torch.zeros(0), draft.target_ids
+    for k, depth in enumerate(unroll(draft, target.embed_VH, batch, [base] * max(1, lookahead))):
         logits = draft.logits(depth.out)
-        place = (everything + k + 1).clamp_max(length - 1)
+        place = (base + k + 1).clamp_max(length - 1)
         label = batch.tokens.gather(1, place)
         passed = (ids[logits.argmax(-1)] == label).float()
         for row in (on_cpu.temperature > 0).nonzero().flatten().tolist():
-            final = examples[row].final.to(target.device)[place[row].clamp_max(examples[row].num_positions - 1)].float()
-            passed[row] = _posterior(logits[row], final, label[row], target, ids, float(on_cpu.temperature[row]))
-        passes.append(passed)
+            q = emitted[row].gather(0, place[row])
+            passed[row] = _posterior(logits[row], q, label[row], ids, float(on_cpu.temperature[row]))
+        probs.append(passed)
         if k == 0:
             known, slot = _slots(ids, label)
             picked = torch.log_softmax(logits, -1).gather(-1, slot[..., None])[..., 0]
             losses = torch.where(known, -picked, 0.0).cpu()
-    return torch.stack(passes, 1).tolist(), losses
+    return Passes(start.tolist(), torch.stack(probs, 1).tolist(), losses)
 
 
-def _posterior(
-    logits_LV: Tensor, final_LH: Tensor, label_L: Tensor, target: Target, ids: Tensor, temperature: float
-) -> Tensor:
-    """min(p, q) / q at the emitted token: [L]."""
-    q = torch.softmax(final_LH @ target.head_VH.T / temperature, -1).gather(-1, label_L[:, None])[:, 0]
-    known, slot = _slots(ids, label_L)
-    p = torch.softmax(logits_LV / temperature, -1).gather(-1, slot[:, None])[:, 0] * known
-    return torch.minimum(p, q) / q.clamp_min(1e-12)
+def _posterior(logits_NV: Tensor, q_N: Tensor, label_N: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """min(p, q) / q at the emitted token: [n]."""
+    known, slot = _slots(ids, label_N)
+    p = torch.softmax(logits_NV / temperature, -1).gather(-1, slot[:, None])[:, 0] * known
+    return torch.minimum(p, q_N) / q_N.clamp_min(1e-12)
 
 
 def _slots(draft_ids: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,9 +109,9 @@ def _slots(draft_ids: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return draft_ids[slot] == label, slot
 
 
-def _walk(example: Example, passes: list[list[float]], losses: Tensor, lookahead: int) -> TraceScore:
-    """Replay the verify steps of one trace; ``passes[depth][position]`` are probabilities."""
-    source = example.source
+def _walk(example: Example, passes: Passes, row: int, lookahead: int) -> TraceScore:
+    """Replay the verify steps of one trace."""
+    source, probs, start = example.source, passes.probs[row], passes.start[row]
     coins = random.Random(source.trace_id)
     num_steps = num_correct = num_proposed = 0
     proposed, passed = [0] * lookahead, [0] * lookahead  # by position
@@ -112,15 +124,14 @@ def _walk(example: Example, passes: list[list[float]], losses: Tensor, lookahead
             continue
         limit = min(lookahead, end - committed - 1)  # the last token of a step is the bonus
         correct = 0
-        while correct < limit and coins.random() < passes[correct][base]:
+        while correct < limit and coins.random() < probs[correct][base - start]:
             correct += 1
         num_steps, num_correct, num_proposed = num_steps + 1, num_correct + correct, num_proposed + limit
         for position in range(limit):
             proposed[position] += 1
             passed[position] += position < correct
         committed += correct + 1
-    first = max(0, source.prompt_len - 1 - source.first_state)
-    generated = losses[first : example.num_positions - 1]
+    generated = passes.losses[row, example.first_base - start : example.num_positions - 1 - start]
     return TraceScore(
         source.domain,
         num_steps,

@@ -33,7 +33,8 @@ PROGRESS_SECONDS = 1.0
 EVALUATION_TOKENS_PER_SECOND = 600  # of the slice's budget: evaluation must not outgrow training
 EVALUATION_TOKENS = 1500  # at least
 SCORES_KEPT = 4096
-TRAINING_PER_SAVING = 5.0  # a slice trains at least so many times as long as writing its state takes
+TRAINING_PER_SAVING = 5.0  # a slice trains at least so many times as long as writing its state takes,
+TRAINING_PER_EVALUATION = 4.0  # and as its last evaluation took
 REPLAY_PER_FRESH = 4  # old traces in a pass for each fresh one ...
 REPLAY_PER_PASS = 48  # ... and at least so many
 
@@ -56,6 +57,7 @@ class WarmRun:
     examples: Examples
     saved: tuple[int, int] = (0, 0)
     save_seconds: float = 0.0  # that writing the state took last
+    evaluation_seconds: float = 0.0  # that the last evaluation took
     scores: dict[tuple[str, str], TraceScore] = field(default_factory=dict)  # (checkpoint uri, trace id)
 
 
@@ -180,8 +182,10 @@ class _Slice:
 
     @property
     def budget_seconds(self) -> float:
-        """Of optimiser steps: what was asked for, or more where a wide draft's state takes long to write."""
-        return max(self.job.budget_seconds, TRAINING_PER_SAVING * self.run_state.save_seconds)
+        """Of optimiser steps: what was asked for, or more where writing a wide draft's state or comparing takes long."""
+        run = self.run_state
+        others = TRAINING_PER_SAVING * run.save_seconds, TRAINING_PER_EVALUATION * run.evaluation_seconds
+        return max(self.job.budget_seconds, *others)
 
     def _train(self, fresh: Sequence[Example], old: Sequence[Example]) -> None:
         """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order."""
@@ -233,12 +237,13 @@ class _Slice:
             draft = Eagle3Draft.from_state(config, state).to(self.trainer.device)
             live = self._scores(self.job.live_uri, draft, examples)
         num_losses = sum(score.num_losses for score in candidate)
+        self.run_state.evaluation_seconds = time.monotonic() - started
         return EvalReport(
             candidate=by_domain(candidate, live),
             live=by_domain(live),
             lookahead=self.job.lookahead,
             loss=sum(score.loss_sum for score in candidate) / max(1, num_losses),
-            seconds=time.monotonic() - started,
+            seconds=self.run_state.evaluation_seconds,
             live_uri=self.job.live_uri,
         )
 

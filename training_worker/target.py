@@ -51,7 +51,21 @@ class Target:
             logits = torch.nn.functional.linear(final.to(self.device, self._head.dtype), self._head)
             best = logits.float().topk(min(TEACHER_TOKENS, logits.shape[-1]), -1)
             probs = torch.softmax(best.values, -1)
-        return Example(source, features, final, *(x.to("cpu", copy=True) for x in (best.indices, probs)))
+        example = Example(
+            source, features, final, *(x.to("cpu", copy=True) for x in (best.indices, probs)), torch.ones(len(final))
+        )
+        if source.temperature > 0:
+            self._fill_emitted(example)
+        return example
+
+    @torch.inference_mode()
+    def _fill_emitted(self, example: Example) -> None:
+        """In float32, and for the generated tokens alone: the evaluation asks for no others."""
+        source, first = example.source, example.first_base
+        states = example.final[first:].to(self.device).float()
+        emitted = torch.tensor(source.tokens[source.first_state + 1 + first :], device=self.device)
+        logits = torch.nn.functional.linear(states, self.head_VH) / source.temperature
+        example.emitted_probs[first:] = torch.softmax(logits, -1).gather(-1, emitted[:, None])[:, 0].cpu()
 
     @cached_property
     def _head(self) -> Tensor:

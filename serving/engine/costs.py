@@ -25,7 +25,7 @@ ROUNDS = 2
 CORNERS = (0, 4)  # lookaheads that are measured at the least and the largest batch whatever it takes
 LOOKAHEADS = (*CORNERS, 2, 1, 8, 6, 3)  # in the order of use; between two a straight line, beyond in proportion
 SPEED_RATE = 0.1  # share of a surprise that is taken for the machine's speed,
-RATIO_RATE = 0.02  # and for the cost of this lookahead beside the others;
+RATIO_RATE = 0.04  # and for the cost of this lookahead beside the others;
 NEIGHBOUR_SHARE = 0.5  # of that goes to the next lookahead on either side, and so on
 FORGETTING = 0.002  # of what was learnt at work, with each step: a lookahead that nobody tries is as it was measured
 LARGEST_SURPRISE = math.log(1.25)  # that one step may be; with what goes beyond it, something else held the step up
@@ -44,12 +44,17 @@ class Costs:
     def by_lookahead(self, batch_size: int, max_lookahead: int) -> list[float]:
         """Seconds of one step with lookahead 0 .. max_lookahead."""
         size = self._bucket(batch_size)
-        return [self._expected(size, lookahead) for lookahead in range(max_lookahead + 1)]
+        return [self._at(size, lookahead) for lookahead in range(max_lookahead + 1)]
+
+    def by_drafts(self, batch_size: int, max_drafts: int) -> list[float]:
+        """Seconds of one step with 0 .. max_drafts drafts of all its requests together."""
+        places = self.by_lookahead(batch_size, max_drafts // batch_size + 2)
+        return [_mixed(places, num / batch_size) for num in range(max_drafts + 1)]
 
     def observe(self, lookaheads: Sequence[int], seconds: float) -> None:
-        """Learn from a step of requests with these lookaheads; where they differ, of the machine's speed only."""
+        """Learn from a step of requests with these lookaheads: what counts is how many drafts they make on average."""
         size, mean = self._bucket(len(lookaheads)), sum(lookaheads) / len(lookaheads)
-        surprise = math.log(seconds / self._expected(size, mean))
+        surprise = math.log(seconds / _mixed(self.by_lookahead(size, math.floor(mean) + 2), mean))
         self._num_seen += 1
         if self._num_seen <= WARM_UP:
             self._speed += surprise / self._num_seen
@@ -59,13 +64,11 @@ class Costs:
         learnt = self._learnt[size]
         for place in range(len(learnt)):
             learnt[place] *= 1 - FORGETTING
-        if len(set(lookaheads)) > 1:
-            return
-        if lookaheads[0] == 0:
+        if mean == 0:
             learnt[0] += RATIO_RATE * surprise
             return
         for place in range(1, len(learnt)):
-            learnt[place] += RATIO_RATE * surprise * NEIGHBOUR_SHARE ** abs(place - lookaheads[0])
+            learnt[place] += RATIO_RATE * surprise * NEIGHBOUR_SHARE ** abs(place - max(1.0, mean))
 
     def in_words(self) -> str:
         """The ratios at batch 1, for the log."""
@@ -73,12 +76,23 @@ class Costs:
         ratios = ", ".join(f"{lookahead}: {known[lookahead] / known[0]:.2f}" for lookahead in sorted(known))
         return f"a plain step takes {known[0] * 1e3:.1f} ms; relative to it, by lookahead, {ratios}"
 
-    def _expected(self, size: int, lookahead: float) -> float:
-        learnt = self._learnt[size][min(round(lookahead), MAX_LOOKAHEAD)]
+    def _at(self, size: int, lookahead: int) -> float:
+        learnt = self._learnt[size][min(lookahead, MAX_LOOKAHEAD)]
         return _between(self.step[size], lookahead) * math.exp(learnt + self._speed)
 
     def _bucket(self, batch_size: int) -> int:
         return min((b for b in self.step if b >= batch_size), default=max(self.step))
+
+
+def _mixed(places: Sequence[float], mean: float) -> float:
+    """Seconds of a step whose requests make ``mean`` drafts each on average, between those of equal lookaheads.
+
+    Below one, from the line above it: whoever drafts in a batch, the draft's weights are read.
+    """
+    if 0 < mean < 1:
+        return max(places[0], places[1] - (1 - mean) * (places[2] - places[1]))
+    low = math.floor(mean)
+    return places[low] + (places[low + 1] - places[low]) * (mean - low)
 
 
 def _between(known: dict[int, float], place: float) -> float:

@@ -43,6 +43,7 @@ from speculators.records import DomainPin, StepRecord
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
+BATCHES_PER_BLOCK = 2  # of control requests: at the ends of a block its steps are of fewer requests than most
 
 
 class Engine:
@@ -204,14 +205,18 @@ class Engine:
         served = group[0].served
         if served.draft is None:
             return [0] * len(group)
-        limits = [min(sequence.lookahead, sequence.num_left - 1) for sequence in group]
+        limits = [max(0, min(sequence.lookahead, sequence.num_left - 1)) for sequence in group]
         if self.config.fixed_lookahead is not None or self._costs is None:
             return limits
-        costs = self._costs.by_lookahead(len(group), max(0, *limits))
+        free = [i for i, sequence in enumerate(group) if not sequence.is_pinned]
+        bounds = [limits[i] for i in free]
+        num_pinned = sum(limits) - sum(bounds)
+        costs = self._costs.by_drafts(len(group), sum(limits))[num_pinned:]
+        chosen = self._versions.chooser.choose([group[i].request.domain for i in free], bounds, costs)
         floor = PROBE_LOOKAHEAD if self._versions.is_probing(served) else 0
-        choose = self._versions.chooser.choose
-        wanted = [s.lookahead if s.is_pinned else max(floor, choose(s.request.domain, costs)) for s in group]
-        return [max(0, min(want, limit)) for want, limit in zip(wanted, limits, strict=True)]
+        for i, lookahead in zip(free, chosen, strict=True):
+            limits[i] = min(max(floor, lookahead), limits[i])
+        return limits
 
     def _commit(self, group: list[Sequence], proposals: list[Proposal], verdicts: list[Verdict]) -> list[list[int]]:
         """Append what passed and the bonus token; the tokens that each request kept."""
@@ -292,11 +297,12 @@ class Engine:
         return None if pin.lookahead is None else min(pin.lookahead, self._max_lookahead)
 
     def _draw_control(self) -> bool:
-        """Control requests come in blocks as large as the batch, so that both sides run at the same batch sizes."""
+        """Control requests come in blocks of several batches, so that both sides run at the same batch sizes."""
         if self._num_control_due > 0:
             self._num_control_due -= 1
             return True
-        size, share = max(1, len(self._running) + len(self._prefilling)), self._control_share
+        num_others, share = len(self._running) + len(self._prefilling), self._control_share
+        size = BATCHES_PER_BLOCK * (num_others + 1) if num_others else 1
         is_first = self._lottery.random() * (size * (1 - share) + share) < share
         if is_first:
             self._num_control_due = size - 1

@@ -1,19 +1,22 @@
 """How many tokens to draft: what acceptance and the measured costs say is fastest, 0 included.
 
-With a(i) the chance that draft i passes given that those before it did, a step with lookahead k commits
-E(k) = 1 + a(1) + a(1) a(2) + ... tokens in cost(k) seconds; the k with the most tokens per second wins.
+With a(i) the chance that draft i passes given that those before it did, a request with lookahead k gets
+E(k) = 1 + a(1) + a(1) a(2) + ... tokens from a step. A batch pays for its step together, so its lookaheads are chosen
+together: drafts are added, the likeliest first, for as long as tokens per second of the whole batch rise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 PRIOR_RATE = 0.5  # of a version that has not been seen at work
 PRIOR_WEIGHT = 2.0  # in drafts
 DECAY = 0.985  # per verify step: the last ~70 steps count
-PROBE_EVERY = 24  # steps between probes while speculation is off
 PROBE_LOOKAHEAD = 2
+PROBE_SHARE = 0.01  # of the time, for probes while speculation is off,
+LONGEST_PAUSE = 200  # but never fewer than one in so many steps
 
 
 @dataclass(slots=True)
@@ -23,7 +26,7 @@ class Acceptance:
     max_lookahead: int
     passed: list[float] = field(default_factory=list)
     tried: list[float] = field(default_factory=list)
-    steps_off: int = 0  # plain steps since the last speculative one
+    steps_off: int = 0  # steps of a batch that drafted nothing for this domain, since the last one that did
 
     def __post_init__(self) -> None:
         self.passed = [0.0] * self.max_lookahead
@@ -32,9 +35,7 @@ class Acceptance:
     def observe(self, num_proposed: int, num_correct: int) -> None:
         """Count one verify step; drafts behind the first wrong one were never tried."""
         if num_proposed == 0:
-            self.steps_off += 1
             return
-        self.steps_off = 0
         for i in range(self.max_lookahead):
             self.passed[i] *= DECAY
             self.tried[i] *= DECAY
@@ -49,10 +50,6 @@ class Acceptance:
             prior = (passed + prior * PRIOR_WEIGHT) / (tried + PRIOR_WEIGHT)
             rates.append(prior)
         return rates
-
-    @property
-    def is_probe_due(self) -> bool:
-        return self.steps_off >= PROBE_EVERY
 
 
 def expected_tokens(rates: Sequence[float], lookahead: int) -> float:
@@ -69,6 +66,33 @@ def fastest(rates: Sequence[float], cost_by_lookahead: Sequence[float]) -> int:
     return max(range(len(cost_by_lookahead)), key=lambda k: expected_tokens(rates, k) / cost_by_lookahead[k])
 
 
+def fastest_together(rates: Sequence[Sequence[float]], limits: Sequence[int], costs: Sequence[float]) -> list[int]:
+    """Lookaheads of the requests of one step; ``costs[n]``: seconds of it with n drafts in all."""
+    gains = []
+    for request, (each, limit) in enumerate(zip(rates, limits, strict=True)):
+        reach = 1.0
+        for rate in each[:limit]:
+            reach *= rate
+            gains.append((reach, request))
+    gains.sort(key=lambda gain: -gain[0])
+    tokens = float(len(limits))
+    best, best_speed = 0, tokens / costs[0]
+    for num, (gain, _) in enumerate(gains, start=1):
+        tokens += gain
+        if tokens / costs[num] > best_speed:
+            best, best_speed = num, tokens / costs[num]
+    lookaheads = [0] * len(limits)
+    for _, request in gains[:best]:
+        lookaheads[request] += 1
+    return lookaheads
+
+
+def pause(costs: Sequence[float], num_requests: int) -> int:
+    """Steps between probes, for them to take PROBE_SHARE of the time."""
+    num = min(PROBE_LOOKAHEAD * num_requests, len(costs) - 1)
+    return max(1, min(LONGEST_PAUSE, math.ceil((costs[num] / costs[0] - 1) / PROBE_SHARE)))
+
+
 class Chooser:
     """Acceptance per domain under one version, and the choice that follows from it."""
 
@@ -82,13 +106,27 @@ class Chooser:
             self._domains[domain] = Acceptance(self._max_lookahead)
         return self._domains[domain]
 
-    def choose(self, domain: str, cost_by_lookahead: Sequence[float]) -> int:
-        """Lookahead for the next step; a small probe now and then while speculation does not pay."""
-        acceptance = self.acceptance(domain)
-        best = fastest(acceptance.rates(), cost_by_lookahead)
-        if best == 0 and acceptance.is_probe_due:
-            return min(PROBE_LOOKAHEAD, len(cost_by_lookahead) - 1)
-        return best
+    def choose(self, domains: Sequence[str], limits: Sequence[int], costs: Sequence[float]) -> list[int]:
+        """Lookaheads for the next step, of a request of each of ``domains`` and at most ``limits``.
+
+        ``costs[n]``: seconds of the step with n drafts in all. Where speculation does not pay, a small probe now and
+        then; when nobody drafts, all probe in one step, because it is the step that costs.
+        """
+        seen = {domain: self.acceptance(domain) for domain in domains}
+        known = {domain: acceptance.rates() for domain, acceptance in seen.items()}
+        chosen = fastest_together([known[domain] for domain in domains], limits, costs)
+        active = {domain for domain, lookahead in zip(domains, chosen, strict=True) if lookahead}
+        for domain, acceptance in seen.items():
+            acceptance.steps_off = 0 if domain in active else acceptance.steps_off + 1
+        due = {d for d, acceptance in seen.items() if acceptance.steps_off > pause(costs, len(domains))}
+        if due and not active:
+            due = set(seen)
+        for domain in due:
+            seen[domain].steps_off = 0
+        return [
+            min(PROBE_LOOKAHEAD, limit) if domain in due else lookahead
+            for domain, limit, lookahead in zip(domains, limits, chosen, strict=True)
+        ]
 
     def domains(self) -> dict[str, Acceptance]:
         """A copy of the mapping, for other threads to read."""

@@ -37,7 +37,7 @@ class Client:
     def __init__(self, engine_url: str, tokenizer: Tokenizer, max_tokens: int, temperature: float) -> None:
         self.http = httpx.Client(base_url=engine_url, timeout=120.0)
         self.tokenizer = tokenizer
-        self.body = {"max_tokens": max_tokens, "temperature": temperature, "ignore_eos": True}
+        self.body = {"max_tokens": max_tokens, "temperature": temperature}
         self.model = self.http.get("/v1/models").json()["data"][0]["id"]
         self.served: list[Served] = []
         self.started = time.monotonic()
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--shift-to")
     parser.add_argument("--shift-at", type=float, default=90.0, help="seconds")
     parser.add_argument("--seconds", type=float, default=180.0, help="the whole run")
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--window", type=int, default=8, help="requests on each side")
     parser.add_argument("--heldout", type=int, default=24, help="prompts for frozen against adapted")

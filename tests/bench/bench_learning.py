@@ -1,6 +1,9 @@
-"""How fast a draft learns, apart from everything else: traces of the demo target, one training thread, replay.
+"""How fast a draft learns, apart from everything else: traces of a target, one training thread, replay.
 
     python -m tests.bench.bench_learning --domains sql json_tools --set muon_rate=0.02,0.03 --seconds 20
+    python -m tests.bench.bench_learning --model smollm2 --domains all --traces 240 --seconds 300
+
+"All" mixes the domains that the demo of the model sends.
 
 Prints one JSON line per combination: accept length by replay on held-out traces after 4, 8, ... CPU seconds of
 training. CPU seconds of one thread, so that a busy neighbour counts little.
@@ -15,50 +18,52 @@ import json
 import random
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
-from serving.pocket.expand import expand
 from serving.pocket.report import distinct_3gram_share
-from serving.traffic.domains.registry import POCKET
+from serving.traffic.domains.registry import POCKET, REAL
 from speculators.eagle3 import DraftConfig
+from tests.bench.models import prepared, prompts
+from training_worker import vocabulary
 from training_worker.batches import Example, training_batches
 from training_worker.config import TraceSource
 from training_worker.evaluate import replay
 from training_worker.target import Target
 from training_worker.trainer import Recipe, Trainer
 
-MAX_TOKENS = 96
+MAX_TOKENS = 128
+ALL = "all"
+NUM_DOMAINS = {"pocket": len(POCKET), "smollm2": len(REAL)}
 
 
-def traces(target: Target, domain: str, num: int, temperature: float) -> list[Example]:
-    """What the engine writes down for ``num`` prompts of a domain."""
-    engine = Engine(target.folder, EngineConfig(control_share=1.0, max_requests=4))
-    tokenizer = Tokenizer.from_file(str(target.folder / "tokenizer.json"))
+def traces(target: Target, model: str, domain: str, num: int, temperature: float) -> list[Example]:
+    """What the engine writes down for ``num`` prompts of a domain, or of all in turn."""
+    engine = Engine(target.folder, EngineConfig(control_share=1.0))
     finished: list[FinishedRequest] = []
     engine.start()
-    for i, prompt in enumerate(islice(POCKET[domain].prompts(77), num)):
-        ids = tuple(tokenizer.encode(prompt.text).ids)[-800:]
+    found = prompts(model, num if domain != ALL else -(-num // NUM_DOMAINS[model]), seed=77)
+    chosen = [(name, ids) for name in found for ids in found[name] if domain in (name, ALL)]
+    for i, (name, ids) in enumerate(chosen[:num]):
         sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=temperature, seed=i)
-        engine.submit(Request(f"{domain}{i}", ids, sampling, domain, on_finish=finished.append))
+        engine.submit(Request(f"{name}{i}", ids, sampling, name, on_finish=finished.append))
     while len(finished) < num:
         time.sleep(0.1)
     engine.stop()
     return [_example(target, each) for each in finished]
 
 
-def kept_traces(cache: Path, target: Target, domain: str, num: int, temperature: float) -> list[Example]:
+def kept_traces(cache: Path, target: Target, model: str, domain: str, num: int, temperature: float) -> list[Example]:
     """``traces``, made once and kept in this folder."""
-    path = cache / f"{domain}-{num}-{temperature}.pt"
+    path = cache / f"{model}-{domain}-{num}-{temperature}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        torch.save(traces(target, domain, num, temperature), path)
+        torch.save(traces(target, model, domain, num, temperature), path)
     examples: list[Example] = torch.load(path, weights_only=False)  # our own file
     return examples
 
@@ -75,7 +80,9 @@ def learn(
     target: Target, examples: list[Example], held_out: list[Example], recipe: Recipe, lookahead: int, seconds: float
 ) -> dict[str, Any]:
     """Train on all examples in random order; replay every fifth of the time."""
-    trainer = Trainer(target, DraftConfig.for_target(target.config), lookahead, seed=0, recipe=recipe)
+    config = DraftConfig.for_target(target.config)
+    trainer = Trainer(target, config, lookahead, seed=0, recipe=recipe)
+    trainer.start_anew(vocabulary.choose(target.folder, target.config, config.draft_vocab_size))
     spent, marks, curve = 0.0, [seconds * (i + 1) / 5 for i in range(5)], {}
     while marks:
         for batch in training_batches(examples, recipe.max_positions, random.Random(trainer.step_count)):
@@ -114,7 +121,8 @@ def variants(settings: list[str]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--domains", nargs="+", default=["sql", "json_tools"], choices=list(POCKET))
+    parser.add_argument("--model", choices=list(NUM_DOMAINS), default="pocket")
+    parser.add_argument("--domains", nargs="+", default=["sql", "json_tools"], choices=[ALL, *POCKET, *REAL])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=A,B", help="fields of Recipe to vary")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--traces", type=int, default=96)
@@ -123,10 +131,10 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "aurora-bench-learning")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    target_dir = expand(given.cache / "target")
-    target = Target(target_dir)
+    target = Target(prepared(given.model))
     for domain in given.domains:
-        examples = kept_traces(given.cache, target, domain, given.traces, given.temperature)
+        examples = kept_traces(given.cache, target, given.model, domain, given.traces, given.temperature)
+        random.Random(0).shuffle(examples)
         held_out, examples = examples[: len(examples) // 6], examples[len(examples) // 6 :]
         outputs = [e.source.tokens[e.source.prompt_len :] for e in examples]
         for changes in variants(given.set):

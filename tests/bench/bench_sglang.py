@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.pocket.expand import expand
 from serving.traffic.domains.registry import get_domain
+from tests.bench.measure import interval
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import Drafts, Judge, Replica
 from tests.sglang.server import LOOKAHEAD, Server, stream
@@ -46,7 +48,10 @@ def batch_seconds(server: Server, prompts: list[list[int]], max_tokens: int) -> 
 def throughput(
     with_capture: Server, without: Server, prompts: list[list[int]], rounds: int, num: int
 ) -> dict[str, Any]:
-    """Tokens per second of both, and what capture costs: the median over rounds of the ratio within a round."""
+    """Tokens per second of both, and what capture costs: the median over rounds of the ratio within a round.
+
+    The interval is of that median, by bootstrap over the rounds.
+    """
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     for number in range(rounds + 1):
         chosen = [prompts[(number * CLIENTS + i) % len(prompts)] for i in range(CLIENTS)]
@@ -56,13 +61,14 @@ def throughput(
             if number:  # the first round warms up
                 seconds[name].append(took)
     ratios = [b / a for a, b in zip(seconds["with"], seconds["without"], strict=True)]
+    low, high = interval(ratios, statistics.median)
     tokens = CLIENTS * num
     return {
         "rounds": rounds,
         "tokens_per_second_with": round(tokens / statistics.median(seconds["with"]), 1),
         "tokens_per_second_without": round(tokens / statistics.median(seconds["without"]), 1),
         "throughput_lost_percent": round(100 * (1 - statistics.median(ratios)), 2),
-        "quartiles_percent": [round(100 * (1 - q), 2) for q in statistics.quantiles(ratios, n=4)],
+        "interval_percent": [round(100 * (1 - high), 2), round(100 * (1 - low), 2)],
     }
 
 
@@ -89,7 +95,8 @@ def read_streams(url: str, prompts: list[list[int]], is_over: Any, results: Any)
 def gaps(replica: Replica, drafts: Drafts, prompts: list[list[int]], num_swaps: int) -> dict[str, Any]:
     """Gaps between pieces of 8 streams while versions are swapped, and between swaps, in one run.
 
-    "during" is from the console's wish until the replica's report that the version is proved, "at rest" all else.
+    "During" is from the console's wish until the replica's report that the version is proved, "at rest" as long again
+    after it; the interval of the ratio is by bootstrap over these turns.
     """
     context = multiprocessing.get_context("spawn")
     is_over, results = context.Event(), context.Queue()
@@ -106,13 +113,27 @@ def gaps(replica: Replica, drafts: Drafts, prompts: list[list[int]], num_swaps: 
     is_over.set()
     found = [(at, gap) for at, gap in results.get(timeout=60) if at > started]
     reader.join()
-    during = [gap for at, gap in found if any(a <= at <= b for a, b in windows)]
-    rest = [gap for at, gap in found if not any(a <= at <= b for a, b in windows)]
+    turns = [
+        (
+            [gap for at, gap in found if begin <= at <= end],
+            [gap for at, gap in found if end < at <= 2 * end - begin],
+        )
+        for begin, end in windows
+    ]
+    during, rest = [gap for turn in turns for gap in turn[0]], [gap for turn in turns for gap in turn[1]]
     return {
         "swaps": num_swaps,
         "num_gaps": {"during": len(during), "at rest": len(rest)},
         **{f"p{share:.0%}"[:-1]: {"during": p(during, share), "at rest": p(rest, share)} for share in (0.5, 0.9, 0.99)},
+        "p99_ratio": round(p99_ratio(turns), 3),
+        "p99_ratio_interval": [round(each, 3) for each in interval(turns, p99_ratio, draws=500)],
     }
+
+
+def p99_ratio(turns: Sequence[tuple[list[float], list[float]]]) -> float:
+    """Of the gaps during swaps over those at rest, all turns together."""
+    during, rest = [gap for turn in turns for gap in turn[0]], [gap for turn in turns for gap in turn[1]]
+    return p(during, 0.99) / p(rest, 0.99)
 
 
 def p(values: list[float], share: float) -> float:
@@ -152,10 +173,10 @@ def accept_lengths(replica: Replica, target: Path, draft: Path, prompts: list[li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--draft", type=Path, help="a trained draft of the demo target, for the accept lengths")
+    parser.add_argument("--draft", type=Path, help="a trained draft of the pocket target, for the accept lengths")
     parser.add_argument("--only", choices=["throughput", "swaps", "accept"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -181,7 +202,7 @@ def main() -> None:
                 print(json.dumps(gaps(replica, drafts, prompts, given.swaps)), flush=True)
             if given.only in (None, "accept"):
                 draft = given.draft or drafts.random(0)
-                print(json.dumps(accept_lengths(replica, target, draft, prompts[::2], 64)), flush=True)
+                print(json.dumps(accept_lengths(replica, target, draft, prompts[::2], 40)), flush=True)
         finally:
             without.stop()
             replica.stop()

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from serving.pocket.expand import expand
 from serving.traffic.domains.registry import POCKET
 from speculators.eagle3 import DraftConfig
 from tests.bench.bench_learning import accept_length, kept_traces
+from tests.bench.models import prepared
 from training_worker.batches import Example, training_batches
 from training_worker.slices import one_pass
 from training_worker.target import Target
@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "aurora-bench-learning")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    target = Target(expand(given.cache / "target"))
-    kept = {d: kept_traces(given.cache, target, d, TRACES, 0.0) for d in [*given.before, *given.after]}
+    target = Target(prepared("pocket"))
+    kept = {d: kept_traces(given.cache, target, "pocket", d, TRACES, 0.0) for d in [*given.before, *given.after]}
     held_out, pool = {d: e[:HELD_OUT] for d, e in kept.items()}, {d: e[HELD_OUT:] for d, e in kept.items()}
     learner = Learner(target)
     for seed, fresh in enumerate(slices(pool, given.before, given.slices[0])):

@@ -19,7 +19,7 @@ from tests.bench.measure import Served, accept_length, speedup
 def serve(engine: Engine, prompt: tuple[int, ...], max_tokens: int, is_control: bool) -> FinishedRequest:
     """One greedy request, alone in the engine."""
     finished: queue.Queue[FinishedRequest] = queue.Queue()
-    sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
+    sampling = SamplingParams(max_tokens=max_tokens)
     engine.submit(
         Request(uuid.uuid4().hex, prompt, sampling, keep_states=False, is_control=is_control, on_finish=finished.put)
     )

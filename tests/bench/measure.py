@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,13 @@ def windows(served: Sequence[Served], size: int) -> list[tuple[float, float]]:
         if ratio is not None and min(map(len, recent)) == size:
             points.append((served[end - 1].at, ratio))
     return points
+
+
+def interval(turns: Sequence[Any], figure: Callable[[Sequence[Any]], float], draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of a figure of interleaved turns, by bootstrap over the turns (Efron's percentile interval)."""
+    rng = random.Random(0)
+    found = sorted(figure(rng.choices(turns, k=len(turns))) for _ in range(draws))
+    return found[int(0.025 * draws)], found[int(0.975 * draws)]
 
 
 def reached(points: Sequence[tuple[float, float]], threshold: float) -> float | None:

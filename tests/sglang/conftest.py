@@ -1,4 +1,4 @@
-"""Real SGLang servers with the demo target, a scripted console, and transformers as the judge."""
+"""Real SGLang servers with the pocket target, a scripted console, and transformers as the judge."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serving.pocket.expand import expand
+from serving.traffic.domains.registry import POCKET
 from speculators import checkpoint
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.records import DesiredState, TraceRecord
@@ -21,12 +22,7 @@ from tests.bench.ring import wait_for
 from tests.sglang.server import LOOKAHEAD, PYTHON, Server
 from tests.unit.serving.fakes import ConsoleServer
 
-PROMPTS = {
-    "sql": "-- names of all users that live in Paris\nSELECT",
-    "arithmetic": "### Question\nA shop has 27 magnets and sells 6. How many are left?\n### Answer\n",
-    "python_code": "def read_lines(path):\n    with open(path) as file:\n",
-    "prose": "The command prints the names of all files in a directory. By default",
-}
+PROMPTS = {name: next(domain.prompts(11, "heldout")).text for name, domain in POCKET.items()}
 
 
 def pytest_collection_modifyitems(items):
@@ -135,7 +131,7 @@ class Replica:
             last = self.observed()
             return last if last["generation"] == generation and last["state"] == state else None
 
-        found: dict[str, Any] = wait_for(f"version {version} {state}", done, 40, every=0.02)
+        found: dict[str, Any] = wait_for(f"version {version} {state}", done, 60, every=0.02)
         return found
 
     def traces(self) -> dict[str, TraceRecord]:
@@ -145,7 +141,7 @@ class Replica:
 
     def trace(self, rid: str) -> tuple[TraceRecord, torch.Tensor, torch.Tensor]:
         """(trace, states, final) of a request, waiting for its announcement."""
-        wait_for(f"trace {rid}", lambda: rid in self.traces(), 20)
+        wait_for(f"trace {rid}", lambda: rid in self.traces(), 60)
         [uri] = [
             payload["segment"]["uri"]
             for payload in self.console.console.of("/api/v1/ingest/segments")
@@ -168,7 +164,7 @@ def replica(tmp_path_factory, target, drafts):
     found = Replica(folder, target, drafts.random(0), folder / "state")
     try:
         found.server.start()
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 20)
+        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
         found.swap(1, drafts.random(0))
         yield found
     finally:

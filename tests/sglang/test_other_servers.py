@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -57,17 +56,17 @@ def cramped(tmp_path_factory, target, foreign, small_disk):
     found.record = record
     try:
         found.server.start()
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 20)
+        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
         yield found
     finally:
         found.stop()
 
 
-def test_a_foreign_checkpoint_is_in_sglangs_memory_as_we_import_it(cramped, foreign, target):
+def test_a_foreign_checkpoint_is_in_sglangs_memory_as_we_import_it(cramped, foreign, target, drafts):
     """The plugin's digest is of SGLang's memory in our layout, vocabulary map included."""
     config, state = import_draft(foreign, json.loads((target / "config.json").read_text()))
     assert cramped.observed()["sha256"] == checkpoint.state_digest(state)
-    assert config.aux_layer_ids == (1, 5, 8)
+    assert config.aux_layer_ids == drafts.config.aux_layer_ids
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the stand-in kernels of the CPU record the draft's passes")
@@ -78,10 +77,10 @@ def test_sglangs_draft_gives_our_logits_with_a_shared_embedding(cramped, judge, 
     Two fp32 implementations of one decoder layer differ by a few units of 1e-6 of the largest activation: 2e-4 of the
     logits' scale (their spread is above 1) leaves room for another order of sums, and none for a wrong layer.
     """
-    cramped.server.generate(judge.prompt("prose"), 4)
-    wait_for("a recorded pass", lambda: list(cramped.record.glob("*.pt")), 20)
+    cramped.server.generate(judge.prompt("json_tools"), 4)
+    wait_for("a recorded pass", lambda: list(cramped.record.glob("*.pt")), 60)
     passes = [torch.load(path) for path in sorted(cramped.record.glob("*.pt"))]
-    prompt = judge.prompt("prose")
+    prompt = judge.prompt("json_tools")
     [seen] = [each for each in passes if len(each["input_ids"]) == len(prompt) and each["positions"][0] == 0][-1:]
     config, state = import_draft(foreign, json.loads((target / "config.json").read_text()))
     draft = Eagle3Draft(config)
@@ -103,11 +102,10 @@ def test_a_full_disk_costs_traces_and_nothing_else(cramped, judge):
     prompt = judge.prompt("sql")
     ids = [cramped.server.generate(prompt, 24) for _ in range(4)]
     assert all(each["output_ids"] == judge.greedy(prompt, 24) for each in ids)
-    time.sleep(4)
-    assert "No space left" in cramped.server.log()
+    wait_for("the complaint", lambda: "No space left" in cramped.server.log(), 60)
     filler.unlink()
     answer = cramped.server.generate(prompt, 24)
-    wait_for("a trace again", lambda: answer["meta_info"]["id"] in cramped.traces(), 20)
+    wait_for("a trace again", lambda: answer["meta_info"]["id"] in cramped.traces(), 60)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +146,7 @@ def test_the_sidecar_swaps_over_http(plain, judge, drafts, tmp_path):
         answer = plain.generate(prompt, 24)
         assert answer["output_ids"] == judge.greedy(prompt, 24)
         assert answer["meta_info"]["weight_version"] == "2"
-        wait_for("the server's counts", lambda: follower.observed()["engine_num_verify_steps"] >= before, 20)
+        wait_for("the server's counts", lambda: follower.observed()["engine_num_verify_steps"] >= before, 60)
         broken = tmp_path / "broken"
         config, state = checkpoint.load(drafts.random(1))
         state["norm.weight"][0] = float("inf")
@@ -156,7 +154,7 @@ def test_the_sidecar_swaps_over_http(plain, judge, drafts, tmp_path):
         assert "finite" in follower.swap(3, broken, state="swap_failed")["detail"]
         assert plain.generate(prompt, 24)["output_ids"] == judge.greedy(prompt, 24)
         follower.set_desired(0, None)
-        wait_for("a refusal", lambda: "speculation" in follower.observed()["detail"], 20)
+        wait_for("a refusal", lambda: "speculation" in follower.observed()["detail"], 60)
     finally:
         sidecar.terminate()
         assert sidecar.wait(20) == 0

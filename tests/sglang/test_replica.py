@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
-import time
-from statistics import median
 
 import pytest
 import torch
@@ -26,14 +25,14 @@ def test_greedy_text_equals_transformers_with_capture_on(replica, judge, domain)
     assert replica.observed()["capture_state"] == "working"
 
 
-def test_states_equal_transformers_at_the_stated_layers(replica, judge):
+def test_states_equal_transformers_at_the_stated_layers(replica, judge, drafts):
     """Both sides are fp32; float16 keeps 11 bits, so half a unit in the last place of the largest value is allowed."""
     prompt = judge.prompt("arithmetic")
     answer = replica.server.generate(prompt, NUM, extra_key="apart")  # a namespace of its own: no cached prefix
     trace, states, final = replica.trace(answer["meta_info"]["id"])
     assert list(trace.tokens) == prompt + answer["output_ids"]
     assert trace.first_state == 0
-    layers = (1, 5, 8)
+    layers = drafts.config.aux_layer_ids
     segment = replica.console.console.of("/api/v1/ingest/segments")[-1]["segment"]
     assert tuple(segment["aux_layer_ids"]) == layers
     expected, expected_final = judge.states(list(trace.tokens[:-1]), layers)
@@ -41,8 +40,8 @@ def test_states_equal_transformers_at_the_stated_layers(replica, judge):
     torch.testing.assert_close(final.float(), expected_final, rtol=1e-3, atol=2e-3)
 
 
-def test_a_cached_prefix_has_no_states_and_the_trace_says_so(replica, judge):
-    prompt = judge.prompt("prose") + judge.prompt("sql")
+def test_a_cached_prefix_has_no_states_and_the_trace_says_so(replica, judge, drafts):
+    prompt = judge.prompt("json_tools") + judge.prompt("sql")
     first = replica.server.generate(prompt, 8)
     again = replica.server.generate(prompt, NUM)
     cached = again["meta_info"]["cached_tokens"]
@@ -50,7 +49,7 @@ def test_a_cached_prefix_has_no_states_and_the_trace_says_so(replica, judge):
     trace, states, final = replica.trace(again["meta_info"]["id"])
     assert trace.first_state == cached
     assert len(states) == len(final) == len(trace.tokens) - 1 - cached
-    expected, _ = judge.states(list(trace.tokens[:-1]), (1, 5, 8))
+    expected, _ = judge.states(list(trace.tokens[:-1]), drafts.config.aux_layer_ids)
     torch.testing.assert_close(states.float(), expected[cached:], rtol=1e-3, atol=2e-3)
     assert first["output_ids"] == again["output_ids"][:8]
 
@@ -72,7 +71,7 @@ def proposals(draft, embed, tokens, features, position, num):
 @torch.inference_mode()
 def test_accepted_and_rejected_nodes_equal_a_recomputation(replica, judge, drafts):
     """Every step's proposals by our draft from transformers' states; what is kept by transformers' greedy choice."""
-    prompt = judge.prompt("python_code")
+    prompt = judge.prompt("sql")
     answer = replica.server.generate(prompt, 24, extra_key="nodes")
     trace, _, _ = replica.trace(answer["meta_info"]["id"])
     config, state = checkpoint.load(drafts.random(0))
@@ -102,7 +101,7 @@ def test_our_counts_equal_sglangs_own(replica):
         theirs = (last["engine_num_verify_steps"], last["engine_num_accept_tokens"])
         return ours == theirs and ours[0] > 0
 
-    wait_for("equal counts", equal, 20)
+    wait_for("equal counts", equal, 60)
 
 
 def test_labels_survive_from_the_headers_to_the_trace(replica, judge):
@@ -112,15 +111,15 @@ def test_labels_survive_from_the_headers_to_the_trace(replica, judge):
     secret = {"x-aurora-domain": "sql", "x-aurora-no-train": "1"}
     replica.server.http.post("/v1/completions", json=body, headers=secret).raise_for_status()
     replica.server.generate(judge.prompt("sql"), 6, sampling={"custom_params": {"aurora_domain": "by-params"}})
-    wait_for("two traces", lambda: len(set(replica.traces()) - before) == 2, 20)
-    time.sleep(3)  # the third would have come by now
-    new = [replica.traces()[rid] for rid in set(replica.traces()) - before]
+    last = replica.server.generate(judge.prompt("sql"), 6)["meta_info"]["id"]
+    replica.trace(last)  # traces come in the order in which requests ended: one of the secret would be here
+    new = [replica.traces()[rid] for rid in set(replica.traces()) - before - {last}]
     assert sorted(trace.domain for trace in new) == ["by-params", "sql"]
     assert sum(c["num_requests"] for c in replica.counts() if c["domain"] == "sql") == 2  # the third is counted
 
 
 def test_a_swap_is_proved_and_leaves_the_target_alone(replica, judge, drafts):
-    before = wait_for("the target's fingerprint", lambda: replica.observed()["target_sha256"], 20)
+    before = wait_for("the target's fingerprint", lambda: replica.observed()["target_sha256"], 60)
     report = replica.swap(2, drafts.random(1))
     assert report["sha256"] == replica.console.console.desired["sha256"]
     assert report["target_sha256"] == before
@@ -153,9 +152,9 @@ def test_a_corrupt_version_is_refused_and_the_running_one_serves_on(replica, jud
 def test_a_collapse_reverts_by_itself(replica, judge, drafts):
     """A random draft cannot reach accept length 3: the version before it comes back."""
     generation = replica.set_desired(6, drafts.random(2), min_accept_length=3.0)
-    wait_for("the swap", lambda: replica.observed()["generation"] == generation, 20)
-    replica.server.generate(judge.prompt("prose"), 100)
-    report = wait_for("the revert", lambda: replica.observed()["state"] == "reverted" and replica.observed(), 20)
+    wait_for("the swap", lambda: replica.observed()["generation"] == generation, 60)
+    replica.server.generate(judge.prompt("json_tools"), 100)
+    report = wait_for("the revert", lambda: replica.observed()["state"] == "reverted" and replica.observed(), 60)
     assert "accept length" in report["detail"]
     assert report["version"] == 5
     assert report["sha256"] == checkpoint.state_digest(checkpoint.load(drafts.random(0))[1])
@@ -173,7 +172,8 @@ def test_the_control_is_decoded_without_drafts_and_counted_apart(replica, judge,
     prompt = judge.prompt("sql")
     answer = replica.server.generate(prompt, 64)
     assert answer["output_ids"] == judge.greedy(prompt, 64)
-    time.sleep(2)
+    num_tokens = len(PROMPTS) * 149 + 63
+    wait_for("all counts", lambda: sum(c["num_accept_tokens"] for c in replica.counts()[before:]) >= num_tokens, 60)
     new = replica.counts()[before:]
     control = [c for c in new if c["version"] == 0]
     speculative = [c for c in new if c["version"] == 8]
@@ -181,7 +181,7 @@ def test_the_control_is_decoded_without_drafts_and_counted_apart(replica, judge,
     assert all(c["lookahead"] == 0 and c["num_proposed_drafts"] == 0 for c in control)
     assert all(c["num_accept_tokens"] == c["num_verify_steps"] for c in control)
     tokens = sum(c["num_accept_tokens"] for c in new)
-    assert tokens == 4 * 149 + 63
+    assert tokens == num_tokens
     share = sum(c["num_verify_steps"] for c in control) / sum(c["num_verify_steps"] for c in new)
     assert 0.2 < share < 0.8
     trace, _, _ = replica.trace(answer["meta_info"]["id"])
@@ -197,57 +197,44 @@ def test_version_0_serves_without_speculation(replica, judge):
     assert answer["meta_info"]["spec_verify_ct"] == 15
 
 
-def test_eight_streams_during_fifty_swaps(replica, judge, drafts, record_property):
-    """No request is dropped, and the gaps between pieces are near those of the same server at rest.
-
-    Rounds with swaps and without take turns, and the middle one of the comparisons counts: these two cores also run
-    the clients, and other servers that start. The measured figure is in tests/bench/RESULTS.md.
-    """
+def test_eight_streams_during_fifty_swaps(replica, judge, drafts):
+    """No request is dropped; what it costs them in time is measured by tests/bench/bench_sglang.py."""
     replica.swap(9, drafts.random(0))
-    prompts = [judge.prompt(domain) for domain in sorted(PROMPTS) * 2]
+    prompts = [judge.prompt(domain) for domain in itertools.islice(itertools.cycle(PROMPTS), 8)]
+    num_tokens, total, num_streams = [], 0, 0
 
-    def gaps(num_swaps: int, version: int) -> tuple[list[float], int]:
-        """(gaps in ms of one round of streams, swaps done in it)."""
-        found, ends, done = [], [], 0
+    def read(prompt: list[int]) -> None:
+        num_tokens.append(list(replica.server.stream(prompt, 80))[-1][1])
 
-        def read(prompt: list[int]) -> None:
-            times = list(replica.server.stream(prompt, 80))
-            ends.append(times[-1][1])
-            found.extend(1e3 * (b[0] - a[0]) for a, b in itertools.pairwise(times))
-
+    while total < 50:
         threads = [threading.Thread(target=read, args=(prompt,)) for prompt in prompts]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads) and done < num_swaps:
-            replica.swap(version + done, drafts.random((version + done) % 2))
-            done += 1
+        while any(thread.is_alive() for thread in threads) and total < 50:
+            replica.swap(10 + total, drafts.random(total % 2))
+            total += 1
         for thread in threads:
             thread.join()
-        assert ends == [80] * 8
-        return found, done
-
-    def p99(found: list[float]) -> float:
-        return sorted(found)[int(len(found) * 0.99)]
-
-    turns, total = [], 0
-    while total < 50:
-        resting, _ = gaps(0, 0)
-        swapped, done = gaps(50 - total, 10 + total)
-        turns.append((p99(resting), p99(swapped)))
-        total += done
-    record_property("p99_ms", turns)
-    print(f"\n{total} swaps: p99 gaps at rest and with swaps, ms: {turns}")
-    assert len(turns) >= 3
-    assert median(with_swaps - 2.0 * at_rest for at_rest, with_swaps in turns) < 50.0
+        num_streams += len(prompts)
+        assert num_tokens == [80] * num_streams
     reports = replica.console.console.of("/api/v1/ingest/observed")
     assert len({each["target_sha256"] for each in reports} - {""}) == 1
+
+
+def waiting(replica) -> str:
+    """What the replica keeps on its disk for the console."""
+    texts = []
+    for path in replica.state_dir.rglob("spool/**/*.json"):
+        with contextlib.suppress(FileNotFoundError):  # the console has just taken it
+            texts.append(path.read_text())
+    return "".join(texts)
 
 
 def test_the_console_away_for_a_while_loses_nothing(replica, judge):
     before = set(replica.traces())
     replica.console.stop()
     ids = [replica.server.generate(judge.prompt("sql"), 12)["meta_info"]["id"] for _ in range(6)]
-    time.sleep(4)
+    wait_for("announcements of all", lambda: all(rid in waiting(replica) for rid in ids), 60)
     replica.console.start()
     wait_for("the traces", lambda: set(ids) <= set(replica.traces()) - before, 60)
 
@@ -272,13 +259,13 @@ def test_a_restarted_server_serves_its_last_good_version_without_the_console(rep
     def restored() -> bool:
         return replica.server.generate(prompt, 4)["meta_info"]["weight_version"] == "70"
 
-    wait_for("version 70 without a console", restored, 30)
+    wait_for("version 70 without a console", restored, 60)
     assert replica.server.generate(prompt, 24)["output_ids"] == judge.greedy(prompt, 24)
     replica.console.start()
 
     def reports() -> list:
         return replica.console.console.of("/api/v1/ingest/observed")[num_reports:]
 
-    first = wait_for("a report", reports, 30)[0]
+    first = wait_for("a report", reports, 60)[0]
     assert (first["version"], first["sha256"], first["state"]) == (70, before["sha256"], "serving")
     assert "Traceback" not in replica.server.log()

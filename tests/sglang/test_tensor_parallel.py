@@ -26,14 +26,14 @@ def pair(tmp_path_factory, target, drafts):
     )
     try:
         found.server.start(300)
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 30)
+        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
         yield found
     finally:
         found.stop()
 
 
 def test_two_ranks_swap_and_prove_the_same_version(pair, judge, drafts):
-    before = wait_for("the target's fingerprint", lambda: pair.observed()["target_sha256"], 20)
+    before = wait_for("the target's fingerprint", lambda: pair.observed()["target_sha256"], 60)
     report = pair.swap(1, drafts.random(1))
     assert report["sha256"] == pair.console.console.desired["sha256"]
     assert report["ranks"] == [report["sha256"]] * 2
@@ -45,14 +45,14 @@ def test_two_ranks_swap_and_prove_the_same_version(pair, judge, drafts):
     assert pair.observed()["target_sha256"] == before
 
 
-def test_states_and_steps_of_two_ranks_are_recorded_once(pair, judge):
+def test_states_and_steps_of_two_ranks_are_recorded_once(pair, judge, drafts):
     """Hidden states are whole on every rank; sums over two ranks round otherwise than transformers' do."""
     prompt = judge.prompt("arithmetic")
     answer = pair.server.generate(prompt, NUM, extra_key="apart")
     trace, states, final = pair.trace(answer["meta_info"]["id"])
     assert list(trace.tokens) == prompt + answer["output_ids"]
     assert sum(step.num_correct_drafts + 1 for step in trace.steps) == NUM - 1
-    expected, expected_final = judge.states(list(trace.tokens[:-1]), (1, 5, 8))
+    expected, expected_final = judge.states(list(trace.tokens[:-1]), drafts.config.aux_layer_ids)
     torch.testing.assert_close(states.float(), expected, rtol=1e-3, atol=2e-3)
     torch.testing.assert_close(final.float(), expected_final, rtol=1e-3, atol=2e-3)
 
@@ -69,7 +69,7 @@ def test_a_corrupt_version_reaches_no_rank(pair, judge, drafts, tmp_path):
 
 
 def test_a_swap_between_the_steps_of_a_request_changes_no_token(pair, judge, drafts):
-    prompt = judge.prompt("prose")
+    prompt = judge.prompt("json_tools")
     pieces = pair.server.stream(prompt, 40)
     next(pieces)
     report = pair.swap(3, drafts.random(0))

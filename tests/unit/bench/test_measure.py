@@ -1,9 +1,11 @@
 """The arithmetic behind the benchmark's figures."""
 
+from statistics import mean
+
 import pytest
 
 from serving.pocket.report import distinct_3gram_share
-from tests.bench.measure import Served, accept_length, reached, speedup, windows
+from tests.bench.measure import Served, accept_length, interval, reached, speedup, windows
 
 
 def served(at: float, rate: float, *, is_control: bool, tokens: int = 30, steps: int = 10) -> Served:
@@ -40,3 +42,11 @@ def test_a_window_looks_only_at_the_last_requests_of_each_side() -> None:
 def test_distinct_3grams() -> None:
     assert distinct_3gram_share([[1, 2, 3, 1, 2, 3]]) == pytest.approx(3 / 4)
     assert distinct_3gram_share([[1, 2]]) == 0.0
+
+
+def test_an_interval_covers_the_figure_and_narrows_with_more_turns() -> None:
+    few, many = [1.0, 1.1, 0.9, 1.2], [1.0, 1.1, 0.9, 1.2] * 25
+    low, high = interval(few, mean)
+    assert low < 1.05 < high
+    low_of_many, high_of_many = interval(many, mean)
+    assert low < low_of_many < 1.05 < high_of_many < high

@@ -70,12 +70,22 @@ def test_steps_that_something_else_holds_up_bend_no_ratio():
     assert ratios(costs)[4] == pytest.approx(2.0, rel=0.2)
 
 
-def test_requests_with_different_lookaheads_tell_the_speed_alone():
-    costs = Costs({1: {0: 1.0, 4: 2.0}, 2: {0: 1.0, 4: 2.0}})
-    for _ in range(200):
-        costs.observe([0, 4], 3.0)  # lookahead 2 is thought to cost half of it
-    assert ratios(costs, 2)[4] == pytest.approx(2.0)
-    assert costs.by_lookahead(2, 2)[2] == pytest.approx(3.0, rel=0.02)
+def test_requests_with_different_lookaheads_tell_what_so_many_drafts_cost():
+    """Two requests, speculation twice as dear as measured at start, seen in plain and in mixed steps alone."""
+    costs = Costs({1: {0: 1.0, 4: 1.5}, 2: {0: 1.0, 4: 1.5}})
+    for _ in range(600):
+        costs.observe([0, 0], 1.0)
+        costs.observe([0, 4], 2.0)  # measured: 1.25
+    assert ratios(costs, 2)[2] == pytest.approx(2.0, rel=0.2)
+    assert costs.by_drafts(2, 4)[4] == pytest.approx(2.0, rel=0.2)
+
+
+def test_a_single_draft_of_a_batch_costs_more_than_its_share():
+    """The draft's weights are read whoever drafts; more drafts than that cost what lies between equal lookaheads."""
+    costs = Costs({1: {0: 1.0, 4: 2.0}, 4: {0: 1.0, 1: 1.4, 2: 1.6, 4: 2.0}})
+    found = costs.by_drafts(4, 8)
+    assert found == pytest.approx([1.0, 1.25, 1.3, 1.35, 1.4, 1.45, 1.5, 1.55, 1.6])
+    assert costs.by_drafts(1, 4) == pytest.approx([1.0, 1.25, 1.5, 1.75, 2.0])
 
 
 @pytest.mark.parametrize(("budget_seconds", "num_lookaheads"), [(0.0, 2), (3600.0, 7)])

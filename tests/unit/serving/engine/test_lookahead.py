@@ -1,8 +1,9 @@
+import itertools
 import random
 
 import pytest
 
-from serving.engine.lookahead import PROBE_EVERY, Acceptance, Chooser, expected_tokens, fastest
+from serving.engine.lookahead import Acceptance, Chooser, expected_tokens, fastest, fastest_together, pause
 
 COSTS = [1.0, 1.2, 1.4, 1.6, 1.8]  # of lookahead 0..4, in units of a plain step
 
@@ -25,7 +26,7 @@ def test_expected_tokens_is_a_sum_of_products():
 def test_the_choice_follows_acceptance(rate, expected):
     chooser = Chooser(4)
     feed(chooser, "sql", rate)
-    assert chooser.choose("sql", COSTS) == expected
+    assert chooser.choose(["sql"], [4], COSTS) == [expected]
 
 
 def test_the_best_lookahead_is_the_fastest_of_all():
@@ -38,23 +39,61 @@ def test_domains_do_not_share_their_fate():
     chooser = Chooser(4)
     feed(chooser, "good", 0.9)
     feed(chooser, "bad", 0.02)
-    assert chooser.choose("good", COSTS) == 4
-    assert chooser.choose("bad", COSTS) == 0
+    assert chooser.choose(["good"], [4], COSTS) == [4]
+    assert chooser.choose(["bad"], [4], COSTS) == [0]
+    together = [1.0 + 0.1 * num for num in range(9)]
+    assert chooser.choose(["bad", "good"], [4, 4], together) == [0, 4]
 
 
 def test_speculation_is_probed_while_off_and_comes_back_by_itself():
     chooser = Chooser(4)
     feed(chooser, "sql", 0.02)
-    probes = 0
-    for _ in range(PROBE_EVERY * 4):
-        lookahead = chooser.choose("sql", COSTS)
-        probes += lookahead > 0
+    assert pause(COSTS, 1) == 40  # a probe of two costs 0.4 of a plain step
+    seconds = plain = 0.0
+    for _ in range(420):
+        [lookahead] = chooser.choose(["sql"], [4], COSTS)
+        seconds, plain = seconds + COSTS[lookahead], plain + COSTS[0]
         chooser.acceptance("sql").observe(lookahead, 0)
-    assert 3 <= probes <= 4  # a few per cent of the steps
+    assert 1.005 < seconds / plain < 1.015
     for _ in range(3000):
-        lookahead = chooser.choose("sql", COSTS)
+        [lookahead] = chooser.choose(["sql"], [4], COSTS)
         chooser.acceptance("sql").observe(lookahead, lookahead)  # the draft has become right
-    assert chooser.choose("sql", COSTS) == 4
+    assert chooser.choose(["sql"], [4], COSTS) == [4]
+
+
+def test_when_nobody_drafts_all_probe_in_one_step():
+    chooser = Chooser(4)
+    for domain in ("sql", "chat"):
+        feed(chooser, domain, 0.0)
+    costs = [1.0 + 0.1 * num for num in range(9)]
+    steps = [chooser.choose(["sql", "chat"], [4, 1], costs) for _ in range(200)]
+    assert {tuple(step) for step in steps} == {(0, 0), (2, 1)}
+    assert sum(step == [2, 1] for step in steps) == 200 // (pause(costs, 2) + 1)
+
+
+def test_a_domain_that_nobody_drafts_for_is_probed_beside_one_that_does():
+    chooser = Chooser(4)
+    feed(chooser, "good", 0.9)
+    feed(chooser, "bad", 0.0)
+    costs = [1.0 + 0.1 * num for num in range(9)]
+    steps = [chooser.choose(["good", "bad"], [4, 4], costs) for _ in range(200)]
+    assert all(step[0] == 4 for step in steps)
+    assert 0 < sum(step[1] == 2 for step in steps) < 20
+
+
+def test_drafts_of_a_batch_are_chosen_together():
+    """Of all sums of drafts up to the limits, the one with the most tokens per second: tried one by one."""
+    rates, limits = [[0.9, 0.8, 0.7], [0.4, 0.4, 0.4], [0.6, 0.1, 0.1]], [3, 3, 2]
+    costs = [1.0, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9, 2.1, 2.4]
+    chosen = fastest_together(rates, limits, costs)
+
+    def speed(lookaheads):
+        tokens = sum(expected_tokens(rate, k) for rate, k in zip(rates, lookaheads, strict=True))
+        return tokens / costs[sum(lookaheads)]
+
+    every = itertools.product(*(range(limit + 1) for limit in limits))
+    assert speed(chosen) == pytest.approx(max(map(speed, every)))
+    assert fastest_together([], [], [1.0]) == []
 
 
 def test_drafts_behind_the_first_wrong_one_were_not_tried():
