@@ -182,7 +182,7 @@ class _Slice:
 
     @property
     def budget_seconds(self) -> float:
-        """Of optimiser steps: what was asked for, or more where writing a wide draft's state or comparing takes long."""
+        """Of optimiser steps: what was asked for, or more where writing the state or comparing drafts takes long."""
         run = self.run_state
         others = TRAINING_PER_SAVING * run.save_seconds, TRAINING_PER_EVALUATION * run.evaluation_seconds
         return max(self.job.budget_seconds, *others)

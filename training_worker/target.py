@@ -19,6 +19,7 @@ from training_worker.device import CPU
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 TEACHER_TOKENS = 16  # kept per position
+POSITIONS = 256  # at once: their logits over a whole vocabulary are the largest thing in the trainer's memory
 
 
 class Target:
@@ -47,16 +48,19 @@ class Target:
 
     def example(self, source: TraceSource, features: Tensor, final: Tensor) -> Example:
         """A trace with its states and what the target thought likely at each position (temperature 1)."""
-        with torch.inference_mode():
-            logits = torch.nn.functional.linear(final.to(self.device, self._head.dtype), self._head)
-            best = logits.float().topk(min(TEACHER_TOKENS, logits.shape[-1]), -1)
-            probs = torch.softmax(best.values, -1)
-        example = Example(
-            source, features, final, *(x.to("cpu", copy=True) for x in (best.indices, probs)), torch.ones(len(final))
-        )
+        parts = [self._likely(part) for part in final.split(POSITIONS)]
+        ids, probs = (torch.cat(each) for each in zip(*parts, strict=True))
+        example = Example(source, features, final, ids, probs, torch.ones(len(final)))
         if source.temperature > 0:
             self._fill_emitted(example)
         return example
+
+    @torch.inference_mode()
+    def _likely(self, final: Tensor) -> tuple[Tensor, Tensor]:
+        """(ids, probabilities) [n, k] of the most likely tokens after these positions [n, Ht], on the CPU."""
+        logits = torch.nn.functional.linear(final.to(self.device, self._head.dtype), self._head)
+        best = logits.float().topk(min(TEACHER_TOKENS, logits.shape[-1]), -1)
+        return best.indices.cpu(), torch.softmax(best.values, -1).cpu()
 
     @torch.inference_mode()
     def _fill_emitted(self, example: Example) -> None:

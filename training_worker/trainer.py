@@ -22,6 +22,7 @@ from training_worker.device import CPU
 from training_worker.target import Target
 from training_worker.unroll import unroll
 
+REAL_TEXT_POSITIONS = 2048  # per step: of a real LLM's traces, a few hundred positions long, 512 hold one or two
 GPU_POSITIONS = 4096  # per step: 512 take a GPU three quarters of the time, most of it to be told what to do
 
 
@@ -44,11 +45,12 @@ class Recipe:
     dtype: torch.dtype = field(default_factory=lambda: fastest_dtype(CPU))
 
     @classmethod
-    def fitting(cls, device: torch.device) -> Self:
-        """The defaults, which were chosen on a CPU, or what a GPU wants otherwise (training_worker/LOG.md)."""
-        if device.type == "cpu":
-            return cls()
-        return cls(dtype=fastest_dtype(device), max_positions=GPU_POSITIONS, prompt_share=1.0)
+    def fitting(cls, device: torch.device, config: DraftConfig) -> Self:
+        """The defaults, which were chosen on a CPU and a small target, or what others want (training_worker/LOG.md)."""
+        if device.type != "cpu":
+            return cls(dtype=fastest_dtype(device), max_positions=GPU_POSITIONS, prompt_share=1.0)
+        has_large_vocabulary = config.draft_vocab_size < config.vocab_size
+        return cls(max_positions=REAL_TEXT_POSITIONS) if has_large_vocabulary else cls()
 
     def rate_at(self, step: int) -> float:
         """Share of both rates for the step after ``step`` finished ones."""
@@ -62,7 +64,7 @@ class Trainer:
     def __init__(
         self, target: Target, config: DraftConfig, lookahead: int, seed: int, recipe: Recipe | None = None
     ) -> None:
-        self.recipe = recipe or Recipe.fitting(target.device)
+        self.recipe = recipe or Recipe.fitting(target.device, config)
         self.target = target
         self.device = target.device
         self.config = config

@@ -1,9 +1,10 @@
 """The demo left to itself, as `make up` starts it: `python -m tests.bench.bench_demo --demo smollm2 --seconds 3600`.
 
 Every ``--every`` seconds a JSON line about the time since the line before, from the console's own figures: the live
-version, and over all domains and for each of them accept length, tokens/s, speedup over the control with its 95 %
-interval, requests on either side; and the memory of all processes together (proportional set size). Before them the
-seconds until the console was ready, at the first start and at a second one; after them what was rolled back, and why.
+version and its accept length by replay at the largest lookahead, as the gate saw it; over all domains and for each of
+them accept length, tokens/s, speedup over the control with its 95 % interval, requests on either side; and the memory
+of all processes together (proportional set size). Before them the seconds until the console was ready, at the first
+start and at a second one; after them what was rolled back, and why.
 """
 
 from __future__ import annotations
@@ -47,14 +48,25 @@ def look(ring: Ring, slug: str, began: float, since: float) -> dict[str, Any]:
     """What was measured since then, and the versions now."""
     versions = ring.get(f"/targets/{slug}/versions", limit=500)["items"]
     summary = ring.get(f"/targets/{slug}/metrics", since=since)
+    live = next((v for v in versions if v["status"] == "live"), None)
     return {
         "after_seconds": round(time.time() - began),
-        "live": next((v["number"] for v in versions if v["status"] == "live"), None),
+        "live": live and live["number"],
+        "held_out": live and held_out(live["report"]),
         "versions": Counter(v["status"] for v in versions),
         "memory_mib": memory_mib(ring),
         "all": figures(summary["total"]),
         **{row["domain"]: figures(row) for row in summary["domains"] if row["counts"]["num_requests"]},
     }
+
+
+def held_out(report: dict[str, Any] | None) -> list[float] | None:
+    """[accept length by replay, lookahead, traces] over all domains; None where nothing was held out yet."""
+    if not report:
+        return None
+    rows = report["candidate"]
+    length = sum(row["num_accept_tokens"] for row in rows) / sum(row["num_verify_steps"] for row in rows)
+    return [round(length, 2), report["lookahead"], sum(row["num_traces"] for row in rows)]
 
 
 def memory_mib(ring: Ring) -> int:

@@ -240,7 +240,7 @@ def learning(given: argparse.Namespace, device: torch.device) -> None:
     say(states=num_states, states_per_second=num_states / seconds, held_out_in_draft_vocabulary=covered)
     for run in given.run:
         duration, _, settings = run.partition(":")
-        recipe = dataclasses.replace(Recipe.fitting(device), **changes_of(settings))
+        recipe = dataclasses.replace(Recipe.fitting(device, config), **changes_of(settings))
         trainer = Trainer(target, config, LOOKAHEAD, seed=0, recipe=recipe)
         trainer.start_from(draft.state_dict())
         for facts in learn(trainer, trained, held_out, float(duration), device):

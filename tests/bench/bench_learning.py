@@ -132,13 +132,15 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     target = Target(prepared(given.model))
+    fitting = Recipe.fitting(target.device, DraftConfig.for_target(target.config))
     for domain in given.domains:
         examples = kept_traces(given.cache, target, given.model, domain, given.traces, given.temperature)
         random.Random(0).shuffle(examples)
         held_out, examples = examples[: len(examples) // 6], examples[len(examples) // 6 :]
         outputs = [e.source.tokens[e.source.prompt_len :] for e in examples]
         for changes in variants(given.set):
-            facts = learn(target, examples, held_out, Recipe(**changes), given.lookahead, given.seconds)
+            recipe = dataclasses.replace(fitting, **changes)
+            facts = learn(target, examples, held_out, recipe, given.lookahead, given.seconds)
             share = round(distinct_3gram_share(outputs), 3)
             print(json.dumps({"domain": domain, **changes, **facts, "distinct_3grams": share}), flush=True)
 
