@@ -16,7 +16,7 @@ from training_worker.config import TraceSource
 from training_worker.target import Target
 
 log = logging.getLogger(__name__)
-CACHE_BYTES = 512 * 1024 * 1024
+CACHE_BYTES = 256 * 1024 * 1024
 
 
 class Examples:

@@ -48,7 +48,7 @@ class Target:
 
     def example(self, source: TraceSource, features: Tensor, final: Tensor) -> Example:
         """A trace with its states and what the target thought likely at each position (temperature 1)."""
-        parts = [self._likely(part) for part in final.split(POSITIONS)]
+        parts = [self._likely(final[first : first + POSITIONS]) for first in range(0, len(final), POSITIONS)]
         ids, probs = (torch.cat(each) for each in zip(*parts, strict=True))
         example = Example(source, features, final, ids, probs, torch.ones(len(final)))
         if source.temperature > 0:

@@ -17,7 +17,7 @@ from speculators.checkpoint import sync_directory
 from speculators.eagle3 import DraftConfig, Eagle3Draft
 from speculators.losses import head_loss, soft_targets
 from speculators.optimiser import Muon
-from training_worker.batches import Batch, Example, make_batch, sample_bases, sent
+from training_worker.batches import Batch, Example, make_batch, padded, sample_bases, sent
 from training_worker.device import CPU
 from training_worker.target import Target
 from training_worker.unroll import unroll
@@ -40,7 +40,8 @@ class Recipe:
     prompt_share: float = 0.0  # of the prompt's positions that are learnt from, besides all generated ones
     chain_share: float = 0.5  # of positions whose chain is unrolled
     average_decay: float = 0.95  # per step, of the averaged weights that are published; 0 = the last ones
-    max_positions: int = 512  # per optimiser step, padding included
+    max_positions: int = 512  # per optimiser step, padding included,
+    positions_at_once: int = 1024  # and of these whose activations are in memory together: gradients are summed
     # of matrix products and kept activations; parameters stay float32
     dtype: torch.dtype = field(default_factory=lambda: fastest_dtype(CPU))
 
@@ -48,7 +49,12 @@ class Recipe:
     def fitting(cls, device: torch.device, config: DraftConfig) -> Self:
         """The defaults, which were chosen on a CPU and a small target, or what others want (training_worker/LOG.md)."""
         if device.type != "cpu":
-            return cls(dtype=fastest_dtype(device), max_positions=GPU_POSITIONS, prompt_share=1.0)
+            return cls(
+                dtype=fastest_dtype(device),
+                max_positions=GPU_POSITIONS,
+                positions_at_once=GPU_POSITIONS,
+                prompt_share=1.0,
+            )
         has_large_vocabulary = config.draft_vocab_size < config.vocab_size
         return cls(max_positions=REAL_TEXT_POSITIONS) if has_large_vocabulary else cls()
 
@@ -106,9 +112,16 @@ class Trainer:
 
     def step(self, examples: Sequence[Example]) -> None:
         """One optimiser step on a few traces; a GPU is given its work and not waited for."""
-        batch = make_batch(examples, self.device)
-        loss, self._loss = self._losses(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        num_rows = max(1, self.recipe.positions_at_once // max(padded(example.num_positions) for example in examples))
+        parts = [examples[first : first + num_rows] for first in range(0, len(examples), num_rows)]
+        losses = []
+        for number, part in enumerate(parts):
+            batch = make_batch(part, self.device)
+            loss, at_depth_0 = self._losses(batch, number, len(part) / len(examples))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(at_depth_0)
+            self.num_tokens += int(batch.length.sum())
+        self._loss = torch.stack(losses).sum()
         factor = self.recipe.rate_at(self.step_count)
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
@@ -117,11 +130,10 @@ class Trainer:
             optimiser.zero_grad()
         self.step_count += 1
         self._average()
-        self.num_tokens += int(batch.length.sum())
 
-    def _losses(self, on_cpu: Batch) -> tuple[Tensor, Tensor]:
-        """(what is differentiated, the share of depth 0 in it); on the device."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step_count)
+    def _losses(self, on_cpu: Batch, number: int, share: float) -> tuple[Tensor, Tensor]:
+        """(what is differentiated, what depth 0 adds to it) of a part of a step, a share of its rows; on the device."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step_count * 1009 + number)
         # A share of the positions of depth 0 goes on to the first chain step, and those stay.
         shares = [self.recipe.chain_share, *[1.0] * (self.lookahead - 2)][: max(0, self.lookahead - 1)]
         drawn, chosen = sample_bases(on_cpu, self.recipe.prompt_share, shares, generator)
@@ -137,7 +149,7 @@ class Trainer:
                 place = (depth.base + k + 1).clamp_max(batch.tokens.shape[1] - 1)
                 weight = batch.has_label(depth.base, k).float()
                 weight = (weight * is_chosen if k == 0 else weight).flatten()
-                weight = weight * self.recipe.depth_decay**k / weight.sum().clamp_min(1.0)
+                weight = weight * share * self.recipe.depth_decay**k / weight.sum().clamp_min(1.0)
                 hidden = self.draft.norm(depth.out).to(self.recipe.dtype)
                 part = (hidden, ids[rows, place], probs[rows, place])
                 parts.append((*(x.flatten(0, 1) for x in part), weight))

@@ -8,6 +8,7 @@ of a large target takes long and nobody should wait for it. At work the ratios f
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,11 @@ BUDGET_SECONDS = 2.0  # after the corners have been measured once, measuring goe
 ROUNDS = 2
 CORNERS = (0, 4)  # lookaheads that are measured at the least and the largest batch whatever it takes
 LOOKAHEADS = (*CORNERS, 2, 1, 8, 6, 3)  # in the order of use; between two a straight line, beyond in proportion
-SPEED_RATE = 0.1  # share of a surprise that is taken for the machine's speed,
+SPEED_RATE = 0.2  # share of a surprise that is taken for the machine's speed,
 RATIO_RATE = 0.04  # and for the cost of this lookahead beside the others;
+FIRST_RATIO_RATE = 0.25  # the first time, then falling to the one above: a busy start measures badly
 NEIGHBOUR_SHARE = 0.5  # of that goes to the next lookahead on either side, and so on
-FORGETTING = 0.002  # of what was learnt at work, with each step: a lookahead that nobody tries is as it was measured
+FORGETTING = 0.0005  # of what was learnt at work, with each step: a lookahead that nobody tries is as it was measured
 LARGEST_SURPRISE = math.log(1.25)  # that one step may be; with what goes beyond it, something else held the step up
 WARM_UP = 20  # steps at the beginning that tell the speed alone
 
@@ -40,6 +42,7 @@ class Costs:
         self._speed = 0.0  # log of what steps take now, relative to ``step``
         self._num_seen = 0
         self._learnt = {size: [0.0] * (MAX_LOOKAHEAD + 1) for size in step}  # logs, by lookahead
+        self._num_learnt = {size: [0, 0] for size in step}  # steps without and with drafts
 
     def by_lookahead(self, batch_size: int, max_lookahead: int) -> list[float]:
         """Seconds of one step with lookahead 0 .. max_lookahead."""
@@ -64,11 +67,13 @@ class Costs:
         learnt = self._learnt[size]
         for place in range(len(learnt)):
             learnt[place] *= 1 - FORGETTING
+        self._num_learnt[size][mean > 0] += 1
+        rate = max(RATIO_RATE, FIRST_RATIO_RATE / self._num_learnt[size][mean > 0])
         if mean == 0:
-            learnt[0] += RATIO_RATE * surprise
+            learnt[0] += rate * surprise
             return
         for place in range(1, len(learnt)):
-            learnt[place] += RATIO_RATE * surprise * NEIGHBOUR_SHARE ** abs(place - max(1.0, mean))
+            learnt[place] += rate * surprise * NEIGHBOUR_SHARE ** abs(place - max(1.0, mean))
 
     def in_words(self) -> str:
         """The ratios at batch 1, for the log."""
@@ -127,7 +132,13 @@ def measure(decoder: Decoder, draft: DraftRunner, max_requests: int, budget_seco
         seconds = _time(_step(decoder, draft, size, lookahead, start))
         known = best.setdefault(size, {})
         known[lookahead] = min(seconds, known.get(lookahead, seconds))
-    return Costs({size: best.get(size) or _between_sizes(best, size) for size in sizes})
+    return Costs({size: _rising(best.get(size) or _between_sizes(best, size)) for size in sizes})
+
+
+def _rising(known: dict[int, float]) -> dict[int, float]:
+    """More drafts never cost less: where they seem to, something else held up the step with fewer."""
+    ordered = sorted(known)
+    return dict(zip(ordered, itertools.accumulate((known[k] for k in ordered), max), strict=True))
 
 
 def _order(sizes: list[int], lookaheads: list[int]) -> Iterator[tuple[int, int]]:
