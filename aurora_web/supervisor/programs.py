@@ -8,10 +8,11 @@ from dataclasses import replace
 from aurora_web.supervisor.child import Program
 from aurora_web.supervisor.config import REPO, SupervisorConfig
 
-# glibc: tensors of a few MB are taken from memory that the process keeps, instead of fresh pages at every step.
+# glibc: tensors of a few MB are taken from memory that the trainer keeps, instead of fresh pages at every step; larger
+# ones, of a real LLM's vocabulary, would leave holes of a gigabyte in it.
 KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
     "MALLOC_TOP_PAD_": str(1 << 26),
 }
 # glibc: what an engine has freed goes back to the system, large blocks each on their own, and its threads share two

@@ -43,9 +43,9 @@ Pair = tuple[int, list[int]]  # (num_correct_drafts, proposed) of a step
 _MAX_TIME = 253402300799.0  # the last second that Postgres and Python agree on
 
 
-def is_held_out(trace_id: str) -> bool:
+def is_held_out(trace_id: str, every: int = HELD_OUT_EVERY) -> bool:
     """Whether a trace is kept for evaluation for ever: a hash of its id, so that nobody can choose."""
-    return int(trace_id[:8], 16) % HELD_OUT_EVERY == 0
+    return int(trace_id[:8], 16) % every == 0
 
 
 def pack_steps(pairs: Sequence[Pair]) -> bytes:
@@ -123,6 +123,7 @@ def row(
     vocab_size: int,
     received_at: datetime,
     domain_of: Callable[[str], str] = str,
+    held_out_every: Callable[[str], int] = lambda domain: HELD_OUT_EVERY,
 ) -> tuple[Any, ...]:
     """One trace as a tuple in the order of COLUMNS. Raises RecordError naming the field."""
     where = f"traces[{index}]"
@@ -139,13 +140,14 @@ def row(
         raise RecordError(f"{where}.finish_reason: expected 'stop' or 'length', got {raw['finish_reason']!r:.80}")
     lookahead = count(raw["lookahead"], f"{where}.lookahead", 1024)
     pairs = _steps(raw["steps"], f"{where}.steps", vocab_size)
+    domain = domain_of(text(raw["domain"], f"{where}.domain", 100))
     return (
         trace_id,
         moment(raw["started_at"], f"{where}.started_at"),
         received_at,
         target_pk,
         identifier(raw["segment_id"], f"{where}.segment_id"),
-        domain_of(text(raw["domain"], f"{where}.domain", 100)),
+        domain,
         count(raw["version"], f"{where}.version"),
         "{" + str(tokens)[1:-1] + "}",
         count(raw["prompt_len"], f"{where}.prompt_len", len(tokens)),
@@ -156,7 +158,7 @@ def row(
         finite(raw["decode_seconds"], f"{where}.decode_seconds"),
         pack_steps(pairs),
         *step_sums(pairs),
-        is_held_out(trace_id.hex),
+        is_held_out(trace_id.hex, held_out_every(domain)),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from speculators.records import RecordError, SegmentManifest
 
 log = logging.getLogger(__name__)
 MAX_TRACES_PER_REQUEST = 20_000
+EARLY_HELD_OUT = 3  # traces of a domain; until so many are held out,
+EARLY_HELD_OUT_EVERY = 4  # one in four is
+DOMAINS_REMEMBERED = 10_000
 _COLUMNS = sql.SQL(", ").join(map(sql.Identifier, codec.COLUMNS))
 
 
@@ -44,7 +48,10 @@ def ingest_segment(payload: Any) -> tuple[int, int]:
     now = timezone.now()
     segment = _segment(manifest, target)
     domain_of = mapping(target)
-    rows = [codec.row(t, i, target.pk, target.slug, target.vocab_size, now, domain_of) for i, t in enumerate(raw)]
+    every_of = _held_out_every(target)
+    rows = [
+        codec.row(t, i, target.pk, target.slug, target.vocab_size, now, domain_of, every_of) for i, t in enumerate(raw)
+    ]
     if any(r[4] != segment.pk for r in rows):
         raise RecordError(f"traces: expected every segment_id to be {manifest.segment_id}")
     if len({r[0] for r in rows}) != len(rows):
@@ -53,6 +60,27 @@ def ingest_segment(payload: Any) -> tuple[int, int]:
         TraceSegment.objects.bulk_create([segment], ignore_conflicts=True)
         accepted = _copy(rows)
     return accepted, len(rows) - accepted
+
+
+_have_enough: set[tuple[int, str]] = set()  # (target, domain) with EARLY_HELD_OUT traces held out, for ever
+
+
+def _held_out_every(target: Target) -> Callable[[str], int]:
+    """One trace in how many of a domain is held out: more at first, or a slow target's day 0 waits for the gate."""
+
+    @functools.cache
+    def every(domain: str) -> int:
+        key = (target.pk, domain)
+        if key not in _have_enough:
+            found = Trace.objects.filter(target=target, domain=domain, is_held_out=True)
+            if len(found.values_list("trace_id")[:EARLY_HELD_OUT]) < EARLY_HELD_OUT:
+                return EARLY_HELD_OUT_EVERY
+            if len(_have_enough) >= DOMAINS_REMEMBERED:  # their names come from clients
+                _have_enough.clear()
+            _have_enough.add(key)
+        return codec.HELD_OUT_EVERY
+
+    return every
 
 
 def _segment(manifest: SegmentManifest, target: Target) -> TraceSegment:

@@ -45,9 +45,14 @@ def test_a_bad_trace_refuses_the_whole_segment_and_is_named(target, change, name
     assert not Trace.objects.exists()
 
 
-def test_held_out_is_a_function_of_the_id(target):
-    services.ingest_segment(segment_payload(60))
+def test_held_out_is_a_function_of_the_id_and_of_how_many_there_are(target):
+    """One in four while a domain has fewer than three, then one in ten."""
+    services.ingest_segment(segment_payload(40))
     for trace in Trace.objects.all():
+        assert trace.is_held_out == (int(trace.trace_id.hex[:8], 16) % 4 == 0)
+    Trace.objects.update(is_held_out=True)
+    services.ingest_segment(segment_payload(60))
+    for trace in Trace.objects.order_by("-received_at")[:60]:
         assert trace.is_held_out == (int(trace.trace_id.hex[:8], 16) % 10 == 0)
 
 
