@@ -35,7 +35,7 @@ POLICY_LABELS = {
     ),
     "control_share": (
         "Control share",
-        "Share of requests decoded without speculation, to measure the speedup (0 to 1).",
+        "Share of the steps decoded without speculation, to measure the speedup (0 to 1).",
     ),
     "max_lookahead": (
         "Largest lookahead",

@@ -40,7 +40,7 @@ def _first(target: Target) -> str:
 
 
 def _serving(target: Target, origin: Origin) -> str:
-    share = f"{percent(target.control_share)} of the requests are decoded without speculation, to measure the speedup."
+    share = f"{percent(target.control_share)} of the steps are decoded without speculation, to measure the speedup."
     if target.traffic_enabled:
         share += " The generator of demo traffic sends as soon as a replica serves."
     if not target.is_on_sglang:

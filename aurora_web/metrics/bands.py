@@ -71,7 +71,7 @@ def _unknown(strata: Floats) -> Interval:
     """Why the stratum with most speculative tokens says nothing."""
     present = strata[strata[..., 0].any(-1)]
     ours, control = (_moments(side) for side in present[np.argmax(present[:, OURS, 1])])
-    return ratio_of_ratios(ours, control, a_name="speculative", b_name="control")
+    return ratio_of_ratios(ours, control, a_name="speculative", b_name="control", b_unit="blocks")
 
 
 def _moments(sums: Floats) -> Moments:

@@ -16,7 +16,7 @@ from aurora_web.metrics.ratios import NOTHING_MEASURED
 from aurora_web.registry.models import Target
 
 MAX_BUCKETS = 200
-SPEEDUP_SECONDS = 300.0  # each point of the speedup looks back so far: the control is a small share of the requests
+SPEEDUP_SECONDS = 300.0  # each point of the speedup looks back so far: the control is a small share of the steps
 STEPS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)  # bucket lengths, seconds
 
 _POINTS = f"""

@@ -88,16 +88,23 @@ class CrossMoments:
 
 
 def ratio_of_ratios(
-    a: Moments, b: Moments, *, a_name: str, b_name: str, unit: str = "requests", pairs: CrossMoments | None = None
+    a: Moments,
+    b: Moments,
+    *,
+    a_name: str,
+    b_name: str,
+    unit: str = "requests",
+    b_unit: str = "",
+    pairs: CrossMoments | None = None,
 ) -> Interval:
     """(a.ratio / b.ratio) with its interval on the log scale.
 
     a and b are taken as independent, unless ``pairs`` says how they go together: the delta method for the logarithm of
     a ratio of ratios takes twice the covariance off, var(log a/b) = var(a)/a^2 + var(b)/b^2 - 2 cov(a, b)/(a b).
     """
-    for moments, name in ((a, a_name), (b, b_name)):
+    for moments, what in ((a, f"{a_name} {unit}"), (b, f"{b_name} {b_unit or unit}")):
         if moments.n < MIN_REQUESTS:
-            return Interval(None, None, None, f"{moments.n} {name} {unit}, at least {MIN_REQUESTS} are needed")
+            return Interval(None, None, None, f"{moments.n} {what}, at least {MIN_REQUESTS} are needed")
     a_ratio, b_ratio = a.ratio, b.ratio
     a_variance, b_variance = a.relative_variance(), b.relative_variance()
     if a_ratio is None or b_ratio is None or a_variance is None or b_variance is None:

@@ -212,7 +212,9 @@ def _speedup(rows: list[dict[str, Any]]) -> Interval:
     compared = []
     for group in strata.values():
         speculative, control = (_sums(r for r in group if _is_control(r) == side) for side in (False, True))
-        ratio = ratio_of_ratios(_moments(speculative), _moments(control), a_name="speculative", b_name="control")
+        ratio = ratio_of_ratios(
+            _moments(speculative), _moments(control), a_name="speculative", b_name="control", b_unit="blocks"
+        )
         compared.append((ratio, float(speculative["num_accept_tokens"])))
     return stratified(sorted(compared, key=lambda pair: -pair[1]))
 

@@ -131,7 +131,7 @@ class Target(models.Model):
     domain_tolerance = models.FloatField(default=0.1, validators=unit_interval())  # relative loss one domain may take
     min_held_out_traces = models.PositiveIntegerField(default=4)
     slice_seconds = models.FloatField(default=8.0, validators=[MinValueValidator(0.5), MaxValueValidator(600.0)])
-    control_share = models.FloatField(default=0.02, validators=unit_interval())  # requests without speculation
+    control_share = models.FloatField(default=0.02, validators=unit_interval())  # of the steps, without speculation
     max_lookahead = models.PositiveIntegerField(default=4, validators=[MaxValueValidator(16)])
     min_accept_length = models.FloatField(default=0.0)  # absolute floor after a swap; 0 = only the relative one
     canary_share = models.FloatField(default=0.0, validators=unit_interval())  # of the replicas; 0 = no canary

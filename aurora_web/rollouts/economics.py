@@ -3,7 +3,7 @@
 Saved: per domain and batch size, the engine seconds that the tokens of speculative requests would have taken at the
 control's seconds per token, less the seconds that they took. Requests of one batch share each step, so request
 seconds are divided by the batch size (its bucket: rounded up, so that savings are understated rather than overstated).
-The interval is that of the control's speed; strata without enough control requests are left out and said.
+The interval is that of the control's speed; strata without enough control blocks are left out and said.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CostError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Speculative and control requests of one domain and batch size."""
+    """Speculative requests and the control of one domain and batch size."""
 
     domain: str
     batch_bucket: int
@@ -66,7 +66,7 @@ class Saving:
     spent_seconds: float  # by the covered tokens
     without_seconds: float | None  # what they would have taken
     saved: Interval  # seconds
-    covered: float  # share of the tokens in strata with enough control requests
+    covered: float  # share of the tokens in strata with enough control blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def _missing(strata: Sequence[Stratum]) -> str:
     if not any(stratum.num_tokens for stratum in strata):
         return "no speculative request has finished in this time"
     num_control = sum(stratum.control.n for stratum in strata)
-    return f"{num_control} control requests, at least {MIN_REQUESTS} of one domain and batch size are needed"
+    return f"{num_control} control blocks, at least {MIN_REQUESTS} of one domain and batch size are needed"
 
 
 def _by_domain(strata: Sequence[Stratum]) -> list[Saving]:

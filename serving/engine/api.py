@@ -48,8 +48,8 @@ class SamplingParams:
 class Part:
     """What one version did: the counts of some verify steps that were all decoded alike.
 
-    An engine that swaps under running requests has several per request; what it decodes without speculation for the
-    control comes as one part per domain and block of steps (docs/decisions/011).
+    An engine that swaps under running requests has several per request; what is decoded without speculation for the
+    control comes as one part per domain and block of steps (docs/decisions/007).
     """
 
     version: int  # 0 = control
@@ -68,7 +68,7 @@ class FinishedRequest:
 
     request_id: str
     domain: str
-    version: int  # speculator version that served it; 0 = none (control)
+    version: int  # speculator version that served it; 0 = none
     tokens: tuple[int, ...]  # prompt, then every generated token
     prompt_len: int
     temperature: float
@@ -77,13 +77,13 @@ class FinishedRequest:
     prefill_seconds: float  # engine time of its prefill, the draft's included
     decode_seconds: float  # engine time of the verify steps that it took part in
     mean_batch_size: float  # requests per verify step, averaged over its steps; 1.0 when it took none
-    lookahead: int  # upper bound it was admitted with; 0 = control, or speculation pinned off
+    lookahead: int  # upper bound it was admitted with; 0 = a control by choice, or speculation pinned off
     steps: tuple[StepRecord, ...]  # partition tokens[prompt_len + 1:]
     states: Tensor | None  # float16 [T, K*Ht], T = len(tokens) - 1; None when not kept
     final: Tensor | None  # float16 [T, Ht] after the target's final norm; None when not kept
     error: str = ""  # why, when finish_reason is "error"
     first_state: int = 0  # states and final start at this position (a cached prefix has none): T is as much smaller
-    # To be counted instead of the whole; None: one version served all of it, and no client chose to be a control
+    # To be counted instead of the whole; None: one version served all of it, and none of its steps was the control's
     parts: tuple[Part, ...] | None = None
 
     @property
@@ -125,8 +125,8 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     domain: str = "default"
     keep_states: bool = True  # False: no hidden states are kept (x-aurora-no-train)
-    # None: the lottery of control_share decides at admission. True: decoded like the control, but counted under the
-    # live version with lookahead 0, since only what was drawn by lot may be compared with.
+    # None: its steps take part in the control's lottery. True: none of them drafts, and they are counted under the live
+    # version with lookahead 0, since only what was drawn by lot may be compared with.
     is_control: bool | None = None
     is_alone: bool = (
         False  # a group of its own: its seconds are those of a batch of one, and the others wait a turn more
@@ -134,6 +134,10 @@ class Request:
     on_step: Callable[[StepRecord], None] = ignore_step  # before the on_tokens of its verify step
     on_tokens: Callable[[tuple[int, ...]], None] = ignore_tokens  # new tokens of one step, at least one
     on_finish: Callable[[FinishedRequest], None] = ignore_finish  # exactly once, after the last on_tokens
+
+
+def ignore_control(domain: str, part: Part) -> None:
+    """What an engine does with the control when nobody counts."""
 
 
 class LoadedDraft(Protocol):
@@ -243,8 +247,11 @@ class EngineApi(FollowedEngine, Protocol):
     @property
     def is_alive(self) -> bool: ...
 
-    def start(self) -> None:
-        """Calibrate costs and start the loop's thread; returns when requests can be served."""
+    def start(self, on_control: Callable[[str, Part], None] = ignore_control) -> None:
+        """Calibrate costs and start the loop's thread; returns when requests can be served.
+
+        ``on_control`` is told (domain, part) at the end of each block of steps of the control, on the engine's thread.
+        """
 
     def stop(self, timeout: float = 10.0) -> None:
         """Finish the current step, end every request as "cancelled", join the thread."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -23,11 +22,14 @@ from serving.engine.api import (
     EngineStats,
     FinishReason,
     LoadedDraft,
+    Part,
     Request,
     RequestError,
     SwapOutcome,
+    ignore_control,
 )
 from serving.engine.config import MAX_LOOKAHEAD, EngineConfig
+from serving.engine.control import ControlBlocks
 from serving.engine.costs import Costs
 from serving.engine.lookahead import PROBE_LOOKAHEAD, expected_tokens, fastest
 from serving.engine.pins import Pins
@@ -43,7 +45,6 @@ from speculators.records import DomainPin, StepRecord
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
-BATCHES_PER_BLOCK = 2  # of control requests: at the ends of a block its steps are of fewer requests than most
 
 
 class Engine:
@@ -62,10 +63,8 @@ class Engine:
         self._ends = frozenset(self._decoder.config.eos_token_ids)
         self._inbox = Inbox()
         self._versions: Versions[DraftRunner] = Versions(config.probe_steps, MAX_LOOKAHEAD)
-        self._control_share = config.control_share
         self._max_lookahead = config.max_lookahead
-        self._lottery = random.Random(config.seed)
-        self._num_control_due = 0  # requests that are still to follow a control request into the control
+        self._control = ControlBlocks(config.control_share, config.seed, ignore_control)
         self._free_slots = list(range(config.max_requests))
         self._running: list[Sequence] = []
         self._prefilling: list[tuple[Sequence, int]] = []  # and how many prompt tokens are through
@@ -88,7 +87,8 @@ class Engine:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def start(self) -> None:
+    def start(self, on_control: Callable[[str, Part], None] = ignore_control) -> None:
+        self._control.on_part = on_control
         if self.config.fixed_lookahead is None:  # nobody asks what a step costs where the lookahead is given
             self._costs = self.measure_costs()
             log.info("measured: %s", self._costs.in_words())
@@ -123,7 +123,7 @@ class Engine:
         if control_share is not None:
             if not 0.0 <= control_share <= 1.0:
                 raise ValueError(f"control_share={control_share!r}: must lie between 0 and 1")
-            self._control_share = control_share
+            self._control.share = control_share
         if max_lookahead is not None:
             if not 0 <= max_lookahead <= MAX_LOOKAHEAD:
                 raise ValueError(f"max_lookahead={max_lookahead!r}: must lie between 0 and {MAX_LOOKAHEAD}")
@@ -163,11 +163,15 @@ class Engine:
         group = self._schedule()
         if not group:
             return
+        is_control = self._is_compared(group) and self._control.draw()
         started = time.perf_counter()
-        proposals = self._stepper.propose(group, self._lookaheads(group))
+        lookaheads = [0] * len(group) if is_control else self._lookaheads(group)
+        proposals = self._stepper.propose(group, lookaheads)
         verdicts = self._stepper.verify(group, proposals)
         kept = self._commit(group, proposals, verdicts)
         seconds = time.perf_counter() - started
+        if is_control:
+            self._count_control(group, seconds)
         self._record(group, proposals, kept, seconds)
         if self._costs is not None:
             self._costs.observe([len(proposal.tokens) for proposal in proposals], seconds)
@@ -187,6 +191,7 @@ class Engine:
                 log.exception("a step failed; its requests end with an error")
                 self._fail_all()
             if not self._running and not self._prefilling:
+                self._control.close()
                 self._inbox.wait(IDLE_SECONDS)
         self._end_all("cancelled")
 
@@ -200,6 +205,18 @@ class Engine:
         key = min(groups, key=lambda k: self._last_turn.get(k, 0))
         self._last_turn = {k: self._last_turn.get(k, 0) for k in groups} | {key: next(self._turn)}
         return groups[key]
+
+    def _is_compared(self, group: list[Sequence]) -> bool:
+        """Whether these are requests that the control's lottery is about: those that speculation is tried on."""
+        served = group[0].served
+        is_tried = served is self._versions.live and served.draft is not None and not group[0].request.is_alone
+        return is_tried and any(sequence.lookahead for sequence in group)
+
+    def _count_control(self, group: list[Sequence], seconds: float) -> None:
+        for sequence in group:
+            if sequence.lookahead:  # else a pin keeps it without speculation, whatever is drawn
+                sequence.control.add(seconds, len(group))
+                self._control.count(sequence.request.domain, seconds, len(group))
 
     def _lookaheads(self, group: list[Sequence]) -> list[int]:
         served = group[0].served
@@ -275,10 +292,7 @@ class Engine:
     def _admit(self, submitted: Submitted) -> Sequence:
         request = submitted.request
         pin = self.pins.of(request.domain)
-        is_control = request.is_control
-        if is_control is None:  # without speculation there is nothing that a control would be compared with
-            is_control = not pin.speculation_off and self._draw_control()
-        served = CONTROL if is_control else self._versions.live
+        served = CONTROL if request.is_control else self._versions.live
         pinned, fixed = self._pinned_lookahead(pin), self.config.fixed_lookahead
         limit = pinned if pinned is not None else self._max_lookahead if fixed is None else fixed
         lookahead = limit if served.draft is not None else 0
@@ -295,18 +309,6 @@ class Engine:
         if pin.speculation_off:
             return 0
         return None if pin.lookahead is None else min(pin.lookahead, self._max_lookahead)
-
-    def _draw_control(self) -> bool:
-        """Control requests come in blocks of several batches, so that both sides run at the same batch sizes."""
-        if self._num_control_due > 0:
-            self._num_control_due -= 1
-            return True
-        num_others, share = len(self._running) + len(self._prefilling), self._control_share
-        size = BATCHES_PER_BLOCK * (num_others + 1) if num_others else 1
-        is_first = self._lottery.random() * (size * (1 - share) + share) < share
-        if is_first:
-            self._num_control_due = size - 1
-        return is_first
 
     def _finish(self, sequence: Sequence) -> None:
         self._free_slots.append(sequence.slot)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from serving.draft_runner import DraftRunner
 from serving.engine.api import FinishedRequest, FinishReason, Part, Request
+from serving.engine.control import Tally
 from serving.engine.versions import Served
 from serving.model.attention import Span
 from speculators.records import StepRecord
@@ -53,6 +54,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.error = ""
         self.counted_version: int | None = None  # set at admission where the client chose to be a control
+        self.control = Tally()  # of its steps, those of the control
         seed = request.sampling.seed
         self.generator = torch.Generator()
         if seed is None:
@@ -129,7 +131,31 @@ class Sequence:
             states=None if features_TK is None else features_TK.half(),
             final=None if final_TH is None else final_TH.half(),
             error=self.error,
-            parts=None if self.counted_version is None else (self._chosen(self.counted_version),),
+            parts=self._parts(),
+        )
+
+    def _parts(self) -> tuple[Part, ...] | None:
+        """What is counted instead of the whole: the control's steps are counted by its blocks."""
+        if self.counted_version is not None:
+            return (self._chosen(self.counted_version),)
+        if not self.control.num_steps:
+            return None
+        rest = self._rest()
+        return (rest,) if rest.num_verify_steps else ()
+
+    def _rest(self) -> Part:
+        """All steps but those of the control, each of which committed one token."""
+        control, num_correct = self.control, sum(step.num_correct_drafts for step in self.steps)
+        num_steps = len(self.steps) - control.num_steps
+        return Part(
+            version=self.served.version,
+            lookahead=self.lookahead,
+            mean_batch_size=(self.batch_size_sum - control.batch_size_sum) / max(1, num_steps),
+            num_verify_steps=num_steps,
+            num_proposed_drafts=sum(len(step.proposed) for step in self.steps),
+            num_correct_drafts=num_correct,
+            num_accept_tokens=num_steps + num_correct,
+            decode_seconds=self.decode_seconds - control.seconds,
         )
 
     def _chosen(self, version: int) -> Part:

@@ -30,7 +30,7 @@ def run(config: ServingConfig, engine: EngineApi, listener: socket.socket) -> No
     tokenizer = TargetTokenizer(config.target_dir)
     with ExitStack() as stack:
         parts = stack.enter_context(running(config.recording(ENGINE_NAME), engine.aux_layer_ids, engine, target_config))
-        engine.start()
+        engine.start(on_control=parts.recorder.count)
         stack.callback(engine.stop)
         if config.initial_draft:
             engine.swap(1, engine.load_draft(config.initial_draft)).result()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from serving.engine.api import FinishedRequest, FinishReason, Part
+from serving.engine.control import Tally
 from serving.engine.versions import Versions
 from serving.sglang_backend.capture import HEALTH_CHECK, EventQueue
 from serving.sglang_backend.events import Applied, Event, Finish, Origin, Prefill, Step
@@ -53,21 +54,6 @@ class Track:
     is_holed: bool = False  # states of some pass did not fit the queue
 
 
-@dataclass(slots=True)
-class Control:
-    """Steps of one domain in one block without speculation."""
-
-    block: int
-    num_steps: int = 0
-    seconds: float = 0.0
-    batch_size_sum: int = 0
-
-    def part(self) -> Part:
-        """One unit of the control's interval: steps of a block share their time, so a block is not many units."""
-        mean = self.batch_size_sum / self.num_steps
-        return Part(0, 0, mean, self.num_steps, 0, 0, self.num_steps, self.seconds)
-
-
 class Assembler:
     """Consumes the queue. ``on_finished`` gets (request, whether it is a trace), ``on_control`` (domain, part).
 
@@ -91,7 +77,8 @@ class Assembler:
         self.num_dropped = 0  # traces whose states were not all there
         self.num_errors = 0
         self._tracks: dict[str, Track] = {}
-        self._controls: dict[str, Control] = {}
+        self._controls: dict[str, Tally] = {}  # of the block that runs, by domain
+        self._control_block = -1
         self._stepped_at = 0.0  # monotonic
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="assembler", daemon=True)
@@ -121,7 +108,7 @@ class Assembler:
                 self.num_errors += 1
                 log.exception("an event of the scheduler could not be used; serving goes on")
         if self._controls and time.monotonic() - self._stepped_at > IDLE_SECONDS:
-            self._close_controls(-1)
+            self._close_controls()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Step):
@@ -149,6 +136,9 @@ class Assembler:
             self._forget(now)
 
     def _step(self, step: Step) -> None:
+        if step.block != self._control_block:
+            self._close_controls()
+            self._control_block = step.block
         step.rows = take_apart(step)
         self._stepped_at = time.monotonic()
         live = self.versions.live
@@ -161,22 +151,15 @@ class Assembler:
             track.is_holed |= step.states is None or step.final is None
             domain = track.origin.label.domain
             if step.depth == 0:
-                self._count_control(domain, step)
+                seconds = step.clock.seconds(with_catching_up=False)
+                self._controls.setdefault(domain, Tally()).add(seconds, len(step.rids))
             elif collapse := self.versions.observe(live, domain, step.depth, step.rows.accept_lens[row]):
                 self.on_collapse(collapse)
-        self._close_controls(step.block)
 
-    def _count_control(self, domain: str, step: Step) -> None:
-        control = self._controls.get(domain)
-        if control is None:
-            control = self._controls[domain] = Control(step.block)
-        control.num_steps += 1
-        control.seconds += step.clock.seconds(with_catching_up=False)
-        control.batch_size_sum += len(step.rids)
-
-    def _close_controls(self, block: int) -> None:
-        for domain in [d for d, control in self._controls.items() if control.block != block]:
-            self.on_control(domain, self._controls.pop(domain).part())
+    def _close_controls(self) -> None:
+        tallies, self._controls = self._controls, {}
+        for domain, tally in tallies.items():
+            self.on_control(domain, tally.part())
 
     def _applied(self, event: Applied) -> None:
         if event.detail:

@@ -3,7 +3,7 @@
 ``python -m tests.bench.bench_day0 --domain sql --shift-to json_tools``
 
 A real Aurora is started in a fresh directory. A target is registered through the API; the clock starts with its first
-request. One client sends one request at a time; the engine serves a random half of them without speculation, so both
+request. One client sends one request at a time, a random half of them without speculation (x-aurora-control), so both
 sides are interleaved in one run. At ``--shift-at`` seconds all traffic changes its domain. Speedup is the ratio of the
 medians of tokens/s (engine time) over the last ``--window`` requests of each side. Afterwards the version that was live
 at the shift (frozen) and the one live at the end (adapted) are compared on held-out prompts, in one interleaved run
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import time
 from itertools import islice
 from pathlib import Path
@@ -41,6 +42,7 @@ class Client:
         self.model = self.http.get("/v1/models").json()["data"][0]["id"]
         self.served: list[Served] = []
         self.started = time.monotonic()
+        self.lottery = random.Random(0)
 
     def run(self, domain: str, seed: int, seconds: float) -> None:
         """Traffic of one domain until ``seconds`` after the client's start."""
@@ -51,7 +53,8 @@ class Client:
 
     def _ask(self, domain: str, text: str) -> None:
         body = {**self.body, "model": self.model, "prompt": text}
-        answer = self.http.post("/v1/completions", json=body, headers={"x-aurora-domain": domain})
+        headers = {"x-aurora-domain": domain, "x-aurora-control": str(self.lottery.randrange(2))}
+        answer = self.http.post("/v1/completions", json=body, headers=headers)
         answer.raise_for_status()
         payload = answer.json()
         facts = payload["usage"]["speculative"]
@@ -70,14 +73,14 @@ class Client:
 
 
 def register(ring: Ring, target_dir: Path, slug: str) -> str:
-    """Register a target as an operator does, with half of its requests as control, and return its engine's address."""
+    """Register a target as an operator does, and return its engine's address."""
     ring.post(
         "/targets",
         {
             "slug": slug,
             "name": f"Benchmark {slug}",
             "path": str(target_dir),
-            "policy": {"approval": "automatic", "control_share": 0.5},
+            "policy": {"approval": "automatic"},
             "traffic_enabled": False,
         },
     )

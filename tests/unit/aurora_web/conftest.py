@@ -16,6 +16,8 @@ from aurora_web.accounts.services import create_token
 from aurora_web.console import inbox
 from aurora_web.metrics.settled import settled
 from aurora_web.registry.services import register_target, register_version
+from aurora_web.traces.codec import is_held_out
+from aurora_web.traces.services import EARLY_HELD_OUT_EVERY
 from speculators.records import (
     CountWindow,
     DomainScore,
@@ -130,12 +132,20 @@ def make_version(target, tmp_path):
     return make
 
 
-def segment_payload(num_traces=3, *, target="demo", domain="sql", **changes):
+def learnt_id():
+    """A fresh trace id that no rule holds out."""
+    while True:
+        found = uuid.uuid4().hex
+        if not (is_held_out(found) or is_held_out(found, EARLY_HELD_OUT_EVERY)):
+            return found
+
+
+def segment_payload(num_traces=3, *, target="demo", domain="sql", make_id=learnt_id, **changes):
     """What an engine announces; ids are fresh."""
     segment_id = uuid.uuid4().hex
     traces = [
         TraceRecord(
-            trace_id=uuid.uuid4().hex,
+            trace_id=make_id(),
             target=target,
             domain=domain,
             version=1,

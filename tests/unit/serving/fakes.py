@@ -19,10 +19,12 @@ from serving.engine.api import (
     FinishedRequest,
     FinishReason,
     LoadedDraft,
+    Part,
     Probe,
     Request,
     RequestError,
     SwapOutcome,
+    ignore_control,
 )
 from serving.engine.pins import Pins
 from speculators import checkpoint
@@ -140,7 +142,7 @@ class FakeEngine:
         self.finished: list[FinishedRequest] = []
         self.digest_in_memory: str | None = None  # set: what a broken swap would leave
 
-    def start(self) -> None: ...
+    def start(self, on_control: Callable[[str, Part], None] = ignore_control) -> None: ...
 
     def stop(self, timeout: float = 10.0) -> None:
         self.is_alive = False

@@ -106,7 +106,7 @@ def test_a_step_stays_on_the_targets_device_and_asks_it_for_nothing(target_dir, 
     learner = trainer.Trainer(
         elsewhere, DraftConfig.for_target(target.config), 3, seed=1, recipe=trainer.Recipe(dtype=torch.float32)
     )
-    loss, first = learner._losses(batches.make_batch(examples))
+    loss, first = learner._losses(batches.make_batch(examples), 0, 1.0)
     loss.backward()
     learner._optimisers[0].step()  # the other one is torch's own and has no kernel for it
     learner.step_count += 1

@@ -83,7 +83,7 @@ def test_the_large_figures_are_those_of_the_live_version(clients, judged):
     page = text(clients["viewer"].get("/targets/demo/"))
     assert "<dd>2.00×</dd>" in page  # v2
     assert "last 30 minutes, all versions: 1.33×" in page  # v1 and v2
-    assert "Large: v2, the live version, over the last 5 minutes (20 requests, 20 control)" in page
+    assert "Large: v2, the live version, over the last 5 minutes (20 requests, 20 control blocks)" in page
 
 
 def test_the_links_of_the_page_keep_what_was_chosen(clients, target):

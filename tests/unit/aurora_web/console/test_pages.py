@@ -44,7 +44,7 @@ def test_a_target_without_data_says_so(clients, target):
     page = text(clients["viewer"].get("/targets/demo/"))
     assert "No engine has reported yet" in page
     assert "No request has finished in this time" in page
-    assert "0 control requests" not in page
+    assert "0 control blocks" not in page
 
 
 def test_the_target_page_shows_versions_and_the_reasons(clients, passed):

@@ -33,7 +33,7 @@ def expected(rows, until, back):
             sides = strata.setdefault((name, size), [NOTHING, NOTHING])
             sides[is_control] = sides[is_control] + Moments(*sums)
     compared = [
-        (ratio_of_ratios(ours, control, a_name="speculative", b_name="control"), ours.sum_x)
+        (ratio_of_ratios(ours, control, a_name="speculative", b_name="control", b_unit="blocks"), ours.sum_x)
         for ours, control in strata.values()
     ]
     return stratified(sorted(compared, key=lambda pair: -pair[1])) if strata else None

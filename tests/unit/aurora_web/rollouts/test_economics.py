@@ -50,7 +50,7 @@ def test_strata_without_control_count_neither_way_and_it_is_said():
     assert found.covered == 0.5
     alone = saving("", [stratum(n=3)])
     assert (alone.saved.value, alone.without_seconds) == (None, None)
-    assert "3 control requests, at least 5" in alone.saved.reason
+    assert "3 control blocks, at least 5" in alone.saved.reason
 
 
 def test_more_control_requests_make_a_narrower_interval():

@@ -2,12 +2,12 @@
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.engine.api import FinishedRequest, Request, SamplingParams
+from serving.engine.api import FinishedRequest, Part, Request, SamplingParams, ignore_control
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 
@@ -58,9 +58,11 @@ def submit(engine: Engine, prompt: tuple[int, ...], *, is_control: bool = False,
 
 
 @contextmanager
-def engine_of(target: Path, **config: Any) -> Iterator[Engine]:
+def engine_of(
+    target: Path, on_control: Callable[[str, Part], None] = ignore_control, **config: Any
+) -> Iterator[Engine]:
     engine = Engine(target, EngineConfig(**{"max_len": 128, "max_requests": 4, "control_share": 0.0, **config}))
-    engine.start()
+    engine.start(on_control)
     try:
         yield engine
     finally:

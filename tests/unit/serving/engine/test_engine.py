@@ -9,6 +9,7 @@ import torch
 
 from serving.engine.api import Request, RequestError, SamplingParams
 from serving.engine.config import EngineConfig
+from serving.engine.control import BLOCK_STEPS
 from serving.engine.costs import Costs
 from serving.engine.engine import Engine
 from serving.engine.stepper import Stepper
@@ -115,29 +116,61 @@ def test_the_same_id_twice_is_refused(tiny):
         submit(engine, PROMPT, max_tokens=2, request_id="a").result()
 
 
-@pytest.mark.parametrize(("running", "num"), [(1, 400), (4, 1200)])
-def test_the_control_gets_its_share(tiny, good, running, num):
-    with engine_of(tiny[0], control_share=0.25, seed=1, max_requests=running) as engine:
+def test_the_control_is_blocks_of_steps_of_the_same_requests(tiny, good):
+    """Its parts and the requests' own are all that was decoded, and drafts are made outside its steps alone."""
+    told = []
+    with engine_of(
+        tiny[0], fixed_lookahead=2, control_share=0.25, seed=1, on_control=lambda *a: told.append(a)
+    ) as engine:
         engine.swap(1, engine.load_draft(good)).result(60)
-        waiters = [submit(engine, PROMPT, is_control=None, max_tokens=2, ignore_eos=True) for _ in range(num)]
+        waiters = [
+            submit(engine, PROMPT, is_control=None, domain=domain, max_tokens=100, ignore_eos=True)
+            for domain in ("a", "b") * 30
+        ]
         finished = [w.result() for w in waiters]
-    control = [f for f in finished if f.version == 0]
-    assert 0.15 < len(control) / num < 0.35
-    assert all(f.num_proposed_drafts == 0 and f.lookahead == 0 for f in control)
+    assert {part.num_verify_steps for _, part in told} <= set(range(1, 4 * BLOCK_STEPS + 1))
+    assert all((part.version, part.lookahead, part.num_proposed_drafts) == (0, 0, 0) for _, part in told)
+    assert all(part.num_accept_tokens == part.num_verify_steps and part.decode_seconds > 0 for _, part in told)
+    assert {domain for domain, _ in told} == {"a", "b"}
+    assert all(f.version == 1 for f in finished)
+    kept = [part for f in finished for part in ([f] if f.parts is None else f.parts)]
+    assert all(part.version == 1 and part.lookahead == 2 for part in kept)
+    control = sum(part.num_verify_steps for _, part in told)
+    assert control + sum(part.num_verify_steps for part in kept) == sum(f.num_verify_steps for f in finished)
+    tokens = sum(part.num_accept_tokens for _, part in told) + sum(part.num_accept_tokens for part in kept)
+    assert tokens == 60 * 99
+    seconds = sum(part.decode_seconds for _, part in told) + sum(part.decode_seconds for part in kept)
+    assert seconds == pytest.approx(sum(f.decode_seconds for f in finished))
+    # A draft is possible in every step but the last of a request: those without one are the control's.
+    plain = sum(not step.proposed for f in finished for step in f.steps)
+    assert control <= plain <= control + len(finished)
+    assert 0.1 < control / sum(f.num_verify_steps for f in finished) < 0.5
+
+
+def test_no_block_is_drawn_where_speculation_is_off_or_nothing_is_live(tiny, good):
+    told = []
+    with engine_of(tiny[0], control_share=1.0, on_control=lambda *a: told.append(a)) as engine:
+        submit(engine, PROMPT, is_control=None, max_tokens=20, ignore_eos=True).result()
+        engine.swap(1, engine.load_draft(good)).result(60)
+        engine.set_policy(max_lookahead=0)
+        submit(engine, PROMPT, is_control=None, max_tokens=20, ignore_eos=True).result()
+    assert told == []
 
 
 def test_a_control_that_a_client_chose_counts_on_neither_side(tiny, good):
-    with engine_of(tiny[0], control_share=1.0) as engine:
+    told = []
+    with engine_of(tiny[0], control_share=1.0, on_control=lambda *a: told.append(a)) as engine:
         engine.swap(3, engine.load_draft(good)).result(60)
         chosen = submit(engine, PROMPT, is_control=True, max_tokens=6, ignore_eos=True).result()
         drawn = submit(engine, PROMPT, is_control=None, max_tokens=6, ignore_eos=True).result()
-        kept_out = submit(engine, PROMPT, is_control=False, max_tokens=6, ignore_eos=True).result()
-    assert (chosen.version, chosen.num_proposed_drafts, drawn.version, kept_out.version) == (0, 0, 0, 3)
+        kept_out = submit(engine, PROMPT, is_control=False, max_tokens=6, ignore_eos=True, is_alone=True).result()
+    assert (chosen.version, chosen.num_proposed_drafts, drawn.version, kept_out.version) == (0, 0, 3, 3)
     assert chosen.tokens == drawn.tokens == kept_out.tokens
     [part] = chosen.parts
     assert (part.version, part.lookahead, part.num_verify_steps, part.num_accept_tokens) == (3, 0, 5, 5)
     assert part.decode_seconds == chosen.decode_seconds
-    assert drawn.parts is kept_out.parts is None
+    assert drawn.parts == () and kept_out.parts is None
+    assert [(domain, part.num_verify_steps) for domain, part in told] == [("default", 5)]
 
 
 def test_a_request_that_is_alone_shares_no_step(tiny, good):
@@ -180,12 +213,13 @@ def test_groups_never_mix_versions(tiny, good, garbage, monkeypatch):
     monkeypatch.setattr(Stepper, "verify", watch)
     with engine_of(tiny[0], control_share=0.3, seed=2) as engine:
         engine.swap(1, engine.load_draft(good)).result(60)
-        waiters = [submit(engine, PROMPT, is_control=None, max_tokens=30, ignore_eos=True) for _ in range(6)]
+        waiters = [submit(engine, PROMPT, is_control=i < 2 or None, max_tokens=30, ignore_eos=True) for i in range(6)]
+        assert all(w.started.wait(60) for w in waiters[:4])
         engine.swap(2, engine.load_draft(garbage)).result(60)
         waiters += [submit(engine, PROMPT, is_control=None, max_tokens=30, ignore_eos=True) for _ in range(6)]
         [w.result() for w in waiters]
     assert all(len(group) == 1 for group in seen)
-    assert len(set().union(*seen)) == 3  # v1, v2, control
+    assert len(set().union(*seen)) == 3  # v1, v2, none
 
 
 def test_swap_proof_and_way_back(tiny, good, garbage):

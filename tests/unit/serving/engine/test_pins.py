@@ -78,11 +78,17 @@ def test_what_is_unpinned_is_chosen_by_the_engine_again(engine):
 
 
 def test_no_control_is_drawn_where_speculation_is_off(tiny, good):
-    with engine_of(tiny[0], control_share=1.0) as engine:
+    told = []
+    with engine_of(tiny[0], control_share=1.0, on_control=lambda *a: told.append(a)) as engine:
         engine.swap(1, engine.load_draft(good)).result(60)
         engine.pins.replace(pinned(DomainPin("sql", speculation_off=True)))
-        assert submit(engine, PROMPT, domain="sql", is_control=None, max_tokens=4).result().version == 1
-        assert submit(engine, PROMPT, domain="prose", is_control=None, max_tokens=4).result().version == 0
+        long = {"is_control": None, "max_tokens": 40, "ignore_eos": True}
+        waiters = [submit(engine, PROMPT, domain=domain, **long) for domain in ("sql", "prose")]
+        sql, prose = (waiter.result() for waiter in waiters)
+    assert sql.parts is None, "counted under its version, with lookahead 0: on neither side"
+    assert prose.parts == ()
+    assert {domain for domain, _ in told} == {"prose"}
+    assert sum(part.num_verify_steps for _, part in told) == prose.num_verify_steps == 39
 
 
 def test_the_stats_say_what_is_pinned(engine):
