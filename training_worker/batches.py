@@ -23,12 +23,11 @@ BASES_STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One trace with its states, always on the CPU: T = len(tokens) - 1 - first_state positions."""
+    """One trace, its states and what the target says of them, on the CPU: T = len(tokens) - 1 - first_state."""
 
     source: TraceSource
     features: Tensor  # float16 [T, K*Ht]
-    final: Tensor  # float16 [T, Ht]
-    teacher_ids: Tensor  # int64 [T, k]: the target's most likely tokens after each position, the likeliest first
+    teacher_ids: Tensor  # int32 [T, k]: the target's most likely tokens after each position, the likeliest first
     teacher_probs: Tensor  # float32 [T, k], rows sum to one
     emitted_probs: Tensor  # float32 [T]: of the token after each position at the trace's temperature; greedy: ones
 
@@ -43,7 +42,7 @@ class Example:
 
     @property
     def num_bytes(self) -> int:
-        tensors = (self.features, self.final, self.teacher_ids, self.teacher_probs, self.emitted_probs)
+        tensors = (self.features, self.teacher_ids, self.teacher_probs, self.emitted_probs)
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -92,7 +91,7 @@ def make_batch(examples: Sequence[Example], device: torch.device = CPU) -> Batch
 
     return Batch(
         features=stack([e.features for e in examples]),
-        teacher_ids=stack([e.teacher_ids for e in examples]),
+        teacher_ids=stack([e.teacher_ids.long() for e in examples]),
         teacher_probs=stack([e.teacher_probs for e in examples]),
         tokens=stack(tokens),
         length=torch.tensor([len(t) for t in tokens]),

@@ -24,6 +24,7 @@ from training_worker.config import ConfigError, SliceJob, SliceResult, TraceSour
 from training_worker.day_zero import first_draft, is_first, is_readable
 from training_worker.device import find_device, name_of
 from training_worker.evaluate import TraceScore, by_domain, replay
+from training_worker.memory import give_back_memory
 from training_worker.segments import Examples
 from training_worker.target import Target
 from training_worker.trainer import Trainer
@@ -82,6 +83,8 @@ def run_slice(job: SliceJob, report: Callable[[TrainProgress], None]) -> SliceRe
     except (CheckpointError, KeyError, ValueError) as error:
         _warm.pop(job.target_path, None)
         raise TrainingError(f"{type(error).__name__}: {error}", retryable=False) from error
+    finally:
+        give_back_memory()
 
 
 def _publish_first(job: SliceJob) -> SliceResult:

@@ -36,23 +36,26 @@ class Target:
         self.head_VH = self.embed_VH if self.config.get("tie_word_embeddings") else self._tensor(HEAD)
 
     def recompute(self, source: TraceSource, aux_layer_ids: tuple[int, ...]) -> Example:
-        """The hidden states of a whole trace by one prefill, rounded to float16 as a segment would hold them."""
+        """A trace whose hidden states are gone."""
+        return self.example(source, *self.states(source, aux_layer_ids))
+
+    def states(self, source: TraceSource, aux_layer_ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """(features, final) of a trace by one prefill, rounded to float16 on the CPU as a segment would hold them."""
         ids = torch.tensor([source.tokens[:-1]], device=self.device)
         with torch.inference_mode():
             answer = self._model.model(ids, output_hidden_states=True)
         layers = answer.hidden_states  # [0] is the embedding, [i + 1] the output of layer i; the last one is normed
         features = torch.cat([layers[i + 1][0] for i in aux_layer_ids], -1).half()
-        first = source.first_state
         final = answer.last_hidden_state[0].half()
-        return self.example(source, *(x[first:].to("cpu", copy=True) for x in (features, final)))
+        return features[source.first_state :].to("cpu", copy=True), final[source.first_state :].to("cpu", copy=True)
 
     def example(self, source: TraceSource, features: Tensor, final: Tensor) -> Example:
         """A trace with its states and what the target thought likely at each position (temperature 1)."""
         parts = [self._likely(final[first : first + POSITIONS]) for first in range(0, len(final), POSITIONS)]
         ids, probs = (torch.cat(each) for each in zip(*parts, strict=True))
-        example = Example(source, features, final, ids, probs, torch.ones(len(final)))
+        example = Example(source, features, ids.int(), probs, torch.ones(len(final)))
         if source.temperature > 0:
-            self._fill_emitted(example)
+            self._fill_emitted(example, final)
         return example
 
     @torch.inference_mode()
@@ -63,10 +66,10 @@ class Target:
         return best.indices.cpu(), torch.softmax(best.values, -1).cpu()
 
     @torch.inference_mode()
-    def _fill_emitted(self, example: Example) -> None:
+    def _fill_emitted(self, example: Example, final: Tensor) -> None:
         """In float32, and for the generated tokens alone: the evaluation asks for no others."""
         source, first = example.source, example.first_base
-        states = example.final[first:].to(self.device).float()
+        states = final[first:].to(self.device).float()
         emitted = torch.tensor(source.tokens[source.first_state + 1 + first :], device=self.device)
         logits = torch.nn.functional.linear(states, self.head_VH) / source.temperature
         example.emitted_probs[first:] = torch.softmax(logits, -1).gather(-1, emitted[:, None])[:, 0].cpu()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from serving.engine.api import Part
 
-BLOCK_STEPS = 16
+BLOCK_STEPS = 8
 
 
 @dataclass(slots=True)

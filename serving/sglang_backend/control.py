@@ -12,10 +12,9 @@ import logging
 import random
 from typing import Any
 
-from serving.engine.control import BLOCK_STEPS
-
 log = logging.getLogger(__name__)
 
+BLOCK_STEPS = 16
 SEED = 20260211  # the same on every rank: they must draw alike
 
 

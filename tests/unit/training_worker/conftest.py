@@ -53,9 +53,8 @@ def traces(target, tmp_path_factory):
                 first_state=0,
                 lookahead=3,
             )
-            example = target.recompute(source, AUX)
-            tensors[f"{source.trace_id}.states"] = example.features
-            tensors[f"{source.trace_id}.final"] = example.final
+            features, final = target.states(source, AUX)
+            tensors[f"{source.trace_id}.states"], tensors[f"{source.trace_id}.final"] = features, final
             sources.append(source)
         save_file(tensors, path)
         return sources
