@@ -22,14 +22,29 @@ BASES_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """What the target says after each of T positions, on the CPU."""
+
+    ids: Tensor  # int32 [T, k]: its most likely tokens, the likeliest first
+    probs: Tensor  # float32 [T, k], at temperature 1; rows sum to one
+    emitted: Tensor  # float32 [T]: of the token that came, at the trace's temperature; greedy, or in the prompt: ones
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.ids, self.probs, self.emitted))
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One trace, its states and what the target says of them, on the CPU: T = len(tokens) - 1 - first_state."""
 
     source: TraceSource
     features: Tensor  # float16 [T, K*Ht]
-    teacher_ids: Tensor  # int32 [T, k]: the target's most likely tokens after each position, the likeliest first
-    teacher_probs: Tensor  # float32 [T, k], rows sum to one
-    emitted_probs: Tensor  # float32 [T]: of the token after each position at the trace's temperature; greedy: ones
+    teacher: Teacher
+
+    @property
+    def domain(self) -> str:
+        return self.source.domain
 
     @property
     def num_positions(self) -> int:
@@ -42,8 +57,7 @@ class Example:
 
     @property
     def num_bytes(self) -> int:
-        tensors = (self.features, self.teacher_ids, self.teacher_probs, self.emitted_probs)
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return self.features.nbytes + self.teacher.num_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +105,8 @@ def make_batch(examples: Sequence[Example], device: torch.device = CPU) -> Batch
 
     return Batch(
         features=stack([e.features for e in examples]),
-        teacher_ids=stack([e.teacher_ids.long() for e in examples]),
-        teacher_probs=stack([e.teacher_probs for e in examples]),
+        teacher_ids=stack([e.teacher.ids.long() for e in examples]),
+        teacher_probs=stack([e.teacher.probs for e in examples]),
         tokens=stack(tokens),
         length=torch.tensor([len(t) for t in tokens]),
         first_state=torch.tensor([e.source.first_state for e in examples]),

@@ -77,7 +77,7 @@ def _passes(draft: Eagle3Draft, target: Target, examples: Sequence[Example], loo
     base = sent(start[:, None] + torch.arange(num), target.device)
     emitted = torch.zeros(len(examples), length)
     for row, example in enumerate(examples):
-        emitted[row, : example.num_positions] = example.emitted_probs
+        emitted[row, : example.num_positions] = example.teacher.emitted
     emitted = sent(emitted, target.device)
     probs, losses, ids = [], torch.zeros(0), draft.target_ids
     for k, depth in enumerate(unroll(draft, target.embed_VH, batch, [base] * max(1, lookahead))):

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from training_worker.batches import Example
+from training_worker.batches import Example, Teacher
 from training_worker.config import TraceSource
 from training_worker.target import Target
 
 log = logging.getLogger(__name__)
-CACHE_BYTES = 256 * 1024 * 1024
+CACHE_BYTES = 256 << 20
+TEACHER_BYTES = 64 << 20  # a fiftieth of a trace's states, and most of the time that loading one takes
 
 
 class Examples:
@@ -27,6 +29,8 @@ class Examples:
         self.aux_layer_ids = aux_layer_ids
         self._cache: OrderedDict[str, Example] = OrderedDict()
         self._cache_bytes = 0
+        self._teachers: OrderedDict[str, Teacher] = OrderedDict()
+        self._teacher_bytes = 0
 
     def load(self, sources: Iterable[TraceSource]) -> tuple[list[Example], list[str]]:
         """(examples, ids of traces whose states are gone and could not be recomputed)."""
@@ -51,7 +55,7 @@ class Examples:
             if source.segment_uri not in files:
                 files[source.segment_uri] = stack.enter_context(safe_open(source.segment_uri, framework="pt"))
             tensors = files[source.segment_uri]
-            example = self.target.example(
+            example = self._with_teacher(
                 source, tensors.get_tensor(f"{source.trace_id}.states"), tensors.get_tensor(f"{source.trace_id}.final")
             )
         except (OSError, SafetensorError) as error:
@@ -62,6 +66,19 @@ class Examples:
                 "trace %s has %d states for %d tokens", source.trace_id, example.num_positions, len(source.tokens)
             )
             return None
+        return example
+
+    def _with_teacher(self, source: TraceSource, features: Tensor, final: Tensor) -> Example:
+        """What the target says of a trace's states is asked once, for as long as there is room for its answers."""
+        known = self._teachers.get(source.trace_id)
+        if known is not None and len(known.ids) == len(features):
+            self._teachers.move_to_end(source.trace_id)
+            return Example(source, features, known)
+        example = self.target.example(source, features, final)
+        self._teachers[source.trace_id] = example.teacher
+        self._teacher_bytes += example.teacher.num_bytes
+        while self._teacher_bytes > TEACHER_BYTES:
+            self._teacher_bytes -= self._teachers.popitem(last=False)[1].num_bytes
         return example
 
     def _recompute(self, source: TraceSource) -> Example | None:

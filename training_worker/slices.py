@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -38,6 +39,16 @@ TRAINING_PER_SAVING = 5.0  # a slice trains at least so many times as long as wr
 TRAINING_PER_EVALUATION = 4.0  # and as its last evaluation took
 REPLAY_PER_FRESH = 4  # old traces in a pass for each fresh one ...
 REPLAY_PER_PASS = 48  # ... and at least so many
+
+
+class OfDomain(Protocol):
+    """A trace or its example."""
+
+    @property
+    def domain(self) -> str: ...
+
+
+Drawn = TypeVar("Drawn", bound=OfDomain)
 
 
 class TrainingError(RuntimeError):
@@ -162,9 +173,7 @@ class _Slice:
         """Load, train, save, evaluate, publish."""
         self._tell("load", now=True)
         fresh, missing = self.run_state.examples.load(self.job.fresh)
-        old, missing_old = self.run_state.examples.load(self.job.replay)
-        if fresh or old:
-            self._train(fresh, old)
+        missing_old = self._train([example.source for example in fresh])
         self._tell("save", now=True)
         self._keep()
         manifest, report = self._publish() if self.job.publish else (None, None)
@@ -190,19 +199,28 @@ class _Slice:
         others = TRAINING_PER_SAVING * run.save_seconds, TRAINING_PER_EVALUATION * run.evaluation_seconds
         return max(self.job.budget_seconds, *others)
 
-    def _train(self, fresh: Sequence[Example], old: Sequence[Example]) -> None:
-        """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order."""
-        started, tokens, first_step = time.monotonic(), self.trainer.num_tokens, self.trainer.step_count + 1
-        while True:
+    def _train(self, fresh: Sequence[TraceSource]) -> list[str]:
+        """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order.
+
+        Old ones are loaded when a pass has drawn them; returns the ids of those whose states are gone.
+        """
+        old, missing = list(self.job.replay), list[str]()
+        spent, tokens, first_step = 0.0, self.trainer.num_tokens, self.trainer.step_count + 1
+        while fresh or old:
             rng = random.Random(f"{self.job.seed}:{self.trainer.step_count}")
-            for batch in training_batches(one_pass(fresh, old, rng), self.trainer.recipe.max_positions, rng):
+            examples, gone = self.run_state.examples.load(one_pass(fresh, old, rng))
+            missing += gone
+            old = [source for source in old if source.trace_id not in gone]
+            for batch in training_batches(examples, self.trainer.recipe.max_positions, rng):
+                started = time.monotonic()
                 self.trainer.step(batch)
+                spent += time.monotonic() - started
                 self._trained.update(example.source.trace_id for example in batch)
-                spent = time.monotonic() - started
                 self._rate = (self.trainer.num_tokens - tokens) / spent
                 self._tell("train", now=self.trainer.step_count == first_step)
                 if spent >= self.budget_seconds:
-                    return
+                    return missing
+        return missing
 
     def _publish(self) -> tuple[VersionManifest, EvalReport | None]:
         self._tell("evaluate", now=True)
@@ -284,7 +302,7 @@ class _Slice:
         )
 
 
-def one_pass(fresh: Sequence[Example], old: Sequence[Example], rng: random.Random) -> list[Example]:
+def one_pass(fresh: Sequence[Drawn], old: Sequence[Drawn], rng: random.Random) -> list[Drawn]:
     """Every fresh trace and a sample of the old ones, drawn anew for each pass: no slice learns one sample by heart.
 
     Domains that the fresh traces have none of get half of a pass at most, so that a shift of the traffic weighs in at
@@ -294,9 +312,9 @@ def one_pass(fresh: Sequence[Example], old: Sequence[Example], rng: random.Rando
     chosen = rng.sample(list(old), min(len(old), wanted))
     if not fresh:
         return chosen
-    domains = {example.source.domain for example in fresh}
-    current = [*fresh, *(example for example in chosen if example.source.domain in domains)]
-    former = [example for example in chosen if example.source.domain not in domains]
+    domains = {each.domain for each in fresh}
+    current = [*fresh, *(each for each in chosen if each.domain in domains)]
+    former = [each for each in chosen if each.domain not in domains]
     return [*current, *former[: len(current)]]
 
 

@@ -12,7 +12,7 @@ from aurora_kernels.dtypes import fastest_dtype
 from safetensors import safe_open
 from torch import Tensor
 
-from training_worker.batches import Example
+from training_worker.batches import Example, Teacher
 from training_worker.config import TraceSource
 from training_worker.device import CPU
 
@@ -50,12 +50,13 @@ class Target:
         return features[source.first_state :].to("cpu", copy=True), final[source.first_state :].to("cpu", copy=True)
 
     def example(self, source: TraceSource, features: Tensor, final: Tensor) -> Example:
-        """A trace with its states and what the target thought likely at each position (temperature 1)."""
+        """A trace with its states and what the target thought likely at each position."""
         parts = [self._likely(final[first : first + POSITIONS]) for first in range(0, len(final), POSITIONS)]
         ids, probs = (torch.cat(each) for each in zip(*parts, strict=True))
-        example = Example(source, features, ids.int(), probs, torch.ones(len(final)))
+        example = Example(source, features, Teacher(ids, probs, torch.ones(len(final))))
         if source.temperature > 0:
-            self._fill_emitted(example, final)
+            first = example.first_base  # in float32, and where the evaluation asks for it
+            example.teacher.emitted[first:] = self._emitted(source, first, final[first:])
         return example
 
     @torch.inference_mode()
@@ -63,16 +64,14 @@ class Target:
         """(ids, probabilities) [n, k] of the most likely tokens after these positions [n, Ht], on the CPU."""
         logits = torch.nn.functional.linear(final.to(self.device, self._head.dtype), self._head)
         best = logits.float().topk(min(TEACHER_TOKENS, logits.shape[-1]), -1)
-        return best.indices.cpu(), torch.softmax(best.values, -1).cpu()
+        return best.indices.int().cpu(), torch.softmax(best.values, -1).cpu()
 
     @torch.inference_mode()
-    def _fill_emitted(self, example: Example, final: Tensor) -> None:
-        """In float32, and for the generated tokens alone: the evaluation asks for no others."""
-        source, first = example.source, example.first_base
-        states = final[first:].to(self.device).float()
+    def _emitted(self, source: TraceSource, first: int, final: Tensor) -> Tensor:
+        """Probabilities [n] of the tokens after the positions from ``first`` on, whose states [n, Ht] are given."""
         emitted = torch.tensor(source.tokens[source.first_state + 1 + first :], device=self.device)
-        logits = torch.nn.functional.linear(states, self.head_VH) / source.temperature
-        example.emitted_probs[first:] = torch.softmax(logits, -1).gather(-1, emitted[:, None])[:, 0].cpu()
+        logits = torch.nn.functional.linear(final.to(self.device).float(), self.head_VH) / source.temperature
+        return torch.softmax(logits, -1).gather(-1, emitted[:, None])[:, 0].cpu()
 
     @cached_property
     def _head(self) -> Tensor:

@@ -135,9 +135,9 @@ def test_replay_scores_as_on_the_cpu(target, gpu_target, examples, tmp_path):
 def test_recomputed_states_are_the_cpus(target, gpu_target, examples):
     for example in examples[:8]:
         ours = gpu_target.recompute(example.source, AUX)
-        assert not (ours.features.is_cuda or ours.teacher_probs.is_cuda)
+        assert not (ours.features.is_cuda or ours.teacher.probs.is_cuda)
         assert distance(ours.features, example.features) < STATE_TOLERANCE
         assert distance(*(each.states(example.source, AUX)[1] for each in (gpu_target, target))) < STATE_TOLERANCE
-        assert (ours.teacher_probs - example.teacher_probs).abs().max() < PROBABILITY_TOLERANCE
-        same = (ours.teacher_ids[:, :, None] == example.teacher_ids[:, None]).any(-1)
+        assert (ours.teacher.probs - example.teacher.probs).abs().max() < PROBABILITY_TOLERANCE
+        same = (ours.teacher.ids[:, :, None] == example.teacher.ids[:, None]).any(-1)
         assert same.float().mean() > 0.9  # the last of those kept lie close together

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from speculators import checkpoint
-from training_worker import slices
+from training_worker import segments, slices
 from training_worker.config import SliceJob
+from training_worker.segments import Examples
 from training_worker.slices import TrainingError, run_slice
+from training_worker.target import Target
 from training_worker.trainer import Recipe
 
 
@@ -98,6 +101,40 @@ def test_states_that_cannot_be_had_are_reported(job, monkeypatch, tmp_path, targ
     assert result.missing_trace_ids == (gone.trace_id,)
 
 
+def test_an_old_trace_is_read_when_a_pass_has_drawn_it(job, traces, monkeypatch):
+    """Loading them all takes longer than a slice trains, where a target is large or traces are many."""
+    monkeypatch.setattr(slices, "_warm", {})
+    monkeypatch.setattr(slices, "REPLAY_PER_PASS", 2)
+    monkeypatch.setattr(slices, "REPLAY_PER_FRESH", 0)
+    read = []
+    honest = Examples._read
+    monkeypatch.setattr(
+        Examples, "_read", lambda self, source, *more: read.append(source) or honest(self, source, *more)
+    )
+    old = tuple(traces(9, seed=5))
+    broken = tuple(replace(source, segment_uri="/nowhere/gone.safetensors") for source in old)
+    run_slice(replace(job, replay=old, held_out=(), budget_seconds=0.0), lambda progress: None)
+    assert len(set(read) & set(old)) == 2
+    monkeypatch.setattr(Examples, "_recompute", lambda self, source: None)
+    result = run_slice(replace(job, fresh=(), replay=broken, held_out=(), publish=False), lambda progress: None)
+    assert set(result.missing_trace_ids) >= {source.trace_id for source in set(old) - set(read)}
+
+
+def test_the_target_is_asked_about_a_trace_once(job, target, monkeypatch):
+    monkeypatch.setattr(segments, "CACHE_BYTES", 0)  # every example is read again
+    asked = []
+    honest = Target.example
+    monkeypatch.setattr(
+        Target, "example", lambda self, source, *states: asked.append(source) or honest(self, source, *states)
+    )
+    examples = Examples(target, (1, 3, 4))
+    first, again = (examples.load(job.fresh)[0] for _ in range(2))
+    assert len(asked) == len(job.fresh)
+    for one, other in zip(first, again, strict=True):
+        assert one.teacher is other.teacher
+        assert torch.equal(one.features, other.features)
+
+
 def test_a_target_that_is_gone_may_come_back(job, tmp_path):
     with pytest.raises(TrainingError) as caught:
         run_slice(replace(job, target_path=str(tmp_path / "nowhere")), lambda progress: None)
@@ -118,10 +155,6 @@ class Old:
 
     domain: str
     number: int
-
-    @property
-    def source(self):
-        return self
 
 
 def old_ones(domain, num):
