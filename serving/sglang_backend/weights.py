@@ -158,11 +158,16 @@ def target_fingerprint(model: Any, rest_seconds: float = 0.0) -> str:
     for name, tensor in parameters:
         flat = tensor.detach().reshape(-1)
         if not is_full and flat.numel() > SAMPLES_PER_TENSOR:
-            flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLES_PER_TENSOR, device=flat.device).long()]
+            flat = flat[sampled_places(flat.numel()).to(flat.device)]
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(flat.cpu().contiguous().view(torch.uint8).numpy())
         time.sleep(rest_seconds)
     return digest.hexdigest()
+
+
+def sampled_places(num: int) -> Tensor:
+    """SAMPLES_PER_TENSOR indices, evenly spread from 0 to num - 1; in integers, as floats miss places above 2^24."""
+    return torch.arange(SAMPLES_PER_TENSOR) * (num - 1) // (SAMPLES_PER_TENSOR - 1)
 
 
 class TargetWatch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -93,17 +95,42 @@ def _handler(console: FakeConsole) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Listener(ThreadingHTTPServer):
+    """Knows its open connections, which would go on being answered after it has stopped listening."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self.connections: set[socket.socket] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was cut says nothing."""
+
+    def cut(self) -> None:
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
 class ConsoleServer:
     """A console that can be stopped and started again on its port."""
 
     def __init__(self) -> None:
         self.console = FakeConsole(0)
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Listener | None = None
         self.start()
 
     def start(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.console.port), _handler(self.console))
-        self._server.daemon_threads = True
+        self._server = _Listener(("127.0.0.1", self.console.port), _handler(self.console))
         self.console.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -111,6 +138,7 @@ class ConsoleServer:
         if self._server:
             self._server.shutdown()
             self._server.server_close()
+            self._server.cut()
             self._server = None
 
 

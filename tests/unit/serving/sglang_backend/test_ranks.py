@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.multiprocessing as processes
 
+from serving.sglang_backend import weights
 from serving.sglang_backend.ranks import NOT_YET, Command, CpuGroup, Prepared, RankSwapper
-from serving.sglang_backend.weights import DraftMemory, TargetWatch, target_fingerprint
+from serving.sglang_backend.weights import DraftMemory, TargetWatch, sampled_places, target_fingerprint
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from tests.bench.ring import wait_for
@@ -73,6 +74,22 @@ def test_the_targets_fingerprint_sees_a_changed_value():
     before = target_fingerprint(model)
     assert target_fingerprint(model) == before
     model.weight.data[3, 3] += 1e-4
+    assert target_fingerprint(model) != before
+
+
+@pytest.mark.parametrize("num", [4097, 2**24 + 1, 49152 * 576, 151936 * 4096])
+def test_a_sample_of_a_large_tensor_goes_from_its_first_value_to_its_last(num):
+    places = sampled_places(num)
+    assert (int(places[0]), int(places[-1]), len(places)) == (0, num - 1, 4096)
+    steps = places.diff()
+    assert int(steps.max()) - int(steps.min()) <= 1
+
+
+def test_the_fingerprint_of_a_large_target_is_of_a_sample(monkeypatch):
+    monkeypatch.setattr(weights, "FULL_FINGERPRINT_BYTES", 0)
+    model = torch.nn.Linear(40, 300)
+    before = target_fingerprint(model)
+    model.weight.data[-1, -1] += 1e-4  # the last value is one of them
     assert target_fingerprint(model) != before
 
 
