@@ -16,8 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from aurora_kernels.dtypes import fastest_dtype
-from aurora_kernels.packed_linear import PackedLinear
+from aurora_kernels.packed_linear import PackedLinear, leanest_dtype
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,7 +30,7 @@ from speculators.eagle3 import DraftConfig, Eagle3Draft
 # Difference between the logits of the packed draft and of the float32 reference, relative to these (norms over the
 # vocabulary): the median over some made-up contexts. A well trained draft attends sharply, and in bfloat16 a context
 # in a hundred goes another way (0.1 and more, the median of five 0.02 at most); a matrix packed wrongly: 0.45 at least.
-TRY_OUT_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}
+TRY_OUT_TOLERANCE = {torch.float32: 2e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
 TRY_OUT_CONTEXTS = 5
 
 
@@ -46,9 +45,8 @@ class Guess:
 class DraftRunner:
     """One speculator version in memory, with room for every slot of the engine.
 
-    ``dtype``: of the weights; None = what this processor multiplies fastest. A draft reads all its weights for one row
-    per request, so half the bytes are half the time. What a rounded draft proposes differs a little; what is kept is
-    the target's word alone.
+    ``dtype``: of the weights; None = ``leanest_dtype``. A draft reads all its weights for one row per request, so half
+    the bytes are half the time. What a rounded draft proposes differs a little; the target alone says what is kept.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class DraftRunner:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.config = c = config
-        self.dtype = dtype or fastest_dtype(embed_VH.device)
+        self.dtype = dtype or leanest_dtype(embed_VH.device)
         self.sha256 = checkpoint.state_digest(state)
         self._embed_VH = embed_VH  # the target's own, not a copy: it is the largest tensor of a small model
         self._d2t = state["d2t"] + torch.arange(c.draft_vocab_size)
@@ -69,7 +67,6 @@ class DraftRunner:
         layer = "midlayer."
         into = torch.cat((state[layer + "input_layernorm.weight"], state[layer + "hidden_norm.weight"])).float()
         projections = [state[f"{layer}self_attn.{x}_proj.weight"].float() * into for x in "qkv"]
-        projections[0] = projections[0] * c.head_dim**-0.5
         after = state[layer + "post_attention_layernorm.weight"].float()
         linear = partial(_linear, dtype=self.dtype)
         self._fc = linear(state["fc.weight"].float())
@@ -157,8 +154,7 @@ def _try_out(
     runner: DraftRunner, config: DraftConfig, state: dict[str, Tensor], embed_VH: Tensor, directory: Path
 ) -> None:
     """The packed draft must say what the reference says, on made-up states; scratch in slot 0 is overwritten later."""
-    reference = Eagle3Draft(config)
-    reference.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    reference = Eagle3Draft.from_state(config, {k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     generator = torch.Generator().manual_seed(0)
     differences = sorted(_difference(runner, reference, embed_VH, generator) for _ in range(TRY_OUT_CONTEXTS))
     difference = differences[TRY_OUT_CONTEXTS // 2]

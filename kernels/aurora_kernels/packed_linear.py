@@ -1,21 +1,32 @@
-"""Linear layers whose weight is packed once for oneDNN.
+"""Linear layers whose weight is packed once, as float16 for FBGEMM or as it is for oneDNN.
 
-``F.linear`` in fp32 on a CPU repacks the weight on each call when there are several rows, which makes verifying five
-tokens cost far more than one. The packing operators are private to torch: where they are missing or refuse, the
-plain reference runs. Tolerance against it: 1e-5 relative, since the summation order differs; in bfloat16 1e-2, since
-inputs and outputs are rounded to 8 bits of mantissa (sums stay float32).
+Decoding reads all weights for a few rows: what it costs is reading them. ``F.linear`` in fp32 repacks the weight on
+each call with several rows besides, which makes verifying five tokens cost far more than one. Two ways out, of torch:
+
+- Weights that float16 holds go to FBGEMM: it reads half the bytes and makes the products in float32, row by row in one
+  order, so that a row's result doesn't depend on the others (bitwise).
+- All others go to oneDNN, in their own dtype.
+
+The operators are deprecated or private: where they are missing or refuse, the plain reference runs. Tolerance against
+it: 1e-5 relative, since the summation order differs; in bfloat16 1e-2, since inputs and outputs are rounded to 8 bits
+of mantissa (sums stay float32).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from aurora_kernels.dtypes import fastest_dtype
 from aurora_kernels.packed_linear_reference import linear
 
 PACKED_FOR_ROWS = 8  # a verify step of one request and a few drafts
+FLOAT32_ROUNDING = 2.0**-24
+Apply = Callable[[Tensor], Tensor]
 
 
 def is_packing_available() -> bool:
@@ -23,41 +34,79 @@ def is_packing_available() -> bool:
     return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
+@cache
+def is_half_available() -> bool:
+    """Whether FBGEMM multiplies packed float16 weights here (x86 with AVX2)."""
+    eye, x = torch.eye(8), torch.arange(16.0).view(2, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated; both operators warn once
+        try:
+            return torch.equal(_half(eye, None)(x), x)
+        except (AttributeError, RuntimeError):
+            return False
+
+
 def packable_dtypes() -> set[torch.dtype]:
-    """What the operators take on this processor; with AVX2 alone they refuse bfloat16."""
+    """What oneDNN takes packed on this processor; with AVX2 alone it refuses bfloat16."""
     if not is_packing_available():
         return set()
     return {torch.float32, torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.float32}
 
 
+def leanest_dtype(device: torch.device) -> torch.dtype:
+    """Of weights that may be rounded: float16 where FBGEMM takes it, else what the processor multiplies fastest."""
+    return torch.float16 if device.type == "cpu" and is_half_available() else fastest_dtype(device)
+
+
 class PackedLinear:
-    """y = x W^T + b with W packed at construction; packable_dtypes() on the CPU only, else the reference.
+    """y = x W^T + b with W packed at construction, on the CPU; elsewhere the reference.
 
     ``weight`` [out, in], ``bias`` [out] or None; call with x [..., in] -> [..., out] in x's dtype. The product is made
-    in the weight's dtype. ``rows``: how many rows the layout is made for; other numbers work too.
+    in the weight's dtype, of a float16 weight in float32. ``packed``: False = the reference. ``rows``: how many rows
+    oneDNN's layout is made for; other numbers work too.
     """
 
     __slots__ = ("_apply",)
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, *, packed: bool | None = None, rows: int = PACKED_FOR_ROWS
+        self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True, rows: int = PACKED_FOR_ROWS
     ) -> None:
-        if packed is None:
-            packed = weight.device.type == "cpu" and weight.dtype in packable_dtypes()
-        apply = _packed(weight, bias, rows) if packed else _plain(weight, bias)
-        self._apply = apply if weight.dtype == torch.float32 else _cast(apply, weight.dtype)
+        self._apply = _chosen(weight.detach(), bias, rows) if packed else _plain(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._apply(x)
 
 
-def _cast(apply: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def is_held_by_half(weight: Tensor) -> bool:
+    """Whether float16 keeps each row of [out, in]: what it loses is less than float32 itself would round."""
+    lost = weight.half().float().sub_(weight)  # infinite above 65,504
+    return bool((lost.norm(dim=1) <= FLOAT32_ROUNDING * weight.norm(dim=1)).all())
+
+
+def _chosen(weight: Tensor, bias: Tensor | None, rows: int) -> Apply:
+    if weight.device.type != "cpu":
+        return _plain(weight, bias)
+    is_half = weight.dtype == torch.float16
+    if is_half_available() and (is_half or (weight.dtype == torch.float32 and is_held_by_half(weight))):
+        return _half(weight.float(), bias)
+    weight = weight.float() if is_half else weight
+    apply = _packed(weight, bias, rows) if weight.dtype in packable_dtypes() else _plain(weight, bias)
+    return apply if weight.dtype == torch.float32 else _cast(apply, weight.dtype)
+
+
+def _cast(apply: Apply, dtype: torch.dtype) -> Apply:
     return lambda x: apply(x.to(dtype)).to(x.dtype)
 
 
-def _packed(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
+def _half(weight: Tensor, bias: Tensor | None) -> Apply:
+    packed = torch.fbgemm_pack_gemm_matrix_fp16(weight.contiguous())
+    added = torch.zeros(len(weight)) if bias is None else bias
+    return lambda x: torch.fbgemm_linear_fp16_weight_fp32_activation(x, packed, added)
+
+
+def _packed(weight: Tensor, bias: Tensor | None, rows: int) -> Apply:
     operators = torch.ops.mkldnn
-    reordered = operators._reorder_linear_weight(weight.detach().contiguous(), rows)
+    reordered = operators._reorder_linear_weight(weight.contiguous(), rows)
 
     def apply(x: Tensor) -> Tensor:
         out: Tensor = operators._linear_pointwise(x, reordered, bias, "none", [], "")
@@ -66,5 +115,5 @@ def _packed(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor]
     return apply
 
 
-def _plain(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _plain(weight: Tensor, bias: Tensor | None) -> Apply:
     return lambda x: linear(x, weight, bias)

@@ -1,7 +1,6 @@
 """Attention of a few rows of one request over its keys in a static cache.
 
-Shapes: T query rows, n keys, G query heads per key head, D head dim. Queries are scaled already: the factor 1/sqrt(D)
-is folded into the weights.
+Shapes: T query rows, n keys, G query heads per key head, D head dim.
 """
 
 from __future__ import annotations
@@ -37,6 +36,8 @@ class KeyValues:
     def __init__(self, num_slots: int, num_kv_heads: int, max_len: int, head_dim: int) -> None:
         self._keys = room(num_slots, num_kv_heads, max_len, head_dim)
         self._values = room(num_slots, num_kv_heads, max_len, head_dim)
+        self._scale = head_dim**-0.5
+        self._no_mask = torch.zeros(())
 
     def write(self, span: Span, keys: Tensor, values: Tensor) -> None:
         """Store [num, kv_heads, D] at the span's positions."""
@@ -51,9 +52,7 @@ class KeyValues:
         groups = num_heads // num_kv
         grouped = queries.view(num_rows, num_kv, groups, head_dim).transpose(0, 1)
         grouped = grouped.reshape(num_kv, num_rows * groups, head_dim)
-        if mask is None:
-            scores = torch.bmm(grouped, keys.mT)
-        else:
-            scores = torch.baddbmm(mask.expand(num_kv, -1, -1), grouped, keys.mT)
+        added = self._no_mask if mask is None else mask.expand(num_kv, -1, -1)
+        scores = torch.baddbmm(added, grouped, keys.mT, beta=0 if mask is None else 1, alpha=self._scale)
         out = torch.bmm(torch.softmax(scores, -1), values)
         return out.view(num_kv, num_rows, groups, head_dim).transpose(0, 1).reshape(num_rows, num_heads * head_dim)

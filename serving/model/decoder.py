@@ -1,8 +1,8 @@
 """The target: a dense decoder of the Llama family in float32 with packed, fused linears and a static KV cache.
 
 Shapes: N rows of a batch (all requests one after another), H hidden, K aux layers, D head dim, V vocabulary.
-Norm weights and the attention scale are folded into the linears that follow them. Logits equal those of transformers
-to 1e-4 (tests/unit/serving/model/test_decoder.py).
+Weights stay as they are in the checkpoint, with no norm or scale folded in, so that float16 still holds them
+(aurora_kernels.packed_linear). Logits equal those of transformers to 1e-4 (tests/unit/serving/model/test_decoder.py).
 """
 
 from __future__ import annotations
@@ -75,12 +75,14 @@ class Layer:
         name = f"model.layers.{index}."
         self._c = c
         self._qkv, self._qk_norm = _query_key_value(c, weights, name)
+        self._norm = weights.tensor(name + "input_layernorm.weight", c.hidden_size)
         self._out = PackedLinear(
             weights.tensor(name + "self_attn.o_proj.weight", c.hidden_size, c.num_heads * c.head_dim),
             weights.optional(name + "self_attn.o_proj.bias", c.hidden_size),
         )
-        norm = weights.tensor(name + "post_attention_layernorm.weight", c.hidden_size)
-        self._gate_up = _fused(weights, [(name + f"mlp.{x}_proj", c.intermediate_size) for x in ("gate", "up")], norm)
+        self._mlp_norm = weights.tensor(name + "post_attention_layernorm.weight", c.hidden_size)
+        both = [(name + f"mlp.{x}_proj", c.intermediate_size) for x in ("gate", "up")]
+        self._gate_up = _fused(weights, both, c.hidden_size)
         self._down = PackedLinear(
             weights.tensor(name + "mlp.down_proj.weight", c.hidden_size, c.intermediate_size),
             weights.optional(name + "mlp.down_proj.bias", c.hidden_size),
@@ -98,13 +100,13 @@ class Layer:
         """[N, H] -> [N, H]."""
         c = self._c
         size = (c.hidden_size,)
-        qkv = self._qkv(F.rms_norm(hidden, size, None, c.norm_eps)).view(len(hidden), -1, c.head_dim)
+        qkv = self._qkv(F.rms_norm(hidden, size, self._norm, c.norm_eps)).view(len(hidden), -1, c.head_dim)
         rotated, values = qkv[:, : c.num_heads + c.num_kv_heads], qkv[:, c.num_heads + c.num_kv_heads :]
         if self._qk_norm is not None:
             rotated = F.rms_norm(rotated, (c.head_dim,), None, c.norm_eps) * self._qk_norm
         rotated = rotary.rotate(rotated, tables)
         hidden = hidden + self._out(self._attend(rotated, values, spans, masks))
-        gate, up = self._gate_up(F.rms_norm(hidden, size, None, c.norm_eps)).chunk(2, -1)
+        gate, up = self._gate_up(F.rms_norm(hidden, size, self._mlp_norm, c.norm_eps)).chunk(2, -1)
         return hidden + self._down(F.silu(gate) * up)
 
     def _attend(self, rotated: Tensor, values: Tensor, spans: Sequence[Span], masks: Sequence[Tensor | None]) -> Tensor:
@@ -120,27 +122,20 @@ class Layer:
 
 def _query_key_value(c: ModelConfig, weights: Weights, name: str) -> tuple[PackedLinear, Tensor | None]:
     """The fused projection, and for Qwen3 the norm weights [heads + kv_heads, D] of queries and keys."""
-    scale = c.head_dim**-0.5
     sizes = {"q": c.num_heads, "k": c.num_kv_heads, "v": c.num_kv_heads}
     linears = [(name + f"self_attn.{x}_proj", heads * c.head_dim) for x, heads in sizes.items()]
-    norm = weights.tensor(name + "input_layernorm.weight", c.hidden_size)
+    fused = _fused(weights, linears, c.hidden_size)
     if not c.has_qk_norm:
-        return _fused(weights, linears, norm, first_scale=scale), None
-    q_norm = weights.tensor(name + "self_attn.q_norm.weight", c.head_dim) * scale
-    k_norm = weights.tensor(name + "self_attn.k_norm.weight", c.head_dim)
-    qk_norm = torch.cat((q_norm.expand(c.num_heads, -1), k_norm.expand(c.num_kv_heads, -1)))
-    return _fused(weights, linears, norm), qk_norm
+        return fused, None
+    q_norm, k_norm = (weights.tensor(name + f"self_attn.{x}_norm.weight", c.head_dim) for x in "qk")
+    return fused, torch.cat((q_norm.expand(c.num_heads, -1), k_norm.expand(c.num_kv_heads, -1)))
 
 
-def _fused(
-    weights: Weights, linears: Sequence[tuple[str, int]], norm: Tensor, first_scale: float = 1.0
-) -> PackedLinear:
-    """Several linears over the same normed input as one; ``first_scale`` multiplies the first of them."""
-    matrices = [weights.tensor(f"{name}.weight", size, len(norm)) * norm for name, size in linears]
+def _fused(weights: Weights, linears: Sequence[tuple[str, int]], size_in: int) -> PackedLinear:
+    """Several linears over the same input as one."""
+    matrix = torch.cat([weights.tensor(f"{name}.weight", size, size_in) for name, size in linears])
     biases: list[Any] = [weights.optional(f"{name}.bias", size) for name, size in linears]
-    matrices[0] *= first_scale
     if all(bias is None for bias in biases):
-        return PackedLinear(torch.cat(matrices))
+        return PackedLinear(matrix)
     filled = [torch.zeros(size) if b is None else b for b, (_, size) in zip(biases, linears, strict=True)]
-    filled[0] = filled[0] * first_scale
-    return PackedLinear(torch.cat(matrices), torch.cat(filled))
+    return PackedLinear(matrix, torch.cat(filled))

@@ -26,7 +26,7 @@ def load(draft_dir, monkeypatch):
     embed_VH = torch.randn(61, 32, generator=torch.Generator().manual_seed(0))
 
     def make(dtype, folder=draft_dir):
-        monkeypatch.setattr(draft_runner, "fastest_dtype", lambda device: dtype)
+        monkeypatch.setattr(draft_runner, "leanest_dtype", lambda device: dtype)
         return draft_runner.load(folder, embed_VH, 1, 64, None)
 
     return make
@@ -40,7 +40,7 @@ def changed(folder, change):
     return folder.with_name("changed")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_draft_that_attends_sharply_is_no_fault(load, draft_dir, dtype):
     def sharpen(state):
         for name in "qk":
@@ -50,7 +50,7 @@ def test_a_draft_that_attends_sharply_is_no_fault(load, draft_dir, dtype):
     assert load(dtype, changed(draft_dir, sharpen)).dtype == dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_was_packed_wrongly_is_found(load, monkeypatch, part, dtype):
     linear, packed = draft_runner._linear, iter(PARTS)
