@@ -202,11 +202,17 @@ class Eagle3Draft(nn.Module):
             self.midlayer = DraftLayer(c)
             self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
             self.lm_head = nn.Linear(c.hidden_size, c.draft_vocab_size, bias=False)
-            for name, parameter in self.named_parameters():
-                if parameter.ndim == 2:
-                    nn.init.normal_(parameter, std=0.02 if name == "lm_head.weight" else parameter.shape[1] ** -0.5)
-        self.register_buffer("d2t", torch.zeros(c.draft_vocab_size, dtype=torch.int64))
-        self.register_buffer("t2d", torch.arange(c.vocab_size) < c.draft_vocab_size)
+            self.register_buffer("d2t", torch.zeros(c.draft_vocab_size, dtype=torch.int64))
+            self.register_buffer("t2d", torch.zeros(c.vocab_size, dtype=torch.bool))
+            if not self.fc.weight.is_meta:  # nothing is kept there; asking for numbers loads torch's compiler
+                self._fill()
+
+    def _fill(self) -> None:
+        """Random weights, and the first ids as the vocabulary."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02 if name == "lm_head.weight" else parameter.shape[1] ** -0.5)
+        self.t2d[: self.config.draft_vocab_size] = True
 
     def take_vocabulary(self, target_ids_V: Tensor) -> None:
         """Propose these rising ids of the target, as many as ``draft_vocab_size``; else the first ones are proposed."""

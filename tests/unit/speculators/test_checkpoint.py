@@ -1,6 +1,9 @@
 """Checkpoints are durable, immutable, provable by digest, and refuse what an engine would misread in silence."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +118,16 @@ def test_a_config_without_rope_or_layers_is_refused() -> None:
         DraftConfig.for_target({k: v for k, v in TARGET.items() if k != "rope_theta"})
     with pytest.raises(ValueError, match="num_hidden_layers=6"):
         DraftConfig.for_target(TARGET | {"num_hidden_layers": 6})
+
+
+def test_loading_a_checkpoint_does_not_load_torchs_compiler(tmp_path: Path, draft: Eagle3Draft) -> None:
+    """Which takes seconds, in the process that serves: the first swap would wait for it."""
+    checkpoint.save(tmp_path / "v1", draft.config, draft.state_dict())
+    code = (
+        "import sys; from pathlib import Path; from speculators import checkpoint; from speculators.eagle3 import *; "
+        "Eagle3Draft.from_state(*checkpoint.load(Path(sys.argv[1]))); print('torch._dynamo' in sys.modules)"
+    )
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "v1")]
+    done = subprocess.run(command, env=path, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "False"
