@@ -64,7 +64,7 @@ def start(
             stderr=errors,
             env=environment,
             cwd=cwd,
-            start_new_session=True,
+            process_group=0,  # no session of its own: Linux shares a machine among sessions first, then by niceness
             preexec_fn=before_exec,
         )
 

@@ -41,7 +41,7 @@ class Programs:
     def worker(self) -> Program:
         """Celery for everything that is quick."""
         return self._python("worker", *CELERY, "worker", "-Q", "default", "--pool=threads", "--concurrency=4",
-                            "-n", "worker@%h", "--without-gossip", "--without-mingle")  # fmt: skip
+                            "-n", "worker@%h", "--without-gossip", "--without-mingle", niceness=2)  # fmt: skip
 
     def trainer(self) -> Program:
         """Celery for training slices: one at a time, in the worker itself, below everything else in priority."""
@@ -52,7 +52,7 @@ class Programs:
     def beat(self) -> Program:
         """Celery's clock."""
         schedule = str(self.config.state_dir / "celerybeat-schedule")
-        return self._python("beat", *CELERY, "beat", "--schedule", schedule, "--pidfile=")
+        return self._python("beat", *CELERY, "beat", "--schedule", schedule, "--pidfile=", niceness=2)
 
     def traffic(self) -> Program:
         """The demo's client; asks the console what to send."""

@@ -60,15 +60,16 @@ class Stack:
         )
         self.say("starting engine, console and workers")
         self._follow(facts["engines"])  # at once: loading a model takes longest
-        for program in (self.programs.web(), self.programs.worker(), self.programs.beat()):
-            self._add(program)
+        self._add(self.programs.web())
         self._wait("web", lambda: self._answers(f"{self.console}/readyz"), 60)
         self.say(f"the console answers: {self.console}")
         self._add(self.programs.traffic())
         for slug, port in self.engines():
             name = f"engine-{slug}"
             self._wait(name, lambda port=port: self._answers(f"http://{self.engine_host}:{port}/health"), 120)  # type: ignore[misc]
-        self._add(self.programs.trainer())  # last: the engine measures its costs before anybody else is busy
+        # Last, since they would hold up the engine's start, and it measures its costs before anybody else is busy.
+        for program in (self.programs.worker(), self.programs.beat(), self.programs.trainer()):
+            self._add(program)
 
     def watch(self) -> bool:
         """Restart what ended, follow the console's list of targets; True when a process was started or stopped."""

@@ -21,7 +21,7 @@ from serving.model.attention import Span
 from serving.model.decoder import Decoder
 
 CONTEXT = 192  # positions in the cache while measuring
-BUDGET_SECONDS = 2.0  # after the corners have been measured once, measuring goes on until then
+BUDGET_SECONDS = 1.0  # after the corners have been measured once, measuring goes on until then
 ROUNDS = 2
 CORNERS = (0, 4)  # lookaheads that are measured at the least and the largest batch whatever it takes
 LOOKAHEADS = (*CORNERS, 2, 1, 8, 6, 3)  # in the order of use; between two a straight line, beyond in proportion

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from aurora_web.supervisor.child import MAX_FAILURES, STEADY_SECONDS, Child, Program
@@ -84,3 +85,14 @@ def wait_gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_niceness_counts_because_children_share_our_session(tmp_path: Path) -> None:
+    child = Child(replace(program(tmp_path, "import time; time.sleep(600)"), niceness=3), list[str]().append)
+    child.watch()
+    assert child.process is not None
+    pid = child.process.pid
+    assert os.getsid(pid) == os.getsid(0)
+    assert os.getpgid(pid) == pid
+    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
+    child.stop()
