@@ -104,7 +104,8 @@ def throughput(shape_name: str, positions: list[int], device: torch.device) -> N
         config = dataclasses.replace(
             DraftConfig.for_target(shape), draft_vocab_size=shape.get("draft_vocab_size", shape["vocab_size"])
         )
-        trainer = Trainer(target, config, LOOKAHEAD, seed=0)
+        whole = dataclasses.replace(Recipe.fitting(device, config), positions_at_once=2 * max(positions))
+        trainer = Trainer(target, config, LOOKAHEAD, seed=0, recipe=whole)
         size = sum(p.numel() for p in trainer.draft.parameters())
         say(shape=shape_name, states="random", draft_parameters=size, dtype=str(trainer.recipe.dtype))
         for num_tokens in TRACE_TOKENS:
