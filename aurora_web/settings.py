@@ -184,6 +184,7 @@ REPLAY_TRACES_PER_SLICE = 256
 HELD_OUT_TRACES_PER_DOMAIN = 12
 MIN_FRESH_TRACES = 8
 REPLICA_TIMEOUT_SECONDS = 10.0
+SHARED_SECONDS = 1.0  # parts of pages that many people watch are rendered so often at most (console/shared.py)
 
 LOGGING = {
     "version": 1,

@@ -96,19 +96,16 @@ def launch_part(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "console/_launch.html", launch_context(request, found))
 
 
-@allow("read")
 def replicas(request: HttpRequest, slug: str) -> HttpResponse:
     found = get_object_or_404(Target, slug=slug)
     return render(request, "console/_replicas.html", connection_context(found))
 
 
-@allow("read")
 def canary(request: HttpRequest, slug: str) -> HttpResponse:
     found = get_object_or_404(Target, slug=slug)
     return render(request, "console/_canary.html", canary_context(found))
 
 
-@allow("read")
 def alerts(request: HttpRequest, slug: str) -> HttpResponse:
     found = get_object_or_404(Target, slug=slug)
     return render(request, "console/_alerts.html", alerts_context(found))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from aurora_web.accounts.access import allow
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.console.cards import SORTS, STATES, cards, chosen_cards
+from aurora_web.console.shared import seen_alike, shelf
 
 SUPERVISOR = "supervisor"  # registers the demo on the first start
 
 
 @allow("read")
 def overview(request: HttpRequest) -> HttpResponse:
-    """One card per target, what waits for a person, and what happened last; filter and order are in the address."""
+    """One card per target, what waits for a person, and what happened last; filter and order are in the address.
+
+    As a part that is fetched again it is up to a second old, and rendered once for all who watch.
+    """
+    if not getattr(request, "htmx", False):
+        return render(request, "console/overview.html", _overview(request))
+    part = lambda: render(request, "console/_overview.html", _overview(request)).content  # noqa: E731
+    return HttpResponse(shelf.get(seen_alike(request), part))
+
+
+def _overview(request: HttpRequest) -> dict[str, Any]:
     chosen = {name: request.GET.get(name, "").strip() for name in ("q", "state", "sort")}
     if chosen["state"] not in STATES:
         chosen["state"] = ""
@@ -22,7 +35,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         chosen["sort"] = "name"
     found = cards()
     makers = {card.target.slug: card.target.created_by for card in found}
-    context = {
+    return {
         "cards": chosen_cards(found, **chosen),
         "chosen": chosen,
         "states": STATES,
@@ -33,8 +46,3 @@ def overview(request: HttpRequest) -> HttpResponse:
         "has_own": any(maker != SUPERVISOR for maker in makers.values()),
         "events": AuditEvent.objects.all()[:12],
     }
-    return render(request, "console/_overview.html" if _is_part(request) else "console/overview.html", context)
-
-
-def _is_part(request: HttpRequest) -> bool:
-    return bool(getattr(request, "htmx", False))

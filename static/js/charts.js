@@ -8,7 +8,7 @@ const MAX_LINES = 7; // and the events
 const MAX_LAYERS = 6; // as many as there are colours; the others are grey
 const MAX_DOTTED = 40; // a line of fewer points shows each; every point is an element of its own
 const MAX_POINTS = 1000;
-const MIN_MS = 250; // between two drawings of one chart: four a second at most
+const MIN_MS = 250; // between two drawings of one chart, and between two of any that traffic asks for: four a second at most
 const WINDOW_MS = 2000; // the same for what comes with each second's counts: a point is the sum of ten seconds
 const ANSWER_MS = 8000;
 const MARKS = {
@@ -44,7 +44,9 @@ export class Charts {
     this.near = new Set();
     this.parts = { loss, accept, speedup, speed, lookahead, capture, versions };
     this.due = new Map(); // charts whose data has changed since they were drawn -> milliseconds from one drawing to the next
+    this.asked = new Set(); // those of them that a person waits for
     this.drawnAt = {};
+    this.pushedAt = 0; // when one was drawn that nobody waits for
     this.timer = null;
     this.timerAt = 0;
     const seen = new IntersectionObserver((entries) => {
@@ -152,15 +154,23 @@ export class Charts {
     this.select.value = domains.includes(wanted) ? wanted : "";
   }
 
-  // These charts have news (all, without a name); each is drawn soon, one after another, so that none waits for the rest.
-  draw(...names) {
-    for (const name of names.length ? names : Object.keys(this.parts)) this.due.set(name, MIN_MS);
+  // Draw all, one after another, so that none waits for the rest; at once where a person asked for it.
+  draw(isAsked = true) {
+    for (const name of Object.keys(this.parts)) {
+      this.due.set(name, MIN_MS);
+      if (isAsked) this.asked.add(name);
+    }
     this.schedule();
   }
 
   // News of the counts: every chart but the loss, which the trainer reports.
   drawCounts() {
     for (const name of Object.keys(this.parts)) if (name !== "loss" && !this.due.has(name)) this.due.set(name, WINDOW_MS);
+    this.schedule();
+  }
+
+  drawLoss() {
+    if (!this.due.has("loss")) this.due.set("loss", MIN_MS);
     this.schedule();
   }
 
@@ -174,20 +184,28 @@ export class Charts {
   }
 
   dueAt(name) {
-    return (this.drawnAt[name] ?? 0) + this.due.get(name);
+    const due = (this.drawnAt[name] ?? 0) + this.due.get(name);
+    return this.asked.has(name) || !this.drawnAt[name] ? due : Math.max(due, this.pushedAt + MIN_MS);
   }
 
   drawNext() {
     this.timer = null;
     if (document.hidden) return; // the snapshot that comes when the page is seen again draws everything
-    const now = Date.now();
-    const name = Object.keys(this.parts).find((each) => this.due.has(each) && this.near.has(each) && now >= this.dueAt(each));
+    const ready = [...this.due.keys()].filter((name) => this.near.has(name) && Date.now() >= this.dueAt(name));
+    const name = ready.sort((a, b) => this.asked.has(b) - this.asked.has(a) || this.since(b) - this.since(a))[0];
     if (name) {
+      const isAsked = this.asked.delete(name);
       this.due.delete(name);
       this.drawOne(name);
       this.drawnAt[name] = Date.now();
+      if (!isAsked) this.pushedAt = Date.now();
     }
     this.schedule();
+  }
+
+  // Milliseconds that it has been wanting to be drawn.
+  since(name) {
+    return Date.now() - (this.drawnAt[name] ?? 0) - this.due.get(name);
   }
 
   drawOne(name) {

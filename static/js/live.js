@@ -11,7 +11,7 @@ const NO_TARGET = 4404;
 const INBOX = new Set(["alert", "deployment", "gate", "version"]); // may change the numbers in the navigation
 
 export class LiveFeed {
-  // onSnapshot(data) and onDelta(kind, data); both are called in order.
+  // onSnapshot(data, seq) and onDelta(kind, data, seq); both are called in order.
   constructor(line, onSnapshot, onDelta) {
     this.line = line;
     this.onSnapshot = onSnapshot;
@@ -82,13 +82,13 @@ export class LiveFeed {
     this.failures = 0;
     if (message.kind === "snapshot") {
       this.seq = message.seq;
-      this.onSnapshot(message.data);
+      this.onSnapshot(message.data, message.seq);
       this.count();
     } else if (message.kind === "deltas" && this.seq !== null && message.seq > this.seq) {
       if (message.from > this.seq + 1) {
         this.ask();
       } else {
-        for (const delta of message.deltas) if (delta.seq > this.seq) this.onDelta(delta.kind, delta.data);
+        for (const delta of message.deltas) if (delta.seq > this.seq) this.onDelta(delta.kind, delta.data, delta.seq);
         if (message.deltas.some((delta) => INBOX.has(delta.kind))) this.count();
         this.seq = message.seq;
       }

@@ -1,72 +1,69 @@
 // The target's page: charts from the API and the feed, and the parts of the page that the server draws.
 import { Charts } from "./charts.js";
-import { LiveFeed, atMostEvery, refresher } from "./live.js";
+import { LiveFeed, atMostEvery } from "./live.js";
+import { Parts } from "./parts.js";
 
 const RELOAD_SECONDS = 600; // the newest windows become buckets
 
 const panel = document.getElementById("charts");
 const select = document.getElementById("domain");
 const charts = document.getElementById("chart-accept") ? new Charts(panel, select) : null;
-const redraw = (...names) => charts?.draw(...names);
-const reload = charts ? atMostEvery(2, () => charts.load().then((isHere) => (isHere || document.hidden ? redraw() : reload()))) : () => {};
+let isAwaited = false; // somebody has chosen another domain
+const reload = atMostEvery(2, async () => {
+  if (!charts) return;
+  if (!(await charts.load()) && !document.hidden) return reload();
+  charts.draw(isAwaited);
+  isAwaited = false;
+});
 
-const part = (id, seconds) => (document.getElementById(id) ? refresher(id, seconds) : () => {});
-const refresh = {
-  figures: part("figures", 5), tables: part("tables", 5), table: part("charts-table", 5), versions: part("versions-part", 2),
-  events: part("events-part", 2), replicas: part("replicas", 2), canary: part("canary", 5), alerts: part("alerts", 1),
-  standing: part("standing", 2),
-  switches: part("switches", 1), connection: part("connection", 2), launch: part("launch-part", 2),
-};
-const counted = () => ["figures", "tables", "table", "canary"].forEach((name) => refresh[name]());
-const decided = () => ["versions", "events", "figures", "switches", "replicas", "connection", "canary", "alerts", "launch"].forEach((name) => refresh[name]());
+const parts = new Parts(panel.dataset.parts);
+const MEASURED = ["figures", "tables", "charts-table", "canary"]; // every five seconds, under any traffic
+const REPORTED = ["replicas", "connection", "standing", "figures"];
+const DECIDED = ["versions-part", "events-part", "figures", "switches", "replicas", "connection", "canary", "alerts", "launch-part"];
 
-function onSnapshot() {
+function onSnapshot(data, seq) {
   reload();
-  counted();
-  decided();
+  parts.want([...MEASURED, ...DECIDED], 1, seq);
 }
 
-function onDelta(kind, data) {
+function onDelta(kind, data, seq) {
   if (kind === "windows") {
     charts?.take(data);
     charts?.drawCounts();
-    counted();
+    parts.want(MEASURED, 5);
   } else if (kind === "progress") {
     charts?.takeProgress(data);
-    redraw("loss");
-    refresh.figures();
+    charts?.drawLoss();
+    parts.want(["figures"], 5);
   } else if (kind === "replica") {
-    refresh.replicas();
-    refresh.connection();
-    refresh.standing();
-    refresh.figures();
+    parts.want(REPORTED, 5);
   } else if (kind === "alert") {
     reload(); // its marker
-    refresh.alerts();
-    refresh.replicas();
-    refresh.events();
+    parts.want(["alerts", "replicas", "events-part"], 1, seq);
   } else {
     if (["version", "deployment", "pin"].includes(kind)) reload(); // markers
-    decided();
+    parts.want(DECIDED, 1, seq);
   }
 }
 
-// A part that is drawn again takes what the address says now.
-document.body.addEventListener("htmx:configRequest", (event) => {
-  if (event.target.dataset.ranged === undefined) return;
-  for (const [name, value] of new URLSearchParams(location.search)) event.detail.parameters[name] ??= value;
-});
+function withDomain(address) {
+  const url = new URL(address);
+  select.value ? url.searchParams.set("domain", select.value) : url.searchParams.delete("domain");
+  return url;
+}
 
 select?.addEventListener("change", () => {
-  const url = new URL(location);
-  select.value ? url.searchParams.set("domain", select.value) : url.searchParams.delete("domain");
   panel.dataset.domain = select.value;
-  history.replaceState(null, "", url);
+  history.replaceState(null, "", withDomain(location));
+  for (const link of document.querySelectorAll("a[data-keeps]")) link.href = withDomain(link.href);
+  const form = document.getElementById("custom");
+  form.querySelector("[name=domain]")?.remove();
+  if (select.value) form.append(Object.assign(document.createElement("input"), { type: "hidden", name: "domain", value: select.value }));
+  isAwaited = true;
   reload();
-  refresh.table();
 });
-addEventListener("themechange", () => redraw());
-addEventListener("DOMContentLoaded", () => redraw());
+addEventListener("themechange", () => charts?.draw());
+addEventListener("DOMContentLoaded", () => charts?.draw());
 
 const line = document.getElementById("live");
 if (line.dataset.socket) {

@@ -2,6 +2,6 @@
 import { LiveFeed, refresher } from "./live.js";
 
 const refresh = refresher("version-part", 3);
-new LiveFeed(document.getElementById("live"), () => {}, (kind) => {
+new LiveFeed(document.getElementById("live"), refresh, (kind) => {
   if (["version", "gate", "deployment", "swap"].includes(kind)) refresh();
 });

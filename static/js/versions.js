@@ -24,6 +24,6 @@ for (const box of list.querySelectorAll("input[name=v]:checked")) chosen.add(box
 show();
 
 const refresh = refresher("versions-list", 3);
-new LiveFeed(document.getElementById("live"), () => {}, (kind) => {
+new LiveFeed(document.getElementById("live"), refresh, (kind) => {
   if (kind === "version" || kind === "gate" || kind === "deployment") refresh();
 });

@@ -3,7 +3,8 @@
 One uvicorn process with the console, a Postgres and a Valkey of its own; ``--watchers`` sockets on one target's page,
 as browsers of one person open them; a publisher sends ``--rate`` messages a second for ``--seconds`` through the
 same ``live.publish`` that the workers use. Every message has to reach every watcher, in order. Latency: from publish
-to arrival, on one clock.
+to arrival, on one clock. With ``--pages`` each watcher does what the target's page does besides: after messages it
+fetches the parts that the server draws, every five seconds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from tests.bench.machine import machine
 from tests.bench.ring import REPO, free_ports, wait_for
 
 SLUG = "watched"
+PARTS = f"/targets/{SLUG}/parts/?range=30m&part=figures&part=tables&part=canary&part=replicas&part=standing"
+PARTS_SECONDS = 5.0
 PREPARE = """
 import django; django.setup()
 from django.core.management import call_command
@@ -62,9 +65,24 @@ class Heard:
     latencies: list[float] = field(default_factory=list)
     num_frames: int = 0
     num_snapshots: int = 0
+    fetches: list[float] = field(default_factory=list)  # seconds that the parts took
 
 
-async def watch(url: str, cookie: str, heard: Heard, ready: asyncio.Event, gate: asyncio.Semaphore) -> None:
+async def draw(http: httpx.AsyncClient, heard: Heard, changed: asyncio.Event) -> None:
+    """Fetch the parts after a change, as static/js/parts.js does."""
+    while True:
+        await changed.wait()
+        changed.clear()
+        began = time.monotonic()
+        answer = await http.get(PARTS)
+        answer.raise_for_status()
+        heard.fetches.append(time.monotonic() - began)
+        await asyncio.sleep(max(0.0, began + PARTS_SECONDS - time.monotonic()))
+
+
+async def watch(
+    url: str, cookie: str, heard: Heard, ready: asyncio.Event, changed: asyncio.Event, gate: asyncio.Semaphore
+) -> None:
     async with gate:
         headers = {"Cookie": f"sessionid={cookie}", "Origin": url.replace("ws:", "http:").partition("/ws")[0]}
         socket = await websockets.connect(url, additional_headers=headers, open_timeout=60, max_queue=None)
@@ -77,15 +95,20 @@ async def watch(url: str, cookie: str, heard: Heard, ready: asyncio.Event, gate:
         heard.num_snapshots += frame["kind"] == "snapshot"
         for delta in frame.get("deltas", ()):
             if delta["kind"] == "bench":
+                changed.set()
                 heard.numbers.append(delta["data"]["i"])
                 heard.latencies.append(now - delta["data"]["at"])
 
 
 async def run(given: argparse.Namespace, url: str, cookie: str, publish: list[str], env: dict[str, str]) -> list[Heard]:
     heard = [Heard() for _ in range(given.watchers)]
-    ready = [asyncio.Event() for _ in heard]
+    ready, changed = ([asyncio.Event() for _ in heard] for _ in range(2))
     gate = asyncio.Semaphore(20)
-    tasks = [asyncio.create_task(watch(url, cookie, *pair, gate)) for pair in zip(heard, ready, strict=True)]
+    tasks = [asyncio.create_task(watch(url, cookie, *each, gate)) for each in zip(heard, ready, changed, strict=True)]
+    base, limits = url.replace("ws:", "http:").partition("/ws")[0], httpx.Limits(max_connections=None)
+    http = httpx.AsyncClient(base_url=base, cookies={"sessionid": cookie}, timeout=60, limits=limits)
+    if given.pages:
+        tasks += [asyncio.create_task(draw(http, *each)) for each in zip(heard, changed, strict=True)]
     everybody = asyncio.gather(*(event.wait() for event in ready))
     await asyncio.wait([everybody, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
@@ -98,15 +121,16 @@ async def run(given: argparse.Namespace, url: str, cookie: str, publish: list[st
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await http.aclose()
     if broken:
-        raise AssertionError(f"{len(broken)} sockets ended early: {broken[0]}")
+        raise AssertionError(f"{len(broken)} watchers ended early: {broken[0]}")
     return heard
 
 
 def facts(heard: list[Heard], given: argparse.Namespace, connect_seconds: float) -> dict[str, Any]:
     wanted = list(range(round(given.rate * given.seconds)))
-    latencies = sorted(latency for each in heard for latency in each.latencies)
-    place = lambda share: round(1e3 * latencies[min(len(latencies) - 1, int(share * len(latencies)))], 1)  # noqa: E731
+    latencies = [latency for each in heard for latency in each.latencies]
+    fetches = [seconds for each in heard for seconds in each.fetches]
     return {
         "machine": machine(),
         "watchers": len(heard),
@@ -115,9 +139,22 @@ def facts(heard: list[Heard], given: argparse.Namespace, connect_seconds: float)
         "out_of_order": sum(each.numbers != sorted(each.numbers) for each in heard),
         "snapshots_after_the_first": sum(each.num_snapshots - 1 for each in heard),
         "most_frames_a_second": round(max(each.num_frames for each in heard) / given.seconds, 1),
-        "latency_ms": {"p50": place(0.5), "p95": place(0.95), "p99": place(0.99)} if latencies else None,
+        "latency_ms": places(latencies),
+        "parts_a_second": round(len(fetches) / given.seconds, 1),
+        "parts_ms": places(fetches),
         "seconds_for_all_and_publishing": round(connect_seconds, 1),
     }
+
+
+def places(seconds: list[float]) -> dict[str, float] | None:
+    """p50, p95, p99 and the largest, in milliseconds; None without any."""
+    ordered, shares = sorted(seconds), {"p50": 0.5, "p95": 0.95, "p99": 0.99, "most": 1.0}
+    last = len(ordered) - 1
+    return (
+        {name: round(1e3 * ordered[min(last, int(s * len(ordered)))], 1) for name, s in shares.items()}
+        if ordered
+        else None
+    )
 
 
 def main() -> None:
@@ -125,6 +162,7 @@ def main() -> None:
     parser.add_argument("--watchers", type=int, default=500)
     parser.add_argument("--rate", type=float, default=5.0, help="messages a second")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--pages", action="store_true", help="each watcher fetches the page's parts too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aurora-bench-") as folder:
         Path(folder).chmod(0o755)

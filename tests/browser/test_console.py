@@ -100,6 +100,15 @@ def test_figures_per_domain_and_a_permalink_to_one(operator, base):
     expect(page.locator("#domain")).to_have_value("sql", timeout=60_000)
     row = page.get_by_role("region", name="Figures per domain").get_by_role("row", name=re.compile("sql"))
     expect(row).to_contain_text(re.compile(r"\d\.\d\d"))
+    page.goto(f"{base}/targets/mine/?range=3h")
+    expect(page.locator("#domain option[value=sql]")).to_be_attached(timeout=60_000)
+    page.locator("#domain").select_option("sql")  # from now on every way to the same charts keeps it
+    expect(page.get_by_role("link", name="CSV")).to_have_attribute("href", re.compile("domain=sql"))
+    page.get_by_role("link", name="24h").click()
+    page.wait_for_url("**range=24h*domain=sql*")
+    expect(page.locator("#domain")).to_have_value("sql", timeout=60_000)
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**domain=sql*")
 
 
 def test_the_console_away_is_said_and_it_comes_back_by_itself(operator, base, ring):

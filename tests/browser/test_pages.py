@@ -71,9 +71,8 @@ PARTS = {
     *(
         "console:" + name
         for name in (
-            "activity figures tables versions events connection standing launch replicas canary target_alerts pins "
-            "inbox charts_table switches processes export_traces economics_csv version_file register_servers "
-            "settings_index"
+            "activity parts connection standing launch pins inbox processes export_traces economics_csv version_file "
+            "register_servers settings_index"
         ).split()
     ),
     "accounts:oidc_login",

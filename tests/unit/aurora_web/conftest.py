@@ -34,8 +34,9 @@ ROLES = ("viewer", "operator", "admin")
 
 
 @pytest.fixture(autouse=True)
-def counted_before():
+def counted_before(settings):
     """Some numbers are remembered across requests: no test depends on what an earlier one left there."""
+    settings.SHARED_SECONDS = 0
     cache.clear()
     settled.clear()
     cache.set(inbox.KEY, {"num_to_approve": 0, "num_firing": 0}, None)

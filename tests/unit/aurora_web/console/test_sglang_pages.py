@@ -73,18 +73,18 @@ def test_replicas_show_desired_and_observed_proof_and_capture(clients, target, m
     version = SpeculatorVersion.objects.get()
     runs = {"generation": 1, "version": 1, "sha256": version.sha256, "ranks": (version.sha256, version.sha256)}
     replicas.observe(observed(**runs, target_sha256="a" * 64, queue_bytes=2048, num_dropped_traces=3))
-    page = text(clients["viewer"].get("/targets/demo/parts/replicas/"))
+    page = text(clients["viewer"].get("/targets/demo/parts/?part=replicas"))
     for expected in ("v1 → v1", "proved on all 2 ranks", "target weights untouched", "queue 2.0 KiB, 3 dropped"):
         assert expected in page
     replicas.observe(observed(generation=0, capture_state="broken", capture_detail="eagle_sample is gone"))
-    page = text(clients["viewer"].get("/targets/demo/parts/replicas/"))
+    page = text(clients["viewer"].get("/targets/demo/parts/?part=replicas"))
     for expected in ("v1 → v0", "generation 1 → 0", "catching up", "broken", "eagle_sample is gone"):
         assert expected in page
 
 
 def test_alerts_are_on_overview_and_target_page(clients, target, observed):
     replicas.observe(observed(capture_state="broken", capture_detail="eagle_sample is gone"))
-    for path in ("/", "/targets/demo/", "/targets/demo/alerts/"):
+    for path in ("/", "/targets/demo/", "/targets/demo/parts/?part=alerts"):
         assert "r1 serves, but keeps no traces: eagle_sample is gone." in text(clients["viewer"].get(path))
     assert "1 alert</a>" in text(clients["viewer"].get("/"))
     replicas.observe(observed())

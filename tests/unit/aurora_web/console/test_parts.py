@@ -1,0 +1,95 @@
+"""Parts of a target's page: several in one answer, rendered once for all who see the same."""
+
+import threading
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from aurora_web.console.shared import CSRF_FIELD, Shelf
+from aurora_web.registry.models import Target
+from tests.unit.serving.fakes import wait_until
+
+PARTS = "/targets/demo/parts/?part=figures&part=replicas"
+
+
+@pytest.fixture
+def clock(settings):
+    """A shelf whose time stands still: (shelf, seconds)."""
+    settings.SHARED_SECONDS = 1.0
+    seconds = [100.0]
+    return Shelf(clock=lambda: seconds[0]), seconds
+
+
+def test_a_body_is_made_once_a_second(clock):
+    shelf, seconds = clock
+    assert [shelf.get("a", lambda: b"1"), shelf.get("a", lambda: b"2"), shelf.get("b", lambda: b"3")] == [
+        b"1",
+        b"1",
+        b"3",
+    ]
+    seconds[0] += 1.0
+    assert shelf.get("a", lambda: b"4") == b"4"
+
+
+def test_a_form_belongs_to_one_session(clock):
+    shelf, _ = clock
+    assert shelf.get("a", lambda: CSRF_FIELD + b"1") == CSRF_FIELD + b"1"
+    assert shelf.get("a", lambda: CSRF_FIELD + b"2") == CSRF_FIELD + b"2"
+
+
+def test_all_wait_for_the_one_who_makes_it(clock):
+    shelf, _ = clock
+    go, made, got = threading.Event(), [], []
+
+    def make():
+        made.append(threading.current_thread())
+        assert go.wait(60)
+        return b"body"
+
+    threads = [threading.Thread(target=lambda: got.append(shelf.get("a", make))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: made)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert (len(made), got) == (1, [b"body"] * 5)
+
+
+def test_who_waits_for_one_that_fails_makes_it_alone(clock):
+    shelf, _ = clock
+
+    def fail():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        shelf.get("a", fail)
+    assert shelf.get("a", lambda: b"mine") == b"mine"
+
+
+@pytest.mark.django_db
+def test_parts_come_together_each_for_its_element(clients, target):
+    found = clients["viewer"].get(PARTS).content.decode()
+    for name in ("figures", "replicas"):
+        assert f'<div id="{name}" hx-swap-oob="innerHTML">' in found
+    assert "Accept length" in found
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("query", ["", "?part=nothing", "?part=figures&part=settings"])
+def test_what_is_no_part_is_not_found(clients, target, query):
+    assert clients["viewer"].get(f"/targets/demo/parts/{query}").status_code == 404
+
+
+@pytest.mark.django_db
+def test_they_are_rendered_once_for_all_of_a_role_until_something_is_decided(clients, target, settings):
+    settings.SHARED_SECONDS = 600.0
+    begun = clients["viewer"].get(PARTS).content
+    Target.objects.update(max_lookahead=3)
+    with CaptureQueriesContext(connection) as asked:
+        assert clients["viewer"].get(PARTS).content == begun
+    assert not any("registry_target" in query["sql"] for query in asked)
+    assert b"up to 3" in clients["operator"].get(PARTS).content  # another role may see another thing
+    assert b"up to 3" in clients["viewer"].get(f"{PARTS}&after=7").content
+    assert b"up to 3" not in clients["viewer"].get("/targets/demo/parts/?part=figures").content
