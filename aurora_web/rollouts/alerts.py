@@ -99,9 +99,15 @@ def _follow(target: Target | None, alert: Alert | None, condition: Condition, no
         alert.save()
     if (alert.state, alert.detail) != before and alert.state == AlertState.FIRING:
         _publish(alert)
-    if alert.state != before[0] and alert.state == AlertState.FIRING:
-        notifications.tell_alert(alert, "alert.firing", now)
+    if alert.state == AlertState.FIRING and alert.told_at is None:  # a silence that covered it may have ended
+        _tell_firing(alert, now)
     return alert
+
+
+def _tell_firing(alert: Alert, now: datetime) -> None:
+    if notifications.tell_alert(alert, "alert.firing", now):
+        alert.told_at = now
+        alert.save(update_fields=["told_at"])
 
 
 def _resolve(alert: Alert, now: datetime) -> None:
@@ -112,7 +118,8 @@ def _resolve(alert: Alert, now: datetime) -> None:
     alert.state, alert.ended_at = AlertState.RESOLVED, now
     alert.save(update_fields=["state", "ended_at"])
     _publish(alert)
-    notifications.tell_alert(alert, "alert.resolved", now)
+    if alert.told_at is not None:
+        notifications.tell_alert(alert, "alert.resolved", now)
 
 
 def _publish(alert: Alert) -> None:

@@ -33,15 +33,16 @@ GRACE = timedelta(seconds=30)  # a delivery that is overdue by so long has lost 
 KEPT = timedelta(days=30)
 
 
-def tell_alert(alert: Alert, event: str, now: datetime) -> None:
-    """Tell every channel that an alert fires or has ended, unless a silence covers it."""
+def tell_alert(alert: Alert, event: str, now: datetime) -> bool:
+    """Tell every channel that an alert fires or has ended; False where a silence covers it."""
     if any(silence.covers(alert) for silence in Silence.objects.filter(expires_at__gt=now)):
-        return
+        return False
     rule = Rule(alert.rule).label
     words = f"{rule}: {alert.detail}" if event == "alert.firing" else f"Ended: {rule}. It was: {alert.detail}"
     _, path = decision_link(alert)
     facts = {"rule": alert.rule, "subject": alert.replica, "since": alert.since.isoformat(), "alert": alert.pk}
     _tell(event, alert.target_slug, words, path, facts)
+    return True
 
 
 def tell_approval(version: SpeculatorVersion, reason: str) -> None:

@@ -131,6 +131,25 @@ def test_a_silence_keeps_quiet_but_the_alert_fires(target, observed, hook):
     assert {d.payload["rule"] for d in Delivery.objects.all()} == {"swap_failed"}
 
 
+def test_what_goes_on_after_a_silence_is_told_then_and_once(target, observed, hook):
+    row = watching.silence("olga", 1, "maintenance", target, "capture_broken")
+    break_capture(observed)
+    assert watching.end_silence(row, "olga")
+    for _ in range(2):  # as beat does
+        alerts.evaluate(target, timezone.now(), only_reports=True)
+    assert [d.event for d in Delivery.objects.all()] == ["alert.firing"]
+    replicas.observe(observed())
+    assert sorted(d.event for d in Delivery.objects.all()) == ["alert.firing", "alert.resolved"]
+
+
+def test_the_end_of_what_nobody_was_told_is_told_to_nobody(target, observed, hook):
+    watching.silence("olga", 1, "maintenance", target, "capture_broken")
+    break_capture(observed)
+    Silence.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+    replicas.observe(observed())
+    assert not Delivery.objects.exists()
+
+
 def test_a_silence_that_expired_or_is_of_another_target_covers_nothing(target, observed, hook):
     watching.silence("olga", 1, "maintenance", target)
     Silence.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
