@@ -31,8 +31,8 @@ from aurora_web.training.models import SliceState, TrainingSlice
 RANGES = {"1h": 3600, "24h": 86400, "7d": 604800, "28d": 2419200}
 DEFAULT_RANGE = "24h"
 EARLIER = timedelta(days=7)  # how far back a speculation that is off now may prove itself
-MAX_COST = 1e6
-COSTS = ("engine_hour", "trainer_hour", "currency")
+LARGEST = {"engine_hour": 1e6, "trainer_hour": 1e6, "capture_percent": 100.0}
+COSTS = (*LARGEST, "currency")
 
 
 class CostError(ValueError):
@@ -80,11 +80,12 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What capture wrote; its engine time is not measured by anybody."""
+    """What capture wrote, and the engine time for it: by assumption a share of what requests took."""
 
     num_segments: int
     num_traces: int
     num_bytes: int
+    engine_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ class Economics:
     costs: CostAssumption
     saved_cost: Interval
     training_cost: float
+    capture_cost: float
     net_cost: Interval
-    break_even_seconds: float  # engine seconds that have to be saved to pay for the training
+    break_even_seconds: float  # engine seconds that have to be saved to pay for training and capture
     advice: Advice
 
 
@@ -123,6 +125,9 @@ def economics(target: Target, name: str) -> Economics:
     costs = CostAssumption.objects.filter(target=target).first() or CostAssumption(target=target)
     saved_cost = _scaled(total.saved, costs.engine_hour / 3600)
     training_cost = training.seconds / 3600 * costs.trainer_hour
+    capture = read_capture(target, since, busy_seconds(strata) * costs.capture_percent / 100)
+    capture_cost = capture.engine_seconds / 3600 * costs.engine_hour
+    spent = training_cost + capture_cost
     earlier = None
     if not _is_drafting(strata):
         earlier = saving("", read_strata(target, until - EARLIER, until)).saved
@@ -132,12 +137,13 @@ def economics(target: Target, name: str) -> Economics:
         total=total,
         domains=tuple(_by_domain(strata)),
         training=training,
-        capture=read_capture(target, since),
+        capture=capture,
         costs=costs,
         saved_cost=saved_cost,
         training_cost=training_cost,
-        net_cost=_shifted(saved_cost, -training_cost),
-        break_even_seconds=training_cost / costs.engine_hour * 3600 if costs.engine_hour else math.inf,
+        capture_cost=capture_cost,
+        net_cost=_shifted(saved_cost, -spent),
+        break_even_seconds=spent / costs.engine_hour * 3600 if costs.engine_hour else math.inf,
         advice=advise(total, saved_cost, training_cost, costs.currency, earlier),
     )
 
@@ -199,6 +205,11 @@ def saving(domain: str, strata: Sequence[Stratum]) -> Saving:
     return Saving(domain, num_requests, tokens, spent, without if covered else None, saved, share)
 
 
+def busy_seconds(strata: Sequence[Stratum]) -> float:
+    """Engine seconds that all requests took, those of the control too."""
+    return sum((stratum.request_seconds + stratum.control.sum_y) / stratum.batch_bucket for stratum in strata)
+
+
 def _missing(strata: Sequence[Stratum]) -> str:
     if not any(stratum.num_tokens for stratum in strata):
         return "no speculative request has finished in this time"
@@ -240,11 +251,11 @@ def read_training(target: Target, since: datetime, until: datetime) -> Training:
     return Training(sums["busy"].total_seconds() if sums["busy"] else 0.0, sums["n"], sums["failed"])
 
 
-def read_capture(target: Target, since: datetime) -> Capture:
-    """Segments that arrived since then."""
+def read_capture(target: Target, since: datetime, engine_seconds: float) -> Capture:
+    """Segments that arrived since then; ``engine_seconds``: what they are assumed to have taken."""
     arrived = TraceSegment.objects.filter(target=target, received_at__gte=since)
     sums = arrived.aggregate(n=Count("pk"), traces=Sum("num_traces", default=0), size=Sum("size_bytes", default=0))
-    return Capture(sums["n"], sums["traces"], sums["size"])
+    return Capture(sums["n"], sums["traces"], sums["size"], engine_seconds)
 
 
 def advise(
@@ -292,7 +303,7 @@ def _hours(seconds: float) -> str:
 
 @transaction.atomic
 def set_costs(target: Target, given: dict[str, Any], actor: str, reason: str = "") -> CostAssumption:
-    """Change what an hour costs. Raises CostError naming the field."""
+    """Change what an hour costs and what capture takes. Raises CostError naming the field."""
     row, _ = CostAssumption.objects.select_for_update().get_or_create(target=target)
     if unknown := given.keys() - set(COSTS):
         raise CostError(sorted(unknown)[0], f"expected one of {', '.join(COSTS)}")
@@ -318,6 +329,6 @@ def _checked(name: str, value: Any) -> Any:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not 0 <= number <= MAX_COST:
-        raise CostError(name, f"{value!r:.40} cannot be used: expected a number from 0 to {MAX_COST:,.0f}")
+    if isinstance(value, bool) or not 0 <= number <= LARGEST[name]:
+        raise CostError(name, f"{value!r:.40} cannot be used: expected a number from 0 to {LARGEST[name]:,.0f}")
     return number

@@ -17,17 +17,18 @@ router = Router(tags=["economics"], auth=Allow("read"))
 
 
 def economics_payload(found: Economics) -> dict[str, Any]:
-    """Seconds, bytes and money; capture's engine time is null: nobody measures it."""
+    """Seconds, bytes and money; capture's engine time is an assumption, ``costs.capture_percent`` of the requests'."""
     return {
         "since": found.since.timestamp(),
         "until": found.until.timestamp(),
         "total": asdict(found.total),
         "domains": [asdict(domain) for domain in found.domains],
         "training": asdict(found.training),
-        "capture": asdict(found.capture) | {"engine_seconds": None},
+        "capture": asdict(found.capture),
         "costs": {name: getattr(found.costs, name) for name in COSTS},
         "saved_cost": asdict(found.saved_cost),
         "training_cost": found.training_cost,
+        "capture_cost": found.capture_cost,
         "net_cost": asdict(found.net_cost),
         "break_even_seconds": found.break_even_seconds if found.costs.engine_hour else None,
         "advice": asdict(found.advice),
@@ -48,7 +49,7 @@ def target_economics(request: HttpRequest, slug: str, range: str = DEFAULT_RANGE
 
 @router.patch("/{slug}/costs", response=dict[str, Any], auth=Allow("operate"))
 def change_costs(request: HttpRequest, slug: str, body: Body[dict[str, Any]]) -> dict[str, Any]:
-    """Assumptions: engine_hour, trainer_hour, currency; ``reason`` goes into the activity log."""
+    """Assumptions: engine_hour, trainer_hour, capture_percent, currency; ``reason`` goes into the activity log."""
     actor = caller(request).name
     given = {name: value for name, value in body.items() if name != "reason"}
     try:

@@ -117,6 +117,7 @@ class Alert(models.Model):
     detail = models.TextField()  # one sentence, with numbers
     since = models.DateTimeField()
     fired_at = models.DateTimeField(null=True)
+    told_at = models.DateTimeField(null=True)  # None = nobody was told that it fires: a silence covers it
     ended_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -171,7 +172,7 @@ class RuleSetting(models.Model):
 
 
 class Silence(models.Model):
-    """Alerts that match still fire, but nobody is told, until it expires or somebody ends it."""
+    """Alerts that match still fire, but nobody is told until it expires or somebody ends it; then of those left."""
 
     target = models.ForeignKey(Target, null=True, on_delete=models.CASCADE, related_name="silences")  # None = all
     rule = models.CharField(max_length=32, choices=Rule.choices, blank=True)  # "" = all
@@ -279,6 +280,7 @@ class CostAssumption(models.Model):
     target = models.OneToOneField(Target, on_delete=models.CASCADE, related_name="costs")
     engine_hour = models.FloatField(default=2.0)  # one engine (one replica with its GPUs), busy
     trainer_hour = models.FloatField(default=2.0)  # one trainer, busy
+    capture_percent = models.FloatField(default=2.0)  # of an engine's time; tests/bench/bench_sglang.py measures it
     currency = models.CharField(max_length=8, default="USD")
     changed_at = models.DateTimeField(default=timezone.now)
 

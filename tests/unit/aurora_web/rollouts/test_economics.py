@@ -113,8 +113,12 @@ def test_figures_of_a_target(measured):
     assert found.training.seconds == pytest.approx(36.0)
     assert (found.capture.num_traces, found.capture.num_bytes) == (3, 100)
     assert found.training_cost == pytest.approx(0.02)
-    assert found.break_even_seconds == pytest.approx(36.0)
-    assert found.net_cost.value == pytest.approx(found.saved_cost.value - 0.02)
+    busy = economics.busy_seconds(economics.read_strata(measured, found.since, found.until))
+    assert busy == pytest.approx(80.0, rel=0.05)  # 100 requests of 0.5 s, and 30 blocks of the control of 1 s
+    assert found.capture.engine_seconds == pytest.approx(0.02 * busy)
+    assert found.capture_cost == pytest.approx(2.0 * 0.02 * busy / 3600)
+    assert found.break_even_seconds == pytest.approx(36.0 + 0.02 * busy)
+    assert found.net_cost.value == pytest.approx(found.saved_cost.value - 0.02 - found.capture_cost)
     assert found.advice.action == "keep"
 
 
@@ -152,7 +156,7 @@ def test_speculation_that_was_switched_off_is_judged_by_the_week_before(measured
 def test_the_page_shows_figures_and_assumptions(measured, clients):
     page = text(clients["viewer"].get("/targets/demo/economics/?range=1h"))
     assert "Keep" in page
-    assert "not measured" in page
+    assert "an estimate: 2 % of the engine's time" in page.replace("&#x27;", "'")
     assert "36.0 s" in page
     assert "readonly" in page
     assert 'name="reason"' not in page
@@ -187,12 +191,20 @@ def test_assumptions_are_kept_and_logged(measured, clients):
 def test_the_api_has_the_same_figures(measured, client, bearer):
     found = client.get("/api/v1/targets/demo/economics?range=1h", **bearer("viewer")).json()
     assert found["total"]["saved"]["value"] == pytest.approx(50.0, rel=0.05)
-    assert found["capture"]["engine_seconds"] is None
+    assert found["capture"]["engine_seconds"] == pytest.approx(1.6, rel=0.05)
     assert client.get("/api/v1/targets/demo/economics?range=1y", **bearer("viewer")).status_code == 422
     patch = {"content_type": "application/json", **bearer("operator")}
     address = "/api/v1/targets/demo/costs"
     assert client.patch(address, json.dumps({"engine_hour": 9}), **patch).json()["engine_hour"] == 9
-    for wrong in ({"engine_hour": -1}, {"engine_hour": True}, {"currency": ""}, {"rent": 1}, {"trainer_hour": "x"}):
+    assert client.patch(address, json.dumps({"capture_percent": 0}), **patch).json()["capture_percent"] == 0
+    for wrong in (
+        {"engine_hour": -1},
+        {"capture_percent": 101},
+        {"engine_hour": True},
+        {"currency": ""},
+        {"rent": 1},
+        {"trainer_hour": "x"},
+    ):
         answer = client.patch(address, json.dumps(wrong), **patch)
         assert (answer.status_code, answer.json()["field"]) == (422, next(iter(wrong)))
 
