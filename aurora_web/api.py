@@ -17,6 +17,7 @@ from aurora_web.accounts.audit import WrongFilter
 from aurora_web.accounts.scopes import ScopeMissing
 from aurora_web.accounts.services import AccountError
 from aurora_web.console import api as console
+from aurora_web.console import versions_api
 from aurora_web.metrics import api as metrics
 from aurora_web.metrics import domains_api
 from aurora_web.openapi import AuroraAPI
@@ -50,6 +51,7 @@ for prefix, router in (
     ("/v1/targets", pins_api.router),
     ("/v1/targets", training.router),
     ("/v1/targets", console.router),
+    ("/v1/targets", versions_api.router),
     ("/v1/versions", rollouts.version_router),
     ("/v1", rollouts.read_router),
     ("/v1", registry.announced_router),

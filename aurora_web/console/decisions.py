@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from aurora_web.accounts.access import allow, user_of
 from aurora_web.console.forms import DecisionForm
-from aurora_web.registry.models import SpeculatorVersion, Target
-from aurora_web.registry.services import StaleVersion, change_settings, find_version
+from aurora_web.registry.models import SpeculatorVersion, Status, Target
+from aurora_web.registry.services import StaleVersion, change_settings, find_version, previous_versions
 from aurora_web.rollouts import canaries, services
-from aurora_web.rollouts.alerts import firing_alerts
+from aurora_web.rollouts.alerts import open_alerts
 from aurora_web.rollouts.approvals import ApprovalRefused, StaleJudgement
 from aurora_web.rollouts.intent import RolloutError
+from aurora_web.rollouts.models import Alert, AlertState
 
 
 def _decide(
@@ -99,12 +102,25 @@ def _way_back(target: Target) -> dict[str, Any]:
     }
 
 
+def _ways_back() -> list[dict[str, Any]]:
+    """That of every active target which can go back, by a few questions however many there are."""
+    live = {v.target_id: v for v in SpeculatorVersion.objects.filter(status=Status.LIVE, target__is_active=True)}
+    previous = previous_versions(live)
+    alerts: dict[int, list[Alert]] = defaultdict(list)
+    for alert in open_alerts().filter(target__in=previous, state=AlertState.FIRING).select_related("target"):
+        alerts[alert.target_id or 0].append(alert)
+    num_alive = Count("replicas", filter=Q(replicas__is_alive=True))
+    targets = Target.objects.filter(pk__in=previous).annotate(num_alive=num_alive).order_by("slug")
+    return [
+        {"target": t, "live": live[t.pk], "previous": previous[t.pk], "num_alive": t.num_alive, "alerts": alerts[t.pk]}
+        for t in targets
+    ]
+
+
 @allow("operate")
 def rollbacks(request: HttpRequest) -> HttpResponse:
     """Every target that can go back, from any page in one click; those with alerts first."""
-    ways = [_way_back(target) for target in Target.objects.filter(is_active=True).order_by("slug")]
-    ways = [way | {"alerts": list(firing_alerts(way["target"]))} for way in ways if way["live"] and way["previous"]]
-    ways.sort(key=lambda way: not way["alerts"])
+    ways = sorted(_ways_back(), key=lambda way: not way["alerts"])
     return render(request, "console/rollbacks.html", {"ways": ways})
 
 

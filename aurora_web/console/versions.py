@@ -162,7 +162,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "version": found,
         "decision": decision,
         "rows": gate_rows(decision),
-        "served": _served(found),
+        "served": served_periods(found),
         "swaps": recent_swaps(found.target, NUM_SWAPS, found.number),
         "provenance": provenance(found),
         "files": list_files(found),
@@ -176,7 +176,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     return render(request, "console/version.html", context)
 
 
-def _served(found: SpeculatorVersion) -> list[dict[str, Any]]:
+def served_periods(found: SpeculatorVersion) -> list[dict[str, Any]]:
     """Its periods in service with what it measured in each."""
     return [
         {"period": period, **served_between(found.target, found.number, period.start, period.end)}
@@ -186,16 +186,22 @@ def _served(found: SpeculatorVersion) -> list[dict[str, Any]]:
 
 @allow("operate", "GET")
 def download(request: HttpRequest, slug: str, number: int, name: str) -> StreamingHttpResponse:
-    """One file of a version, streamed; who took it is in the activity log."""
+    """One file of a version, streamed."""
     found = get_object_or_404(SpeculatorVersion.objects.select_related("target"), target__slug=slug, number=number)
+    return file_answer(found, name, user_of(request).username)
+
+
+def file_answer(found: SpeculatorVersion, name: str, actor: str) -> StreamingHttpResponse:
+    """A file as a download; who took it is in the activity log. Raises Http404 where it is not on this machine."""
     file = find_file(found, name)
     if file is None:
         raise Http404(f"{found} has no file {name!r:.80} on this machine")
+    slug, number = found.target.slug, found.number
     answer = StreamingHttpResponse(stream(file.path), content_type="application/octet-stream")
     answer["Content-Encoding"] = "identity"  # weights do not pack, and a known length shows how far a download is
     answer["Content-Length"] = str(file.size_bytes)
     answer["Content-Disposition"] = f'attachment; filename="{slug}-v{number}-{name}"'
     if file.sha256:
         answer["ETag"] = f'"{file.sha256}"'
-    record(user_of(request).username, "version.download", str(found), target_slug=slug, detail={"file": name})
+    record(actor, "version.download", str(found), target_slug=slug, detail={"file": name})
     return answer

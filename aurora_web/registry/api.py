@@ -15,7 +15,7 @@ from aurora_web.problems import Problem
 from aurora_web.registry import announcements, bulk, services
 from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
 from aurora_web.registry.launch import launch_payload
-from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Target
+from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_target
 from aurora_web.wire import body_schema, read_json
 from speculators.records import Announcement
@@ -200,11 +200,17 @@ def change_target(request: HttpRequest, slug: str, body: Body[dict[str, Any]]) -
 
 
 @router.get("/{slug}/versions", response=VersionPage)
-def list_versions(request: HttpRequest, slug: str, cursor: str = "", limit: int = PAGE) -> dict[str, Any]:
-    """Versions, newest first."""
+def list_versions(
+    request: HttpRequest, slug: str, cursor: str = "", limit: int = PAGE, status: str = ""
+) -> dict[str, Any]:
+    """Versions, newest first; ``status`` = only those in it."""
     if not 1 <= limit <= 500:
         raise Problem(422, f"limit is {limit}, expected 1 to 500")
     versions = SpeculatorVersion.objects.filter(target=find_target(slug)).select_related("target", "parent")
+    if status:
+        if status not in Status.values:
+            raise Problem(422, f"status is {status!r:.40}, expected one of {', '.join(Status.values)}")
+        versions = versions.filter(status=status)
     if cursor:
         if not cursor.isascii() or not cursor.isdigit():
             raise Problem(422, f"cursor is {cursor!r:.80}, expected the value of next")

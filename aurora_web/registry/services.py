@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -290,7 +291,14 @@ def find_version(target: Target, name: str) -> SpeculatorVersion | None:
     if name == "@candidate":
         return versions.filter(status__in=["candidate", "passed"]).first()
     if name == "@previous":
-        retired = Transition.objects.filter(version__target=target, old="live", version__status="retired")
-        row = retired.select_related("version").first()
-        return row.version if row else None
+        return previous_versions([target.pk]).get(target.pk)
     return versions.filter(number=int(name)).first() if name.isdecimal() else None
+
+
+def previous_versions(target_ids: Iterable[int]) -> dict[int, SpeculatorVersion]:
+    """``@previous`` of each of these targets that has one: what was live last and could be again."""
+    retired = Transition.objects.filter(old="live", version__status="retired", version__target__in=list(target_ids))
+    latest = (
+        retired.order_by("version__target_id", "-at", "-id").distinct("version__target_id").select_related("version")
+    )
+    return {row.version.target_id: row.version for row in latest}

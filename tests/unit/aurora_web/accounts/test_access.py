@@ -60,19 +60,13 @@ PAGES = {
     ("POST", f"/targets/new/{TRACE}/discard/"): REGISTER,
     ("POST", f"/targets/new/{TRACE}/save/source/"): REGISTER,
     ("GET", "/targets/demo/"): READ,
-    ("GET", "/targets/demo/figures/"): READ,
-    ("GET", "/targets/demo/tables/"): READ,
     ("GET", "/targets/demo/versions/"): READ,
-    ("GET", "/targets/demo/events/"): READ,
     ("GET", "/targets/demo/connection/"): READ,
     ("GET", "/targets/demo/standing/"): READ,
     ("GET", "/targets/demo/launch/"): READ,
     ("GET", "/targets/demo/replicas/"): READ,
-    ("GET", "/targets/demo/canary/"): READ,
-    ("GET", "/targets/demo/alerts/"): READ,
     ("GET", "/targets/demo/settings/"): READ,
-    ("GET", "/targets/demo/parts/versions/"): READ,
-    ("GET", "/targets/demo/parts/replicas/"): READ,
+    ("GET", "/targets/demo/parts/"): READ,
     ("GET", "/targets/demo/versions/compare/"): READ,
     ("GET", "/targets/demo/versions/1/files/config.json"): OPERATE,
     ("GET", "/targets/demo/swaps/1/"): READ,
@@ -85,8 +79,6 @@ PAGES = {
     ("GET", "/targets/demo/versions/1/"): READ,
     ("POST", "/targets/demo/settings/"): OPERATE,
     ("POST", "/targets/demo/replica-token/"): OPERATE,
-    ("GET", "/targets/demo/charts/"): READ,
-    ("GET", "/targets/demo/switches/"): READ,
     ("POST", "/targets/demo/training/pause/"): OPERATE,
     ("POST", "/targets/demo/training/resume/"): OPERATE,
     ("POST", "/targets/demo/training/now/"): OPERATE,
@@ -135,6 +127,8 @@ API = {
     ("GET", "/api/v1/targets/demo"): READ,
     ("PATCH", "/api/v1/targets/demo"): OPERATE,
     ("GET", "/api/v1/targets/demo/versions"): READ,
+    ("GET", "/api/v1/targets/demo/versions/1"): READ,
+    ("GET", "/api/v1/targets/demo/versions/1/files/config.json"): OPERATE,
     ("GET", "/api/v1/targets/demo/metrics"): READ,
     ("GET", "/api/v1/targets/demo/series?since=0"): READ,
     ("GET", "/api/v1/targets/demo/replicas"): READ,
@@ -370,7 +364,7 @@ def test_sessions_need_a_csrf_token_for_changes(users, version):
 
 
 def test_a_part_of_a_page_is_not_replaced_by_the_sign_in_page(clients):
-    answer = clients["anonymous"].get("/targets/demo/figures/", HTTP_HX_REQUEST="true")
+    answer = clients["anonymous"].get("/targets/demo/parts/?part=figures", HTTP_HX_REQUEST="true")
     assert answer.status_code == 401
 
 

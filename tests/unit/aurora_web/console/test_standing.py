@@ -1,10 +1,11 @@
 """What pages say when replicas are down, and the page from which every target can be rolled back."""
 
 import pytest
+from django.utils import timezone
 
-from aurora_web.registry.models import SpeculatorVersion, Status
+from aurora_web.registry.models import SpeculatorVersion, Status, Transition
 from aurora_web.rollouts import replicas, services
-from aurora_web.rollouts.models import Replica
+from aurora_web.rollouts.models import Alert, Replica
 
 pytestmark = pytest.mark.django_db
 PAGES = ("", "versions/", "domains/", "traces/", "replicas/", "economics/", "settings/")
@@ -30,12 +31,12 @@ def test_every_page_of_a_target_says_that_nothing_reports(two, clients, page):
 
 def test_figures_are_marked_as_stale_and_fresh_again(two, clients):
     Replica.objects.update(is_alive=False)
-    assert 'class="figures tiles stale"' in text(clients["viewer"].get("/targets/demo/figures/"))
+    assert 'class="figures tiles stale"' in text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
     card = text(clients["viewer"].get("/"))
     assert 'class="figures stale"' in card
     assert "last seen <time" in card
     Replica.objects.update(is_alive=True)
-    assert "stale" not in text(clients["viewer"].get("/targets/demo/figures/"))
+    assert "stale" not in text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
     assert "last seen" not in text(clients["viewer"].get("/"))
     assert text(clients["viewer"].get("/targets/demo/standing/")) == ""
 
@@ -44,7 +45,7 @@ def test_one_of_two_that_is_down_is_named(two, clients):
     Replica.objects.filter(name="r2").update(is_alive=False)
     found = text(clients["viewer"].get("/targets/demo/standing/"))
     assert "1 of 2 replicas is down:</strong> r2 was seen" in found
-    assert "stale" not in text(clients["viewer"].get("/targets/demo/figures/"))
+    assert "stale" not in text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
 
 
 def test_rolling_back_is_offered_for_targets_that_can(two, clients, make_version, report):
@@ -68,3 +69,33 @@ def test_a_rollback_without_replicas_says_so(two, clients, make_version, report)
     services.judge(make_version(report({"sql": (2.0, 1.0)})))
     Replica.objects.update(is_alive=False)
     assert "every replica that reports again; none does now" in text(clients["operator"].get("/targets/demo/rollback/"))
+
+
+def copied(row, **changes):
+    """Another row like this one."""
+    return type(row).objects.create(
+        **{f.attname: getattr(row, f.attname) for f in row._meta.concrete_fields if not f.primary_key} | changes
+    )
+
+
+def test_fifty_targets_that_can_go_back_are_found_by_few_questions(
+    target, observed, clients, make_version, report, django_assert_max_num_queries
+):
+    replicas.observe(observed())
+    services.judge(make_version())
+    services.judge(make_version(report({"sql": (2.0, 1.0)})))
+    [went] = Transition.objects.filter(old=Status.LIVE)
+    alert = Alert(rule="capture_broken", state="firing", detail="why", since=timezone.now())
+    for number in range(50):
+        other = copied(target, slug=f"t{number}")
+        old, _ = (copied(version, target_id=other.pk) for version in target.versions.order_by("number"))
+        copied(went, version_id=old.pk)
+        copied(alert, target_id=other.pk)
+    copied(target, slug="alone")
+    clients["operator"].get("/rollback/")
+    with django_assert_max_num_queries(12):
+        found = text(clients["operator"].get("/rollback/"))
+    assert found.count("<strong>v1</strong> comes back on") == 51
+    assert found.count("</strong> why</p>") == 50
+    assert found.index('id="way-t49"') < found.index('id="way-demo"')  # those with alerts first
+    assert "alone" not in found

@@ -248,6 +248,36 @@ def test_files_have_checksums_and_operators_download_them(clients, files):
     assert clients["viewer"].get("/targets/demo/versions/1/files/model.safetensors").status_code == 403
 
 
+def test_the_api_gives_files_too(client, bearer, files):
+    address, operator = "/api/v1/targets/demo/versions/1", bearer("operator")
+    found = {file["name"]: file["sha256"] for file in client.get(address, **operator).json()["files"]}
+    assert found["model.safetensors"] == SpeculatorVersion.objects.get().sha256
+    assert b"".join(client.get(f"{address}/files/model.safetensors", **operator)) == b"weights" * 1000
+    assert AuditEvent.objects.get(action="version.download").actor == "token:operator's"
+    gone = client.get(f"{address}/files/link.txt", **operator)
+    assert (gone.status_code, gone["content-type"]) == (404, "application/problem+json")
+
+
+def test_the_api_tells_of_one_version_what_its_page_does(client, bearer, two):
+    found = client.get("/api/v1/targets/demo/versions/2", **bearer("viewer")).json()
+    assert found["version"]["number"] == 2
+    assert found["gate"]["passed"] and found["gate"]["gain"] == pytest.approx(1.0)
+    assert [row["domain"] for row in found["gate"]["rows"]] == ["", "sql", "sql"]
+    [period] = found["served"]
+    assert (period["status"], period["end"], period["num_requests"]) == ("live", None, 160)
+    assert [row["new"] for row in found["transitions"]][:1] == ["live"]
+    SpeculatorVersion.objects.filter(number=2).update(parent=two[0])
+    assert client.get("/api/v1/targets/demo/versions/1", **bearer("viewer")).json()["children"] == [2]
+    missing = client.get("/api/v1/targets/demo/versions/9", **bearer("viewer"))
+    assert (missing.status_code, missing.json()["detail"]) == (404, "demo has no version 9")
+
+
+def test_the_api_lists_versions_of_one_status(client, bearer, two):
+    address, viewer = "/api/v1/targets/demo/versions?status=", bearer("viewer")
+    assert [v["number"] for v in client.get(f"{address}retired", **viewer).json()["items"]] == [1]
+    assert "expected one of candidate" in client.get(f"{address}odd", **viewer).json()["detail"]
+
+
 @pytest.mark.parametrize("name", ["link.txt", "nothing", "..", "%2e%2e%2fsecret.txt"])
 def test_nothing_but_the_version_s_own_files_is_given(clients, files, name):
     assert clients["operator"].get(f"/targets/demo/versions/1/files/{name}").status_code == 404
