@@ -6,6 +6,8 @@ import dataclasses
 import logging
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serving.engine.api import FinishedRequest, Part
@@ -62,11 +64,11 @@ class Recorder:
         self.max_spool_bytes = max_spool_bytes
         self.max_waiting_bytes = max_waiting_bytes
         self.max_waiting_requests = max_waiting_requests
-        self.num_dropped_traces = 0
         self.num_lost_counts = 0
-        self.num_traces = 0
         self.num_write_errors = 0
         self.totals: dict[Key, Sums] = {}  # since the start; whole values are replaced, so readers need no lock
+        self._num_dropped = 0
+        self._num_kept = 0
         self._waiting: deque[_Handover | _Count] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
@@ -80,6 +82,20 @@ class Recorder:
     def keeps(self, domain: str) -> bool:
         """Whether traces of what clients call ``domain`` are kept: not while a pin says no training."""
         return self.keeps_traces and not self.pins.of(domain).no_training
+
+    @property
+    def num_traces(self) -> int:
+        """Kept so far."""
+        return self._num_kept - self._num_lost
+
+    @property
+    def num_dropped_traces(self) -> int:
+        """For want of room in the queue or in the spool, or because the disk refused them."""
+        return self._num_dropped + self._num_lost
+
+    @property
+    def _num_lost(self) -> int:
+        return self.segments.num_lost_traces if self.segments else 0
 
     @property
     def queue_bytes(self) -> int:
@@ -107,10 +123,10 @@ class Recorder:
         with self._changed:
             if len(self._waiting) >= self.max_waiting_requests:
                 self.num_lost_counts += 1
-                self.num_dropped_traces += is_trace
+                self._num_dropped += is_trace
                 return
             if self._waiting_bytes + size > self.max_waiting_bytes:
-                self.num_dropped_traces += is_trace
+                self._num_dropped += is_trace
                 finished, is_trace, size = dataclasses.replace(finished, states=None, final=None), False, 0
             self._waiting.append(_Handover(finished, is_trace))
             self._waiting_bytes += size
@@ -126,13 +142,8 @@ class Recorder:
             self._changed.notify()
 
     def _run(self) -> None:
-        while True:
-            try:
-                if not self._turn():
-                    return
-            except OSError:
-                self.num_write_errors += 1
-                log.exception("traces or counts could not be written; they are lost, serving goes on")
+        while self._turn():
+            pass
 
     def _turn(self) -> bool:
         """Write what was handed over and what is due; False when stopped and empty."""
@@ -144,12 +155,28 @@ class Recorder:
             self._waiting_bytes = 0
             is_last = self._is_stopping
         for each in batch:
-            if isinstance(each, _Count):
-                self._count(each.domain, each.part)
-            else:
-                self._record(each)
-        self._flush(is_last)
+            with self._going_on():
+                self._write(each)
+        with self._going_on():
+            self._seal_if_due(is_last)
+        with self._going_on():
+            self._send_counts_if_due(is_last)
         return not is_last
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Whatever fails costs what it was about, and nothing else."""
+        try:
+            yield
+        except Exception:
+            self.num_write_errors += 1
+            log.exception("traces or counts could not be written; they are lost, serving goes on")
+
+    def _write(self, each: _Handover | _Count) -> None:
+        if isinstance(each, _Count):
+            self._count(each.domain, each.part)
+        else:
+            self._record(each)
 
     def _record(self, handover: _Handover) -> None:
         finished = handover.finished
@@ -161,9 +188,9 @@ class Recorder:
         if not (handover.is_trace and is_whole) or self.segments is None or self.spool is None:
             return
         if self.spool.num_bytes > self.max_spool_bytes:
-            self.num_dropped_traces += 1
+            self._num_dropped += 1
             return
-        self.num_traces += 1
+        self._num_kept += 1
         self.segments.add(finished)
 
     def _count(self, domain: str, counted: FinishedRequest | Part) -> None:
@@ -176,14 +203,22 @@ class Recorder:
         total.add(counted)
         self.totals[key] = total
 
-    def _flush(self, is_last: bool) -> None:
+    def _seal_if_due(self, is_last: bool) -> None:
         if self.segments is not None and (is_last or self.segments.seconds_until_due() == 0.0):
             self.segments.seal()
-        if self.spool is not None and (is_last or self.counts.seconds_until_due() == 0.0):
-            windows = self.counts.take()
-            if windows:
-                name = COUNTS_PREFIX + windows[0].window_id
-                self.spool.put(name, {"counts": [window.to_json() for window in windows]})
+
+    def _send_counts_if_due(self, is_last: bool) -> None:
+        if self.spool is None or not (is_last or self.counts.seconds_until_due() == 0.0):
+            return
+        windows = self.counts.take()
+        if not windows:
+            return
+        try:
+            counts = [window.to_json() for window in windows]
+            self.spool.put(COUNTS_PREFIX + windows[0].window_id, {"counts": counts})
+        except OSError:
+            self.num_lost_counts += sum(window.num_requests for window in windows)
+            raise
 
     def _seconds_until_due(self) -> float | None:
         waits = [self.counts.seconds_until_due(), self.segments.seconds_until_due() if self.segments else None]

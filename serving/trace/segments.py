@@ -6,7 +6,9 @@ positions from the trace's ``first_state`` on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -16,10 +18,13 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from serving.engine.api import FinishedRequest
-from serving.trace.spool import Spool, write_durably
+from serving.trace.spool import UNFINISHED, Spool, write_durably
 from speculators.records import SegmentManifest, TraceRecord
 
+log = logging.getLogger(__name__)
+
 SUFFIX = ".safetensors"
+UNFINISHED_SECONDS = 3600.0  # an older one is of a process that was killed while it wrote
 RESCAN_EVERY = 32  # seals between two looks at what is really on disk: others delete files, too
 
 
@@ -112,6 +117,10 @@ class SegmentQuota:
                 continue
             found.append((stat.st_mtime_ns, path, stat.st_size))
         self._sizes = {path: size for _, path, size in sorted(found)}
+        for path in self.directory.glob(f".*{UNFINISHED}"):  # another replica may be writing one
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
+                    path.unlink()
 
 
 class SegmentWriter:
@@ -134,7 +143,8 @@ class SegmentWriter:
         self.spool = spool
         self.quota = quota
         self.limits = limits
-        self.num_traces_without_states = 0  # announced, but their states did not fit the quota
+        self.num_traces_without_states = 0  # announced, but their states did not fit the quota or the disk
+        self.num_lost_traces = 0  # whose announcement could not be written
         self._open: _Open | None = None
 
     @property
@@ -170,15 +180,26 @@ class SegmentWriter:
         payload = serialise(segment.tensors) if segment.tensors else b""
         if payload and not self.quota.make_room(len(payload)):
             payload = b""
-        if payload:
-            write_durably(path, payload)
-            self.quota.add(path, len(payload))
-        else:  # the tokens are worth having: the trainer recomputes the states
+        if not (payload and self._is_written(path, payload)):
+            payload = b""  # the tokens are worth having: the trainer recomputes the states
             self.num_traces_without_states += len(segment.traces)
         manifest = self._manifest(segment, path, payload)
-        self.spool.put(
-            segment.segment_id, {"segment": manifest.to_json(), "traces": [t.to_json() for t in segment.traces]}
-        )
+        traces = [trace.to_json() for trace in segment.traces]
+        try:
+            self.spool.put(segment.segment_id, {"segment": manifest.to_json(), "traces": traces})
+        except OSError:
+            path.unlink(missing_ok=True)
+            self.num_lost_traces += len(traces)
+            raise
+
+    def _is_written(self, path: Path, payload: bytes) -> bool:
+        try:
+            write_durably(path, payload)
+        except OSError:
+            log.exception("hidden states could not be written; their traces go without")
+            return False
+        self.quota.add(path, len(payload))
+        return True
 
     def _manifest(self, segment: _Open, path: Path, payload: bytes) -> SegmentManifest:
         return SegmentManifest(

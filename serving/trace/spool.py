@@ -26,14 +26,21 @@ class SpoolInUseError(RuntimeError):
     retryable = False
 
 
+UNFINISHED = ".tmp"
+
+
 def write_durably(path: Path, payload: bytes) -> None:
     """Make ``path`` hold ``payload``, or stay as it was: temporary file, fsync, rename, fsync of the directory."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk is not to stay fuller for it
+        raise
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -134,6 +141,6 @@ class Spool:
             self._changed.notify()
 
     def _left_by_an_earlier_process(self) -> Iterator[Path]:
-        for unfinished in self.directory.glob(".*.tmp"):
+        for unfinished in self.directory.glob(f".*{UNFINISHED}"):
             unfinished.unlink()
         yield from sorted(self.directory.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))

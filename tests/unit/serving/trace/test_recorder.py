@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from serving.engine.api import FinishedRequest
 from serving.trace.counts import CountAggregator, batch_bucket
 from serving.trace.recorder import Recorder
 from serving.trace.segments import SegmentLimits, SegmentQuota, SegmentWriter
-from serving.trace.spool import Spool
+from serving.trace.spool import Spool, write_durably
 from speculators.records import CountWindow, SegmentManifest, TraceRecord
 from tests.unit.serving.fakes import wait_until
 
@@ -80,6 +81,27 @@ def test_a_trace_and_its_states_are_announced_by_age(disk: Disk, finished: Make)
     assert set(tensors) == {f"{c * 32}.{name}" for c in "ab" for name in ("states", "final")}
     assert tensors["b" * 32 + ".states"].shape == (9, 12) and str(tensors["b" * 32 + ".final"].dtype) == "torch.float16"
     assert (tensors["b" * 32 + ".final"] == 0.25).all()
+
+
+def test_what_a_killed_process_left_unfinished_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "segments"
+    folder.mkdir()
+    left, being_written = folder / ".a.safetensors.tmp", folder / ".b.safetensors.tmp"
+    for path in (left, being_written):
+        path.write_bytes(b"half")
+    os.utime(left, (1e9, 1e9))
+    Disk(tmp_path).spool.close()
+    assert list(folder.iterdir()) == [being_written]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("serving.trace.spool.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_durably(tmp_path / "a.json", b"payload")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_segment_is_sealed_by_size(tmp_path: Path, finished: Make) -> None:
@@ -193,7 +215,7 @@ def test_a_full_spool_drops_traces_and_keeps_counting(disk: Disk, finished: Make
     assert disk.announced("counts")
 
 
-def test_a_failing_disk_does_not_end_the_recorder(disk: Disk, finished: Make) -> None:
+def test_a_failing_disk_does_not_end_the_recorder_and_what_it_cost_is_counted(disk: Disk, finished: Make) -> None:
     recorder = disk.recorder()
     put = disk.spool.put
 
@@ -203,11 +225,41 @@ def test_a_failing_disk_does_not_end_the_recorder(disk: Disk, finished: Make) ->
     disk.spool.put = full  # type: ignore[method-assign]
     recorder.start()
     recorder.put(finished("a" * 32), is_trace=True)
-    wait_until(lambda: recorder.num_write_errors >= 1)
+    wait_until(lambda: recorder.num_write_errors >= 2)  # the trace, and the counts
+    assert (recorder.num_traces, recorder.num_dropped_traces, recorder.num_lost_counts) == (0, 1, 1)
+    assert list(disk.segments.quota.directory.iterdir()) == []  # no states that nobody was told of
     disk.spool.put = put  # type: ignore[method-assign]
     recorder.put(finished("b" * 32), is_trace=True)
     recorder.stop()
     assert "b" * 32 in disk.traces()
+    assert (recorder.num_traces, recorder.num_dropped_traces) == (1, 1)
+
+
+def test_states_that_do_not_fit_the_disk_leave_the_tokens(
+    disk: Disk, finished: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, payload: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    recorder = disk.recorder()
+    monkeypatch.setattr("serving.trace.segments.write_durably", full)
+    recorded(recorder, finished("a" * 32))
+    assert "a" * 32 in disk.traces()
+    assert (recorder.num_traces, disk.segments.num_traces_without_states) == (1, 1)
+
+
+def test_an_error_of_ours_costs_one_trace(disk: Disk, finished: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, add = disk.recorder(), disk.segments.add
+
+    def faulty(each: FinishedRequest) -> None:
+        if each.request_id.startswith("a"):
+            raise KeyError("a bug")
+        add(each)
+
+    monkeypatch.setattr(disk.segments, "add", faulty)
+    recorded(recorder, finished("a" * 32), finished("b" * 32))
+    assert set(disk.traces()) == {"b" * 32}
+    assert recorder.num_write_errors == 1
 
 
 def test_without_a_console_only_totals_are_kept(finished: Make) -> None:
