@@ -8,6 +8,8 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 20
+HOOKS = ("prefill", "step", "verify", "final", "stream")  # those that capture needs
+SILENT_STEPS = 200  # verify steps after which each of them must have fired
 
 
 class Guard:
@@ -22,6 +24,14 @@ class Guard:
     @property
     def is_tripped(self) -> bool:
         return self.num_failures >= self.max_failures
+
+    def silent(self, num_steps: int) -> list[str]:
+        """Hooks that have not fired although others have, or although SGLang counts ``num_steps`` verify steps itself.
+
+        A server that is only asked for its health takes none, so prefills prove nothing.
+        """
+        steps = max(num_steps, self.fired.get("step", 0), self.fired.get("verify", 0))
+        return [name for name in HOOKS if not self.fired.get(name)] if steps >= SILENT_STEPS else []
 
     def run(self, name: str, work: Callable[[], None]) -> None:
         """Do ``work``; an exception is logged and counted, never raised."""

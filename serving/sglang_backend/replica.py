@@ -22,7 +22,7 @@ from serving.sglang_backend.capture import Capture, EventQueue
 from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig
 from serving.sglang_backend.copies import stream_of
 from serving.sglang_backend.engine import PINS_DETAIL, PINS_OBEYED, PROBE_STEPS, SglangEngine, Weights
-from serving.sglang_backend.guard import Guard
+from serving.sglang_backend.guard import HOOKS, Guard
 from serving.sglang_backend.metrics import MetricsReader
 from serving.sglang_backend.ranks import Command, CpuGroup, RankSwapper
 from serving.sglang_backend.weights import DraftMemory, TargetWatch
@@ -149,7 +149,7 @@ class Replica:
 
     def _check_hooks(self, finished: FinishedRequest) -> None:
         """After a request that took a verify step, every hook must have fired, and its states must fit its tokens."""
-        silent = [name for name in ("prefill", "verify", "final", "stream") if not self.guard.fired.get(name)]
+        silent = [name for name in HOOKS if not self.guard.fired.get(name)]
         if silent:
             self.broken = f"hooks {', '.join(silent)} have not fired, {PROBABLY}"
         elif self.guard.is_tripped:
@@ -188,6 +188,10 @@ class Replica:
             return "broken", f"this SGLang has no {', '.join(self.missing)}"
         if self.guard.is_tripped and not self.broken:
             self.broken = f"{self.guard.num_failures} failures, the last one in {self.guard.last_failure}"
+        if not self.broken and (silent := self.guard.silent(self.metrics.counts.num_verify_steps)):
+            self.broken = (
+                f"hooks {', '.join(silent)} have not fired, {PROBABLY}"  # then no request ever finishes for us
+            )
         if self.broken:
             return "broken", self.broken
         if not self.config.is_capture_wanted:

@@ -7,7 +7,7 @@ import pytest
 from serving.sglang_backend import config as settings
 from serving.sglang_backend.config import PluginConfigError
 from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
-from serving.sglang_backend.guard import Guard
+from serving.sglang_backend.guard import HOOKS, SILENT_STEPS, Guard
 from serving.sglang_backend.labels import Label, label_of, with_headers
 from serving.sglang_backend.metrics import EngineCounts, parse
 
@@ -78,6 +78,26 @@ def test_the_guard_swallows_counts_and_gives_up():
         guard.run("hook", fail)
     assert (guard.is_tripped, guard.num_failures, len(done), guard.fired["hook"]) == (True, 3, 3, 5)
     assert guard.last_failure == "hook: ValueError: no"
+
+
+@pytest.mark.parametrize("silent", HOOKS)
+def test_a_hook_that_never_fires_is_found_whichever_it_is(silent):
+    guard = Guard()
+    for name in HOOKS:
+        for _ in range(SILENT_STEPS if name != silent else 0):
+            guard.run(name, lambda: None)
+    assert guard.silent(num_steps=0) == [silent]
+    guard.run(silent, lambda: None)
+    assert guard.silent(num_steps=10**6) == []
+
+
+def test_that_steps_are_hidden_from_us_is_found_by_sglangs_own_count():
+    guard = Guard()
+    for _ in range(10 * SILENT_STEPS):  # what a server does that is only asked for its health
+        for name in ("prefill", "final", "stream"):
+            guard.run(name, lambda: None)
+    assert guard.silent(num_steps=0) == []
+    assert guard.silent(num_steps=SILENT_STEPS) == ["step", "verify"]
 
 
 def test_the_control_comes_in_blocks_with_its_share():
