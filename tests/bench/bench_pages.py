@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,16 +26,29 @@ from urllib.parse import urljoin
 from uuid import uuid4
 
 import httpx
+from django.urls import get_resolver, resolve
 
 from aurora_web.supervisor.programs import web_command
 from tests.bench.full_database import BUSY, FULL, QUICK, environment, full_database, sizes
 from tests.bench.machine import machine
+from tests.bench.models import prepared
 from tests.bench.ring import REPO, free_ports, wait_for
 
 LIMIT_MS, AIM_MS = 150.0, 50.0
 RESOURCE = re.compile(r'(?:<script src|<link rel="(?:stylesheet|icon)" href|<img src)="([^"]+)"')
+PLAN = {
+    "start": "random", "approval": "automatic", "approvers": "operator", "min_gain": "0.01",
+    "domain_tolerance": "0.1", "min_held_out_traces": "4", "slice_seconds": "8", "control_share": "0.02",
+    "max_lookahead": "4", "min_accept_length": "0", "canary_share": "0", "canary_minutes": "5",
+    "canary_min_requests": "50",
+}  # fmt: skip
+LEFT_OUT = {
+    "activity/", "settings/", "targets/new/", "targets/new/bulk/",  # lead elsewhere
+    "targets/<str:slug>/launch/",  # SGLang's targets have it
+    "targets/<str:slug>/versions/<int:number>/files/<str:name>", "targets/<str:slug>/traces/export/",  # downloads
+}  # fmt: skip
 IMPORT = re.compile(r'^import [^"]*"(\./[^"]+)"', re.MULTILINE)
-FIRST_VIEWS = ("/", f"/targets/{BUSY}/")
+FIRST_VIEWS = ("/", f"/targets/{BUSY}/", f"/targets/{BUSY}/domains/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +62,22 @@ class Timed:
     bytes_sent: int
 
 
-def pages() -> list[str]:
-    """Every page of the console that a person can open, and the parts of them that are fetched again."""
+def typed_registration(browser: Any) -> str:
+    """The address of a registration that somebody has filled in up to its review."""
+    address = f"/targets/new/{uuid4()}"
+    browser.post(f"{address}/source/", {"source": "embedded", "path": str(prepared("pocket"))})
+    browser.post(f"{address}/plan/", PLAN)
+    return address
+
+
+def pages(browser: Any) -> list[str]:
+    """Every page of the console that a person can open, and the parts of them that are fetched again.
+
+    ``browser``: signed in. Raises AssertionError that names an address of the console which none of them has.
+    """
+    from aurora_web.accounts.models import AuditEvent
+    from aurora_web.console.parts import OWN, SHARED
+    from aurora_web.registry.models import SpeculatorVersion
     from aurora_web.rollouts.models import Swap
     from aurora_web.traces.models import Trace
 
@@ -59,27 +87,47 @@ def pages() -> list[str]:
     trace = Trace.objects.filter(target__slug=BUSY).order_by("-started_at").values_list("trace_id", flat=True)[0]
     month = f"from={time.strftime('%Y-%m-%dT%H:%M', time.gmtime(time.time() - 27 * 86400))}"
     ranges = [f"{base}/{suffix}" for suffix in ("", "?range=24h", f"?{month}")]
-    parts = ("figures/", "tables/", "parts/versions/", "events/", "connection/", "parts/replicas/", "canary/",
-             "alerts/",
-             "switches/", "charts/", "figures/?range=24h", f"tables/?{month}",
-             "charts/?range=24h", "?range=24h&view=table")  # fmt: skip
+    parts = ("connection/", "standing/", "domains/pins/", *(f"parts/?part={name}" for name in (*SHARED, *OWN)),
+             f"parts/?part=tables&{month}", "parts/?range=24h&part=figures&part=tables&part=canary",
+             "parts/?range=24h&part=charts-table", "?range=24h&view=table")  # fmt: skip
     about = ("settings/", "rollback/", "versions/", "versions/?page=2", f"versions/{live.number}/",
              f"versions/compare/?v={live.number}&v={live.number - 3}", "replicas/", f"swaps/{live.generation}/",
-             f"traces/{trace}/", "domains/", "domains/?range=7d", "economics/", "economics/?range=28d",
+             f"traces/{trace}/", "playground/", "domains/", "domains/?range=7d", "economics/", "economics/?range=28d",
              "economics/csv/?range=28d")  # fmt: skip
     searches = ("", "?domain=sql", f"?domain=sql&version={old}", f"?version={old}", "?domain=none",
                 "?min_accept_length=4.7",
                 "?min_accept_length=4.99", "?finish_reason=stop&state=waiting",
                 "?state=held+out&max_accept_length=1")  # fmt: skip
-    return [
-        "/", "/?sort=speedup", "/?q=target-1", "/audit/", "/audit/?actor=olga", "/audit/?q=weekly",
-        "/alerts/", "/alerts/rules/", "/alerts/channels/", f"/targets/new/{uuid4()}/source/",
-        "/replicas/", "/approvals/", "/system/",
-        "/system/processes/", "/help/", "/accounts/people/", "/accounts/tokens/", "/metrics",
+    registration = typed_registration(browser)
+    waiting = SpeculatorVersion.objects.filter(status="passed").order_by("-pk").values_list("pk", flat=True)[0]
+    found = [
+        "/", "/?sort=speedup", "/?q=target-1", "/inbox/", "/audit/", "/audit/?actor=olga", "/audit/?q=weekly",
+        f"/audit/{AuditEvent.objects.order_by('-pk')[0].pk}/",
+        "/alerts/", "/alerts/rules/", "/alerts/channels/", "/alerts/silences/new/", "/rollback/",
+        "/replicas/", "/approvals/", f"/approvals/{waiting}/", "/system/", "/system/processes/",
+        "/settings/preferences/", "/settings/policies/", "/settings/retention/",
+        "/help/", "/api/docs", "/accounts/people/", "/accounts/tokens/", "/metrics",
+        *(f"{registration}/{step}/" for step in ("source", "check", "plan", "review", "bulk", "servers")),
         *ranges,
         *(f"{base}/{part}" for part in (*parts, *about)),
         *(f"{base}/traces/{search}" for search in searches),
     ]  # fmt: skip
+    assert not (missing := _routes() - {resolve(path.split("?")[0]).route for path in found} - LEFT_OUT), missing
+    return found
+
+
+def _routes() -> set[str]:
+    """Of every address that answers a signed-in person's GET."""
+    return set(_of(get_resolver().url_patterns))
+
+
+def _of(patterns: Iterable[Any], prefix: str = "") -> Iterator[str]:
+    for pattern in patterns:
+        route = prefix + str(pattern.pattern)
+        if hasattr(pattern, "url_patterns"):
+            yield from _of(pattern.url_patterns, route)
+        elif "GET" in getattr(pattern.callback, "allowed_methods", ()):
+            yield route
 
 
 def api_addresses() -> list[str]:
@@ -88,10 +136,11 @@ def api_addresses() -> list[str]:
     from aurora_web.rollouts.models import Swap
     from aurora_web.traces.models import Trace
 
-    live = Swap.objects.filter(target__slug=BUSY).order_by("-generation")[0].generation
+    swap = Swap.objects.filter(target__slug=BUSY).order_by("-generation")[0]
     trace = Trace.objects.filter(target__slug=BUSY).order_by("-started_at").values_list("trace_id", flat=True)[0]
-    given = {"slug": BUSY, "trace_id": trace, "generation": live, "event_id": AuditEvent.objects.all()[0].pk}
-    two = f"?v={live - 3}&v={live}"
+    given = {"slug": BUSY, "trace_id": trace, "generation": swap.generation, "number": swap.number,
+             "event_id": AuditEvent.objects.all()[0].pk}  # fmt: skip
+    two = f"?v={swap.generation - 3}&v={swap.generation}"
     query = {"series": f"?since={time.time() - 3600}", "compare": two, "curves": two}
     left_out = (
         "{channel_id}",
@@ -197,7 +246,7 @@ def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         signed_in = Client()
         signed_in.force_login(User.objects.get(username="ada"))
         cookies = {"sessionid": signed_in.cookies["sessionid"].value}
-        chosen = [path for path in (*pages(), *api_addresses()) if given.only in path]
+        chosen = [path for path in (*pages(signed_in), *api_addresses()) if given.only in path]
         with (
             running_console(folder, services) as base,
             httpx.Client(base_url=base, cookies=cookies, timeout=60, headers={"Accept-Encoding": "gzip, br"}) as http,
