@@ -41,7 +41,7 @@ DEMOS: dict[str, dict[str, Any]] = {
         },
     },
 }
-TRAFFIC = {"traffic_concurrency": 2, "traffic_sampled_share": 0.5, "traffic_max_tokens": 128}
+TRAFFIC = {"traffic_concurrency": 4, "traffic_sampled_share": 0.5, "traffic_max_tokens": 128}
 CONTROL_SHARE = 0.10  # five times the usual one: intervals that mean something within minutes
 
 
