@@ -36,7 +36,7 @@ class ServingConfig:
     state_dir: Path
     replica: str  # names the spool: the same after a restart, different for each engine
     console_url: str  # "" = alone: no traces, no swaps
-    token: str  # of the console, scope "replica"
+    token: str  # of the console, scope "ingest"
     initial_draft: Path | None  # served until the console desires another
     num_threads: int  # of torch
     grace_seconds: float  # for running requests at a stop
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-open-requests", help="requests running and waiting before clients get a 429")
     add("--max-len", help="longest prompt + answer in tokens")
     add("--max-lookahead", help="most draft tokens per verify step, until the console says otherwise")
-    add("--control-share", help="share of requests decoded without speculation, until the console says otherwise")
+    add("--control-share", help="share of steps decoded without speculation, until the console says otherwise")
     add("--num-threads", help="torch threads")
     add("--grace-seconds", help="how long running requests may go on after SIGTERM")
     add("--segment-age-seconds", help="seal hidden states at this age")
