@@ -105,7 +105,8 @@ async def run(given: argparse.Namespace, url: str, cookie: str, publish: list[st
     ready, changed = ([asyncio.Event() for _ in heard] for _ in range(2))
     gate = asyncio.Semaphore(20)
     tasks = [asyncio.create_task(watch(url, cookie, *each, gate)) for each in zip(heard, ready, changed, strict=True)]
-    base, limits = url.replace("ws:", "http:").partition("/ws")[0], httpx.Limits(max_connections=None)
+    base = url.replace("ws:", "http:").partition("/ws")[0]
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # uvicorn closes idle ones after five seconds
     http = httpx.AsyncClient(base_url=base, cookies={"sessionid": cookie}, timeout=60, limits=limits)
     if given.pages:
         tasks += [asyncio.create_task(draw(http, *each)) for each in zip(heard, changed, strict=True)]
