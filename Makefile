@@ -22,6 +22,7 @@ PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving spec
 .PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang test-gpu bench-gpu gpu
 
 up: $(VENV)/.runtime
+	@$(BIN)/python -m aurora_kernels.native
 	@exec env $(if $(DEMO),AURORA_DEMO=$(DEMO)) $(BIN)/python -m aurora_web.supervisor up
 
 down status: $(VENV)/.runtime

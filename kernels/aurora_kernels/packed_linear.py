@@ -1,19 +1,21 @@
-"""Linear layers whose weight is packed once, as float16 for FBGEMM or as it is for oneDNN.
+"""Linear layers whose weight is packed once, in half the bytes where float16 holds it.
 
 Decoding reads all weights for a few rows: what it costs is reading them. ``F.linear`` in fp32 repacks the weight on
-each call with several rows besides, which makes verifying five tokens cost far more than one. Two ways out, of torch:
+each call with several rows besides, which makes verifying five tokens cost far more than one. The ways out, best first:
 
-- Weights that float16 holds go to FBGEMM: it reads half the bytes and makes the products in float32, row by row in one
-  order, so that a row's result doesn't depend on the others (bitwise).
+- Weights that float16 holds: half the bytes are read, the products are made in float32, row by row in one order, so
+  that a row's result doesn't depend on the others. By ``half_linear.c`` where it could be compiled (about as long for a
+  dozen rows as for one), else by torch's FBGEMM. Both give the same bits.
 - All others go to oneDNN, in their own dtype.
 
-The operators are deprecated or private: where they are missing or refuse, the plain reference runs. Tolerance against
-it: 1e-5 relative, since the summation order differs; in bfloat16 1e-2, since inputs and outputs are rounded to 8 bits
-of mantissa (sums stay float32).
+Torch's operators are deprecated or private: where they are missing or refuse, the plain reference runs. Tolerance
+against it: 1e-5 relative, since the summation order differs; in bfloat16 1e-2, since inputs and outputs are rounded to
+8 bits of mantissa (sums stay float32).
 """
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -22,8 +24,10 @@ import torch
 from torch import Tensor
 
 from aurora_kernels.dtypes import fastest_dtype
+from aurora_kernels.native import NativeError, library
 from aurora_kernels.packed_linear_reference import linear
 
+PANEL = 32  # outputs that half_linear.c keeps together
 PACKED_FOR_ROWS = 8  # a verify step of one request and a few drafts
 FLOAT32_ROUNDING = 2.0**-24
 Apply = Callable[[Tensor], Tensor]
@@ -34,16 +38,26 @@ def is_packing_available() -> bool:
     return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
+def is_native() -> bool:
+    """Whether the compiled kernels run here."""
+    return not isinstance(library(), NativeError)
+
+
 @cache
-def is_half_available() -> bool:
+def is_fbgemm_available() -> bool:
     """Whether FBGEMM multiplies packed float16 weights here (x86 with AVX2)."""
     eye, x = torch.eye(8), torch.arange(16.0).view(2, 8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated; both operators warn once
         try:
-            return torch.equal(_half(eye, None)(x), x)
+            return torch.equal(_fbgemm(eye, None)(x), x)
         except (AttributeError, RuntimeError):
             return False
+
+
+def is_half_available() -> bool:
+    """Whether weights may stay in float16 here while products are made in float32."""
+    return is_native() or is_fbgemm_available()
 
 
 def packable_dtypes() -> set[torch.dtype]:
@@ -99,6 +113,29 @@ def _cast(apply: Apply, dtype: torch.dtype) -> Apply:
 
 
 def _half(weight: Tensor, bias: Tensor | None) -> Apply:
+    found = library()
+    return _fbgemm(weight, bias) if isinstance(found, NativeError) else native_linear(found, weight, bias)
+
+
+def native_linear(kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> Apply:
+    """``half_linear.c``: weight [out, in], rounded to float16; float32 x [..., in] -> [..., out]."""
+    half = weight.half().contiguous()
+    size_out, size_in = half.shape
+    packed = torch.empty(-(-size_out // PANEL) * PANEL * size_in, dtype=torch.float16)
+    kernels.half_linear_pack(half.data_ptr(), packed.data_ptr(), size_out, size_in)
+
+    def apply(x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or x.shape[-1] != size_in:
+            raise ValueError(f"x is {x.dtype} of {tuple(x.shape)}: must be float32 of [..., {size_in}]")
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], size_out)
+        kernels.half_linear(packed.data_ptr(), x.data_ptr(), out.data_ptr(), x.numel() // size_in, size_out, size_in)
+        return out if bias is None else out.add_(bias)
+
+    return apply
+
+
+def _fbgemm(weight: Tensor, bias: Tensor | None) -> Apply:
     packed = torch.fbgemm_pack_gemm_matrix_fp16(weight.contiguous())
     added = torch.zeros(len(weight)) if bias is None else bias
     return lambda x: torch.fbgemm_linear_fp16_weight_fp32_activation(x, packed, added)

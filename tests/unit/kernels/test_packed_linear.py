@@ -7,22 +7,25 @@ import sys
 import pytest
 import torch
 from aurora_kernels import packed_linear
+from aurora_kernels.native import NativeError
 from aurora_kernels.packed_linear import (
     PackedLinear,
+    is_fbgemm_available,
     is_half_available,
     is_held_by_half,
+    is_native,
     is_packing_available,
     leanest_dtype,
 )
 from aurora_kernels.packed_linear_reference import linear
 
-needs_half = pytest.mark.skipif(not is_half_available(), reason="no float16 products on this processor")
 WAYS = [
     pytest.param("plain"),
     pytest.param(
         "onednn", marks=pytest.mark.skipif(not is_packing_available(), reason="this torch has no packing operators")
     ),
-    pytest.param("half", marks=needs_half),
+    pytest.param("fbgemm", marks=pytest.mark.skipif(not is_fbgemm_available(), reason="no FBGEMM for this processor")),
+    pytest.param("native", marks=pytest.mark.skipif(not is_native(), reason="no compiled kernels here")),
 ]
 
 
@@ -36,7 +39,9 @@ def only(monkeypatch):
     """only(way): as on a machine that has no other."""
 
     def leave(way):
-        if way != "half":
+        if way != "native":
+            monkeypatch.setattr(packed_linear, "library", lambda: NativeError("not in this test"))
+        if way not in ("native", "fbgemm"):
             monkeypatch.setattr(packed_linear, "is_half_available", lambda: False)
         if way == "plain":
             monkeypatch.setattr(packed_linear, "packable_dtypes", set)
@@ -56,8 +61,9 @@ def test_equals_the_reference(only, way, rows, shape, has_bias):
     assert torch.allclose(PackedLinear(weight, bias)(x), expected, rtol=1e-5, atol=1e-4)
 
 
-@needs_half
-def test_a_row_does_not_depend_on_the_rows_beside_it():
+@pytest.mark.parametrize("way", WAYS[2:])
+def test_a_row_does_not_depend_on_the_rows_beside_it(only, way):
+    only(way)
     apply, x = PackedLinear(numbers(192, 576, seed=0)), torch.randn(40, 576)
     together = apply(x)
     for rows in (1, 2, 5, 13, 15, 29):
