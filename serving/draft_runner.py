@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 from aurora_kernels.packed_linear import PackedLinear, leanest_dtype
+from aurora_kernels.rows import rms_norm, silu_times
 from torch import Tensor
-from torch.nn import functional as F
 
-from serving.model.attention import KeyValues, Span
+from serving.model.attention import Heads, Rows, Span, key_values
 from serving.model.config import RopeScaling
-from serving.model.rotary import Rotary
+from serving.model.rotary import CausalMasks, Rotary
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from speculators.eagle3 import DraftConfig, Eagle3Draft
@@ -77,21 +77,24 @@ class DraftRunner:
         )
         self._down = linear(state[layer + "mlp.down_proj.weight"].float())
         self._head = linear(state["lm_head.weight"].float() * state["norm.weight"].float())
-        self._rotary = Rotary(max_len, c.head_dim, c.rope_theta, RopeScaling("default"))
-        self._cache = KeyValues(slots, c.num_kv_heads, max_len, c.head_dim)
+        rotary = Rotary(max_len, c.head_dim, c.rope_theta, RopeScaling("default"))
+        masks = CausalMasks(max_len, c.num_heads // c.num_kv_heads)
+        self._cache = key_values(slots, Heads(c.num_heads, c.num_kv_heads, c.head_dim), rotary, masks)
 
     @torch.inference_mode()
     def extend(self, features_NK: Tensor, next_ids_N: Tensor, spans: Sequence[Span]) -> Guess:
         """Write the entries of the spans and guess from the last entry of each."""
+        rows = Rows(spans)
         hidden = self._fc(features_NK)
-        queries = self._write(hidden, next_ids_N, spans)
+        queries = self._write(hidden, next_ids_N, rows)
         last = torch.tensor([sum(s.num for s in spans[: i + 1]) - 1 for i in range(len(spans))])
-        return self._guess(hidden[last], queries[last], spans)
+        return self._guess(hidden[last], queries[last], rows.last())
 
     @torch.inference_mode()
     def chain(self, hidden_BH: Tensor, ids_B: Tensor, spans: Sequence[Span]) -> Guess:
         """One entry for each request (spans of one row), on the hidden states of the guess before."""
-        return self._guess(hidden_BH, self._write(hidden_BH, ids_B, spans), spans)
+        rows = Rows(spans)
+        return self._guess(hidden_BH, self._write(hidden_BH, ids_B, rows), rows)
 
     def to_target(self, draft_ids_B: Tensor) -> Tensor:
         """Draft vocabulary -> target vocabulary."""
@@ -103,31 +106,17 @@ class DraftRunner:
             return probabilities_V
         return torch.zeros(vocab_size).index_copy_(0, self._d2t, probabilities_V)
 
-    def _write(self, hidden: Tensor, ids: Tensor, spans: Sequence[Span]) -> Tensor:
+    def _write(self, hidden: Tensor, ids: Tensor, rows: Rows) -> Tensor:
         """Project rows, store their keys and values, return the queries [N, heads, D]."""
-        c = self.config
         pairs = torch.stack((self._embed_VH[ids], hidden), 1)  # each normed by itself
-        normed = F.rms_norm(pairs, (c.hidden_size,), None, c.rms_norm_eps).flatten(1)
-        qkv = self._qkv(normed).view(len(hidden), -1, c.head_dim)
-        positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
-        num_rotated = c.num_heads + c.num_kv_heads
-        rotated = self._rotary.rotate(qkv[:, :num_rotated], self._rotary.at(positions))
-        first = 0
-        for span in spans:
-            rows = slice(first, first + span.num)
-            self._cache.write(span, rotated[rows, c.num_heads :], qkv[rows, num_rotated:])
-            first += span.num
-        return rotated[:, : c.num_heads]
+        return self._cache.write(self._qkv(rms_norm(pairs, None, self.config.rms_norm_eps).flatten(1)), rows)
 
-    def _guess(self, hidden_BH: Tensor, queries_BHD: Tensor, spans: Sequence[Span]) -> Guess:
+    def _guess(self, hidden_BH: Tensor, queries_BHD: Tensor, rows: Rows) -> Guess:
         """Attention of each request's last entry over its cache, MLP, head."""
-        c = self.config
-        size = (c.hidden_size,)
-        rows = [self._cache.attend(span, queries_BHD[i : i + 1], None) for i, span in enumerate(spans)]
-        hidden = hidden_BH + self._out(rows[0] if len(rows) == 1 else torch.cat(rows))
-        gate, up = self._gate_up(F.rms_norm(hidden, size, None, c.rms_norm_eps)).chunk(2, -1)
-        out = hidden + self._down(F.silu(gate) * up)
-        return Guess(self._head(F.rms_norm(out, size, None, c.rms_norm_eps)), out)
+        eps = self.config.rms_norm_eps
+        hidden = hidden_BH + self._out(self._cache.attend(queries_BHD, rows))
+        out = hidden + self._down(silu_times(self._gate_up(rms_norm(hidden, None, eps))))
+        return Guess(self._head(rms_norm(out, None, eps)), out)
 
 
 def _linear(weight: Tensor, dtype: torch.dtype) -> PackedLinear:

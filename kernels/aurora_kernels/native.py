@@ -13,11 +13,22 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("half_linear.c")
+FOLDER = Path(__file__).parent
+SOURCES = [FOLDER / name for name in ("half_linear.c", "attention.c", "rows.c")]
+HEADERS = [FOLDER / "vectors.h"]
 BUILT = Path(__file__).with_name("built")
-FLAGS = ("-O3", "-shared", "-fPIC")
+FLAGS = ("-O3", "-Wno-psabi", "-shared", "-fPIC")
 NATIVE = ("-march=native",)
 COMPILE_SECONDS = 120.0
+TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_long, "x": ctypes.c_float}
+FUNCTIONS = {
+    "half_linear_pack": "ppnn",
+    "half_linear": "pppnnn",
+    "attention_write": "ppppppnnnnn",
+    "attention_read": "pnpppppnnnnnx",
+    "rms_norm": "pppnnx",
+    "silu_times": "ppnn",
+}
 
 
 class NativeError(RuntimeError):
@@ -26,7 +37,7 @@ class NativeError(RuntimeError):
 
 def build(march: tuple[str, ...] = NATIVE, folder: Path = BUILT) -> Path:
     """The library for these flags, compiled unless it is there. Raises NativeError."""
-    path = folder / f"half_linear-{_digest(march)}.so"
+    path = folder / f"kernels-{_digest(march)}.so"
     if path.exists():
         return path
     compiler = shutil.which("cc")
@@ -36,14 +47,14 @@ def build(march: tuple[str, ...] = NATIVE, folder: Path = BUILT) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         subprocess.run(
-            [compiler, *FLAGS, *march, str(SOURCE), "-o", str(written)],
+            [compiler, *FLAGS, *march, *map(str, SOURCES), "-o", str(written), "-lm"],
             check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS,
         )  # fmt: skip
         written.replace(path)  # another process may compile too
     except subprocess.CalledProcessError as error:
-        raise NativeError(f"{compiler} did not compile {SOURCE.name}: {error.stderr.strip()[:500]}") from None
+        raise NativeError(f"{compiler} did not compile the kernels: {error.stderr.strip()[:500]}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NativeError(f"{SOURCE.name} was not compiled: {error}") from None
+        raise NativeError(f"the kernels were not compiled: {error}") from None
     return path
 
 
@@ -53,12 +64,9 @@ def load(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise NativeError(f"{path}: {error}") from None
-    pointer, number = ctypes.c_void_p, ctypes.c_long
-    for function, arguments in (
-        (library.half_linear_pack, [pointer] * 2 + [number] * 2),
-        (library.half_linear, [pointer] * 3 + [number] * 3),
-    ):
-        function.argtypes, function.restype = arguments, None
+    for name, arguments in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = [TYPES[letter] for letter in arguments], None
     return library
 
 
@@ -72,8 +80,8 @@ def library() -> ctypes.CDLL | NativeError:
 
 
 def _digest(march: tuple[str, ...]) -> str:
-    """Of what the code depends on: its source, the flags, and for the machine's own the machine."""
-    parts = [SOURCE.read_bytes(), *(flag.encode() for flag in (*FLAGS, *march))]
+    """Of what the code depends on: its sources, the flags, and for the machine's own the machine."""
+    parts = [*(path.read_bytes() for path in (*SOURCES, *HEADERS)), *(flag.encode() for flag in (*FLAGS, *march))]
     if march == NATIVE:
         parts.append(_processor())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

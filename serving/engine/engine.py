@@ -31,7 +31,7 @@ from serving.engine.api import (
 from serving.engine.config import MAX_LOOKAHEAD, EngineConfig
 from serving.engine.control import ControlBlocks
 from serving.engine.costs import Costs
-from serving.engine.lookahead import PROBE_LOOKAHEAD, expected_tokens, fastest
+from serving.engine.lookahead import SWAP_PROBE_LOOKAHEAD, Acceptance, choose, expected_tokens, fastest
 from serving.engine.pins import Pins
 from serving.engine.queues import Inbox, Submitted
 from serving.engine.sequence import Proposal, Sequence
@@ -196,7 +196,7 @@ class Engine:
         self._end_all("cancelled")
 
     def _schedule(self) -> list[Sequence]:
-        """The group whose turn it is, as ``Sequence.group`` says; each waits for the others once."""
+        """The group whose turn it is, as ``Sequence.group`` says: most are of one; each waits for the others once."""
         groups: dict[int, list[Sequence]] = {}
         for sequence in self._running:
             groups.setdefault(sequence.group, []).append(sequence)
@@ -208,9 +208,7 @@ class Engine:
 
     def _is_compared(self, group: list[Sequence]) -> bool:
         """Whether these are requests that the control's lottery is about: those that speculation is tried on."""
-        served = group[0].served
-        is_tried = served is self._versions.live and served.draft is not None and not group[0].request.is_alone
-        return is_tried and any(sequence.lookahead for sequence in group)
+        return not group[0].request.is_alone and any(sequence.lookahead for sequence in group)
 
     def _count_control(self, group: list[Sequence], seconds: float) -> None:
         for sequence in group:
@@ -219,21 +217,22 @@ class Engine:
                 self._control.count(sequence.request.domain, seconds, len(group))
 
     def _lookaheads(self, group: list[Sequence]) -> list[int]:
-        served = group[0].served
-        if served.draft is None:
-            return [0] * len(group)
         limits = [max(0, min(sequence.lookahead, sequence.num_left - 1)) for sequence in group]
-        if self.config.fixed_lookahead is not None or self._costs is None:
+        if self.config.fixed_lookahead is not None or self._costs is None or not any(limits):
             return limits
-        free = [i for i, sequence in enumerate(group) if not sequence.is_pinned]
+        free = [i for i, sequence in enumerate(group) if limits[i] and not sequence.is_pinned]
         bounds = [limits[i] for i in free]
         num_pinned = sum(limits) - sum(bounds)
         costs = self._costs.by_drafts(len(group), sum(limits))[num_pinned:]
-        chosen = self._versions.chooser.choose([group[i].request.domain for i in free], bounds, costs)
-        floor = PROBE_LOOKAHEAD if self._versions.is_probing(served) else 0
+        chosen = choose([self._acceptance(group[i]) for i in free], bounds, costs, len(group) - len(free))
         for i, lookahead in zip(free, chosen, strict=True):
+            floor = SWAP_PROBE_LOOKAHEAD if self._versions.is_probing(group[i].served) else 0
             limits[i] = min(max(floor, lookahead), limits[i])
         return limits
+
+    def _acceptance(self, sequence: Sequence) -> Acceptance:
+        """What is known of the sequence's domain under the version that it is bound to."""
+        return self._versions.chooser_of(sequence.served).acceptance(sequence.request.domain)
 
     def _commit(self, group: list[Sequence], proposals: list[Proposal], verdicts: list[Verdict]) -> list[list[int]]:
         """Append what passed and the bonus token; the tokens that each request kept."""
@@ -254,9 +253,9 @@ class Engine:
             self._num_proposed += num_proposed
             self._num_correct += num_correct
             self._num_accepted += len(tokens)
-            if sequence.served is self._versions.live and sequence.served.draft is not None:
+            if num_proposed:
                 domain = sequence.request.domain
-                self._versions.chooser.acceptance(domain).observe(num_proposed, num_correct)
+                self._acceptance(sequence).observe(num_proposed, num_correct)
                 if collapse := self._versions.observe(sequence.served, domain, num_proposed, len(tokens)):
                     self._versions.revert(collapse)
             sequence.request.on_step(sequence.steps[-1])

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 PRIOR_RATE = 0.5  # of a version that has not been seen at work
 PRIOR_WEIGHT = 2.0  # in drafts
 DECAY = 0.985  # per verify step: the last ~70 steps count
+CARRIED_WEIGHT = 4.0  # in drafts: what the version before a new one was like counts for so many of its own
 PROBE_LOOKAHEAD = 2
+SWAP_PROBE_LOOKAHEAD = 1  # at least, in the first steps after a swap, whether it pays or not
 PROBE_SHARE = 0.01  # of the time, for probes while speculation is off,
 LONGEST_PAUSE = 200  # but never fewer than one in so many steps
 
@@ -24,13 +26,13 @@ class Acceptance:
     """Decayed counts per draft position of one domain under one version."""
 
     max_lookahead: int
-    passed: list[float] = field(default_factory=list)
+    passed: list[float] = field(default_factory=list)  # by position, as is ``tried``
     tried: list[float] = field(default_factory=list)
     steps_off: int = 0  # steps of a batch that drafted nothing for this domain, since the last one that did
 
     def __post_init__(self) -> None:
-        self.passed = [0.0] * self.max_lookahead
-        self.tried = [0.0] * self.max_lookahead
+        self.passed = self.passed or [0.0] * self.max_lookahead
+        self.tried = self.tried or [0.0] * self.max_lookahead
 
     def observe(self, num_proposed: int, num_correct: int) -> None:
         """Count one verify step; drafts behind the first wrong one were never tried."""
@@ -42,6 +44,12 @@ class Acceptance:
         for i in range(min(num_proposed, num_correct + 1)):
             self.tried[i] += 1
             self.passed[i] += i < num_correct
+
+    def carried(self) -> Acceptance:
+        """What to expect of the next version: these rates, soon outweighed by its own."""
+        weights = [min(CARRIED_WEIGHT, tried) for tried in self.tried]
+        passed = [p * w / max(t, w, 1e-9) for p, w, t in zip(self.passed, weights, self.tried, strict=True)]
+        return Acceptance(self.max_lookahead, passed, weights)
 
     def rates(self) -> list[float]:
         """a(1), a(2), ...; the prior of a position is the rate of the one before it."""
@@ -66,8 +74,13 @@ def fastest(rates: Sequence[float], cost_by_lookahead: Sequence[float]) -> int:
     return max(range(len(cost_by_lookahead)), key=lambda k: expected_tokens(rates, k) / cost_by_lookahead[k])
 
 
-def fastest_together(rates: Sequence[Sequence[float]], limits: Sequence[int], costs: Sequence[float]) -> list[int]:
-    """Lookaheads of the requests of one step; ``costs[n]``: seconds of it with n drafts in all."""
+def fastest_together(
+    rates: Sequence[Sequence[float]], limits: Sequence[int], costs: Sequence[float], num_others: int = 0
+) -> list[int]:
+    """Lookaheads of the requests of one step; ``costs[n]``: seconds of it with n drafts in all.
+
+    ``num_others``: requests of the step that there is nothing to choose for; each gets a token whatever is chosen.
+    """
     gains = []
     for request, (each, limit) in enumerate(zip(rates, limits, strict=True)):
         reach = 1.0
@@ -75,7 +88,7 @@ def fastest_together(rates: Sequence[Sequence[float]], limits: Sequence[int], co
             reach *= rate
             gains.append((reach, request))
     gains.sort(key=lambda gain: -gain[0])
-    tokens = float(len(limits))
+    tokens = float(len(limits) + num_others)
     best, best_speed = 0, tokens / costs[0]
     for num, (gain, _) in enumerate(gains, start=1):
         tokens += gain
@@ -93,40 +106,45 @@ def pause(costs: Sequence[float], num_requests: int) -> int:
     return max(1, min(LONGEST_PAUSE, math.ceil((costs[num] / costs[0] - 1) / PROBE_SHARE)))
 
 
-class Chooser:
-    """Acceptance per domain under one version, and the choice that follows from it."""
+def choose(
+    requests: Sequence[Acceptance], limits: Sequence[int], costs: Sequence[float], num_others: int = 0
+) -> list[int]:
+    """Lookaheads for the next step, of requests with such acceptance and at most ``limits``.
 
-    def __init__(self, max_lookahead: int) -> None:
+    ``costs``, ``num_others``: as in ``fastest_together``. Where speculation does not pay, a small probe now and
+    then; when nobody drafts, all probe in one step, because it is the step that costs.
+    """
+    seen = {id(acceptance): acceptance for acceptance in requests}
+    rates = {key: acceptance.rates() for key, acceptance in seen.items()}
+    chosen = fastest_together([rates[id(acceptance)] for acceptance in requests], limits, costs, num_others)
+    active = {id(acceptance) for acceptance, lookahead in zip(requests, chosen, strict=True) if lookahead}
+    for key, acceptance in seen.items():
+        acceptance.steps_off = 0 if key in active else acceptance.steps_off + 1
+    due = {key for key, acceptance in seen.items() if acceptance.steps_off > pause(costs, len(requests) + num_others)}
+    if due and not active:
+        due = set(seen)
+    for key in due:
+        seen[key].steps_off = 0
+    return [
+        min(PROBE_LOOKAHEAD, limit) if id(acceptance) in due else lookahead
+        for acceptance, limit, lookahead in zip(requests, limits, chosen, strict=True)
+    ]
+
+
+class Chooser:
+    """Acceptance per domain under one version."""
+
+    def __init__(self, max_lookahead: int, before: Chooser | None = None) -> None:
+        """``before``: of the version that this one takes over from."""
         self._max_lookahead = max_lookahead
-        self._domains: dict[str, Acceptance] = {}
+        known = before.domains() if before else {}
+        self._domains = {domain: acceptance.carried() for domain, acceptance in known.items()}
 
     def acceptance(self, domain: str) -> Acceptance:
         """The counts of a domain; made on first use."""
         if domain not in self._domains:
             self._domains[domain] = Acceptance(self._max_lookahead)
         return self._domains[domain]
-
-    def choose(self, domains: Sequence[str], limits: Sequence[int], costs: Sequence[float]) -> list[int]:
-        """Lookaheads for the next step, of a request of each of ``domains`` and at most ``limits``.
-
-        ``costs[n]``: seconds of the step with n drafts in all. Where speculation does not pay, a small probe now and
-        then; when nobody drafts, all probe in one step, because it is the step that costs.
-        """
-        seen = {domain: self.acceptance(domain) for domain in domains}
-        known = {domain: acceptance.rates() for domain, acceptance in seen.items()}
-        chosen = fastest_together([known[domain] for domain in domains], limits, costs)
-        active = {domain for domain, lookahead in zip(domains, chosen, strict=True) if lookahead}
-        for domain, acceptance in seen.items():
-            acceptance.steps_off = 0 if domain in active else acceptance.steps_off + 1
-        due = {d for d, acceptance in seen.items() if acceptance.steps_off > pause(costs, len(domains))}
-        if due and not active:
-            due = set(seen)
-        for domain in due:
-            seen[domain].steps_off = 0
-        return [
-            min(PROBE_LOOKAHEAD, limit) if domain in due else lookahead
-            for domain, limit, lookahead in zip(domains, limits, chosen, strict=True)
-        ]
 
     def domains(self) -> dict[str, Acceptance]:
         """A copy of the mapping, for other threads to read."""

@@ -64,8 +64,9 @@ class Sequence:
 
     @property
     def group(self) -> int:
-        """Who decodes together: all requests of one version or of the control, but for those that are alone."""
-        return id(self) if self.request.is_alone else id(self.served)
+        """Who decodes together: all but those that are alone, and those that are to be decoded without speculation,
+        which would wait for the drafts of others."""
+        return id(self) if self.request.is_alone else int(bool(self.request.is_control))
 
     @property
     def num_cached(self) -> int:

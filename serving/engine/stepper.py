@@ -1,17 +1,20 @@
 """One step of a group of requests: propose with the draft, verify with the target. No threads, no queues.
 
-A group is homogeneous: one version, or all control. Rows of all its requests stand one after another in a batch.
+Requests of a group may be bound to several versions: each drafts with its own, one pass of the target verifies all.
+Rows of all requests stand one after another in a batch.
 Shapes: N rows, V vocabulary, K*H features.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from serving.draft_runner import DraftRunner
 from serving.engine.sequence import Proposal, Sequence
 from serving.model.attention import Span, room
 from serving.model.decoder import Decoder, States
@@ -69,23 +72,36 @@ class Stepper:
         return verify.draw(self._distribution(sequence, logits)[0], sequence.generator)
 
     def propose(self, group: Many[Sequence], lookaheads: Many[int]) -> list[Proposal]:
-        """Up to ``lookaheads[i]`` draft tokens for each request of a group."""
+        """Up to ``lookaheads[i]`` draft tokens for each request of a group, by the draft that it is bound to."""
         proposals = [Proposal() for _ in group]
-        active = [i for i, lookahead in enumerate(lookaheads) if lookahead > 0]
-        draft = group[0].served.draft
-        if not active or draft is None:
-            return proposals
+        by_draft: dict[DraftRunner, list[int]] = {}
+        for i, (sequence, lookahead) in enumerate(zip(group, lookaheads, strict=True)):
+            if lookahead > 0 and sequence.served.draft is not None:
+                by_draft.setdefault(sequence.served.draft, []).append(i)
+        for draft, active in by_draft.items():
+            self._draft(draft, group, active, lookaheads, proposals)
+        return proposals
+
+    def _draft(
+        self,
+        draft: DraftRunner,
+        group: Many[Sequence],
+        active: list[int],
+        lookaheads: Many[int],
+        proposals: Many[Proposal],
+    ) -> None:
+        """Fill the proposals of the requests ``active`` of a group, all bound to ``draft``."""
         spans = [group[i].pending_span() for i in active]
         features = [self.states.features(span) for span in spans]
         ids = [token for i, s in zip(active, spans, strict=True) for token in group[i].tokens[s.start + 1 : s.end + 1]]
         guess = draft.extend(features[0] if len(features) == 1 else torch.cat(features), torch.tensor(ids), spans)
         for i in active:
             group[i].num_drafted = group[i].num_cached
-        for depth in range(max(lookaheads)):
-            tokens = self._pick(group, active, guess.logits, proposals)
+        for depth in itertools.count():
+            tokens = self._pick(draft, group, active, guess.logits, proposals)
             going_on = [row for row, i in enumerate(active) if lookaheads[i] > depth + 1]
             if not going_on:
-                break
+                return
             if len(going_on) < len(active):
                 active, tokens = [active[row] for row in going_on], [tokens[row] for row in going_on]
                 hidden = guess.hidden[going_on]
@@ -93,7 +109,6 @@ class Stepper:
                 hidden = guess.hidden
             spans = [Span(group[i].slot, group[i].num_cached + depth, 1) for i in active]
             guess = draft.chain(hidden, torch.tensor(tokens), spans)
-        return proposals
 
     def verify(self, group: Many[Sequence], proposals: Many[Proposal]) -> list[Verdict]:
         """One pass of the target over every request's last token and drafts."""
@@ -117,11 +132,14 @@ class Stepper:
         return verdicts
 
     def _pick(
-        self, group: Many[Sequence], active: Many[int], logits_BV: Tensor, proposals: Many[Proposal]
+        self,
+        draft: DraftRunner,
+        group: Many[Sequence],
+        active: Many[int],
+        logits_BV: Tensor,
+        proposals: Many[Proposal],
     ) -> list[int]:
         """Choose one draft token for each active request and add it to its proposal."""
-        draft = group[0].served.draft
-        assert draft is not None
         tokens: list[int] = draft.to_target(logits_BV.argmax(-1)).tolist()
         for row, i in enumerate(active):
             if not group[i].is_greedy:

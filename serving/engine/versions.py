@@ -119,7 +119,7 @@ class Versions(Generic[D]):
 
     def __post_init__(self) -> None:
         self._recent = Recent(self.probe_steps)
-        self.chooser = self._chooser_of(self.live)
+        self.chooser = self._choosers[self.live.sha256] = Chooser(self.max_lookahead)
 
     def swap(self, version: int, draft: D | None, min_accept_length: float) -> None:
         """Serve new requests with this version from now on."""
@@ -157,12 +157,13 @@ class Versions(Generic[D]):
         return self.probe is not None and self.probe.served is served and not self.probe.is_complete
 
     def _serve(self, served: Served[D], min_accept_length: float, before: Mapping[str, float] | None) -> None:
-        self.live, self.chooser = served, self._chooser_of(served)
+        self.live, self.chooser = served, self.chooser_of(served)
         self._recent = Recent(self.probe_steps)
         self.probe = ProbeCount(served, self.probe_steps, min_accept_length, before) if served.draft else None
 
-    def _chooser_of(self, served: Served[D]) -> Chooser:
-        chooser = self._choosers.pop(served.sha256, None) or Chooser(self.max_lookahead)
+    def chooser_of(self, served: Served[D]) -> Chooser:
+        """What was seen of these weights; at first, of those that serve."""
+        chooser = self._choosers.pop(served.sha256, None) or Chooser(self.max_lookahead, self.chooser)
         self._choosers[served.sha256] = chooser
         while len(self._choosers) > CHOOSERS_KEPT:
             del self._choosers[next(iter(self._choosers))]

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from aurora_kernels.packed_linear import PackedLinear
+from aurora_kernels.rows import rms_norm, silu_times
 from torch import Tensor
-from torch.nn import functional as F
 
-from serving.model.attention import KeyValues, Span
+from serving.model.attention import Heads, Rows, Span, key_values
 from serving.model.config import ModelConfig
 from serving.model.rotary import CausalMasks, Rotary
 from serving.model.weights import Weights
@@ -38,28 +38,26 @@ class Decoder:
         self.config = c = ModelConfig.read(folder)
         self.aux_layer_ids = tuple(aux_layer_ids)
         self.max_len = min(max_len, c.max_positions)
-        self._rotary = Rotary(self.max_len, c.head_dim, c.rope_theta, c.rope)
-        self._masks = CausalMasks(self.max_len, c.num_heads // c.num_kv_heads)
+        rotary = Rotary(self.max_len, c.head_dim, c.rope_theta, c.rope)
+        masks = CausalMasks(self.max_len, c.num_heads // c.num_kv_heads)
         with Weights(folder) as weights:
             self.embed_VH = weights.tensor("model.embed_tokens.weight", c.vocab_size, c.hidden_size)
             head = self.embed_VH if c.is_tied else weights.tensor("lm_head.weight", c.vocab_size, c.hidden_size)
             self._norm = weights.tensor("model.norm.weight", c.hidden_size)
-            self._layers = [Layer(c, weights, i, num_slots, self.max_len) for i in range(c.num_layers)]
+            self._layers = [Layer(c, weights, i, num_slots, rotary, masks) for i in range(c.num_layers)]
         self._head = PackedLinear(head)
 
     @torch.inference_mode()
     def forward(self, ids_N: Tensor, spans: Sequence[Span]) -> States:
         """Run rows through all layers, writing their keys and values; earlier positions must be in the cache."""
-        positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
-        tables = self._rotary.at(positions)
-        masks = [self._masks.mask(span.start, span.num) if span.num > 1 else None for span in spans]
+        rows = Rows(spans)
         hidden = self.embed_VH[ids_N]
         taps = []
         for i, layer in enumerate(self._layers):
-            hidden = layer.forward(hidden, spans, masks, self._rotary, tables)
+            hidden = layer.forward(hidden, rows)
             if i in self.aux_layer_ids:
                 taps.append(hidden)
-        final = F.rms_norm(hidden, (self.config.hidden_size,), self._norm, self.config.norm_eps)
+        final = rms_norm(hidden, self._norm, self.config.norm_eps)
         return States(torch.cat(taps, -1) if taps else hidden[:, :0], final)
 
     @torch.inference_mode()
@@ -71,7 +69,9 @@ class Decoder:
 class Layer:
     """One decoder layer and its cache."""
 
-    def __init__(self, c: ModelConfig, weights: Weights, index: int, num_slots: int, max_len: int) -> None:
+    def __init__(
+        self, c: ModelConfig, weights: Weights, index: int, num_slots: int, rotary: Rotary, masks: CausalMasks
+    ) -> None:
         name = f"model.layers.{index}."
         self._c = c
         self._qkv, self._qk_norm = _query_key_value(c, weights, name)
@@ -87,37 +87,18 @@ class Layer:
             weights.tensor(name + "mlp.down_proj.weight", c.hidden_size, c.intermediate_size),
             weights.optional(name + "mlp.down_proj.bias", c.hidden_size),
         )
-        self._cache = KeyValues(num_slots, c.num_kv_heads, max_len, c.head_dim)
+        self._cache = key_values(num_slots, Heads(c.num_heads, c.num_kv_heads, c.head_dim), rotary, masks)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        spans: Sequence[Span],
-        masks: Sequence[Tensor | None],
-        rotary: Rotary,
-        tables: tuple[Tensor, Tensor],
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """[N, H] -> [N, H]."""
         c = self._c
-        size = (c.hidden_size,)
-        qkv = self._qkv(F.rms_norm(hidden, size, self._norm, c.norm_eps)).view(len(hidden), -1, c.head_dim)
-        rotated, values = qkv[:, : c.num_heads + c.num_kv_heads], qkv[:, c.num_heads + c.num_kv_heads :]
+        qkv = self._qkv(rms_norm(hidden, self._norm, c.norm_eps))
         if self._qk_norm is not None:
-            rotated = F.rms_norm(rotated, (c.head_dim,), None, c.norm_eps) * self._qk_norm
-        rotated = rotary.rotate(rotated, tables)
-        hidden = hidden + self._out(self._attend(rotated, values, spans, masks))
-        gate, up = self._gate_up(F.rms_norm(hidden, size, self._mlp_norm, c.norm_eps)).chunk(2, -1)
-        return hidden + self._down(F.silu(gate) * up)
-
-    def _attend(self, rotated: Tensor, values: Tensor, spans: Sequence[Span], masks: Sequence[Tensor | None]) -> Tensor:
-        num_heads = self._c.num_heads
-        outs, first = [], 0
-        for span, mask in zip(spans, masks, strict=True):
-            rows = slice(first, first + span.num)
-            self._cache.write(span, rotated[rows, num_heads:], values[rows])
-            outs.append(self._cache.attend(span, rotated[rows, :num_heads], mask))
-            first += span.num
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
+            rotated = qkv.view(len(hidden), -1, c.head_dim)[:, : c.num_heads + c.num_kv_heads]
+            rotated.copy_(rms_norm(rotated, None, c.norm_eps) * self._qk_norm)
+        queries = self._cache.write(qkv, rows)
+        hidden = hidden + self._out(self._cache.attend(queries, rows))
+        return hidden + self._down(silu_times(self._gate_up(rms_norm(hidden, self._mlp_norm, c.norm_eps))))
 
 
 def _query_key_value(c: ModelConfig, weights: Weights, name: str) -> tuple[PackedLinear, Tensor | None]:

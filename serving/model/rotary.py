@@ -16,22 +16,18 @@ SHORT_ROWS = 32  # query rows up to which masks are slices of one table
 
 
 class Rotary:
-    """cos and signed sin [P, 1, D] of Llama's half rotation: x cos + roll(x, D/2) sin_signed."""
+    """``tables``: cos and signed sin [P, D] of Llama's half rotation, x cos + roll(x, D/2) sin_signed."""
 
     def __init__(self, num_positions: int, head_dim: int, theta: float, scaling: RopeScaling) -> None:
         frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angles = torch.arange(num_positions)[:, None].float() * scaled(frequencies, scaling)
-        self._cos = torch.cat((angles, angles), -1).cos()[:, None]
-        self._sin = torch.cat((-angles.sin(), angles.sin()), -1)[:, None]
+        self.num_positions = num_positions
+        self.tables = torch.cat((angles, angles), -1).cos(), torch.cat((-angles.sin(), angles.sin()), -1)
         self._half = head_dim // 2
 
-    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables for rows at these positions."""
-        return self._cos[positions], self._sin[positions]
-
-    def rotate(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """Rotate [rows, heads, D]."""
-        cos, sin = tables
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Rotate [N, heads, D], of rows at these positions [N]."""
+        cos, sin = (table[positions, None] for table in self.tables)
         return torch.addcmul(x * cos, x.roll(self._half, -1), sin)
 
 

@@ -105,13 +105,13 @@ def test_without_a_compiler_it_says_what_to_install(tmp_path, monkeypatch):
 
 @needs_compiler
 def test_a_failing_compiler_is_quoted(tmp_path):
-    with pytest.raises(NativeError, match=r"did not compile half_linear\.c: .*no-such-processor"):
+    with pytest.raises(NativeError, match=r"did not compile the kernels: .*no-such-processor"):
         build(("-march=no-such-processor",), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_no_library_is_named(tmp_path):
-    path = tmp_path / "half_linear-0.so"
+    path = tmp_path / "kernels-0.so"
     path.write_text("text")
     with pytest.raises(NativeError, match=str(path)):
         load(path)
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_library_is_named(tmp_path):
 def test_a_folder_that_cannot_be_written_is_no_error_of_the_engine(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(native, "BUILT", tmp_path / "file" / "built")
-    with pytest.raises(NativeError, match="was not compiled"):
+    with pytest.raises(NativeError, match="were not compiled"):
         build(folder=native.BUILT)
 
 
@@ -131,4 +131,4 @@ def test_the_command_says_only_what_is_missing(tmp_path):
         env={"PYTHONPATH": str(path), "PATH": str(tmp_path)},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert ("no C compiler" in said) == (not any(native.BUILT.glob("half_linear-*.so")))
+    assert ("no C compiler" in said) == (not any(native.BUILT.glob("kernels-*.so")))

@@ -202,24 +202,68 @@ def test_a_step_is_told_before_its_tokens(tiny, good):
     assert sum(tokens, ()) == finished.tokens[finished.prompt_len :]
 
 
-def test_groups_never_mix_versions(tiny, good, garbage, monkeypatch):
-    seen = []
-    honest = Stepper.verify
+def test_versions_share_steps_and_each_request_drafts_with_its_own(tiny, good, garbage, monkeypatch):
+    """After a swap two versions serve side by side: what each proposes is what it proposes alone."""
+    prompts = [(7, 3, i) for i in range(6)]
+
+    def alone(draft, some):
+        with engine_of(tiny[0], fixed_lookahead=3) as engine:
+            engine.swap(1, engine.load_draft(draft)).result(60)
+            waiters = [submit(engine, prompt, max_tokens=60, ignore_eos=True) for prompt in some]
+            return [waiter.result().steps for waiter in waiters]
+
+    expected = alone(good, prompts[:3]) + alone(garbage, prompts[3:])
+    seen, honest, swapped = [], Stepper.verify, threading.Event()
 
     def watch(self, group, proposals):
-        seen.append({id(s.served) for s in group})
+        assert len(group) < 3 or swapped.wait(60)
+        seen.append([(s.served.version, bool(s.request.is_control)) for s in group])
         return honest(self, group, proposals)
 
     monkeypatch.setattr(Stepper, "verify", watch)
-    with engine_of(tiny[0], control_share=0.3, seed=2) as engine:
+    with engine_of(tiny[0], fixed_lookahead=3) as engine:
         engine.swap(1, engine.load_draft(good)).result(60)
-        waiters = [submit(engine, PROMPT, is_control=i < 2 or None, max_tokens=30, ignore_eos=True) for i in range(6)]
-        assert all(w.started.wait(60) for w in waiters[:4])
-        engine.swap(2, engine.load_draft(garbage)).result(60)
-        waiters += [submit(engine, PROMPT, is_control=None, max_tokens=30, ignore_eos=True) for _ in range(6)]
-        [w.result() for w in waiters]
-    assert all(len(group) == 1 for group in seen)
-    assert len(set().union(*seen)) == 3  # v1, v2, none
+        waiters = [submit(engine, prompt, max_tokens=60, ignore_eos=True) for prompt in prompts[:3]]
+        assert all(w.started.wait(60) for w in waiters)
+        engine.swap(2, engine.load_draft(garbage))
+        waiters += [submit(engine, prompt, max_tokens=60, ignore_eos=True) for prompt in prompts[3:]]
+        chosen = submit(engine, PROMPT, is_control=True, max_tokens=20, ignore_eos=True)
+        swapped.set()
+        control = chosen.result()
+        finished = [w.result() for w in waiters]
+    assert [each.version for each in finished] == [1, 1, 1, 2, 2, 2]
+    assert [each.steps for each in finished] == expected
+    assert control.num_proposed_drafts == 0
+    assert any({version for version, _ in group} == {1, 2} for group in seen)
+    assert all(len({is_control for _, is_control in group}) == 1 for group in seen)
+
+
+def test_a_block_of_the_control_is_for_all_versions_of_a_step(tiny, good, garbage, monkeypatch):
+    parts, seen, honest, swapped = [], [], Stepper.verify, threading.Event()
+
+    def watch(self, group, proposals):
+        assert len(group) < 2 or swapped.wait(60)
+        seen.append(({s.served.version for s in group}, {len(p.tokens) > 0 for p in proposals}))
+        return honest(self, group, proposals)
+
+    monkeypatch.setattr(Stepper, "verify", watch)
+    config = EngineConfig(max_requests=4, max_len=128, control_share=0.5, seed=3, fixed_lookahead=2)
+    engine = Engine(tiny[0], config)
+    engine.start(lambda domain, part: parts.append(part))
+    try:
+        engine.swap(1, engine.load_draft(good)).result(60)
+        waiters = [submit(engine, (i, 5), is_control=None, max_tokens=100, ignore_eos=True) for i in range(2)]
+        assert all(w.started.wait(60) for w in waiters)
+        engine.swap(2, engine.load_draft(garbage))
+        waiters += [submit(engine, (i, 9), is_control=None, max_tokens=100, ignore_eos=True) for i in range(2)]
+        swapped.set()
+        finished = [w.result() for w in waiters]
+    finally:
+        engine.stop()
+    assert ({1, 2}, {True}) in seen
+    assert ({1, 2}, {False}) in seen
+    steps = sum(part.num_verify_steps for each in finished for part in each.parts or ())
+    assert steps + sum(part.num_verify_steps for part in parts) == sum(len(each.steps) for each in finished)
 
 
 def test_swap_proof_and_way_back(tiny, good, garbage):
@@ -262,6 +306,7 @@ def test_a_good_version_passes_its_probe(tiny, good):
 def test_garbage_is_switched_off_but_probed(tiny, garbage, monkeypatch):
     """With costs of a usual kind: measured ones are of whatever else this machine does just then."""
     monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs({1: {k: 1.0 + 0.15 * k for k in (0, 4, 8)}}))
+    monkeypatch.setattr(Costs, "observe", lambda self, lookaheads, seconds: None)
     with engine_of(tiny[0], probe_steps=4) as engine:
         engine.swap(1, engine.load_draft(garbage)).result(60)
         for _ in range(4):

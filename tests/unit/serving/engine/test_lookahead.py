@@ -3,9 +3,13 @@ import random
 
 import pytest
 
-from serving.engine.lookahead import Acceptance, Chooser, expected_tokens, fastest, fastest_together, pause
+from serving.engine.lookahead import Acceptance, Chooser, choose, expected_tokens, fastest, fastest_together, pause
 
 COSTS = [1.0, 1.2, 1.4, 1.6, 1.8]  # of lookahead 0..4, in units of a plain step
+
+
+def chosen(chooser, domains, limits, costs):
+    return choose([chooser.acceptance(domain) for domain in domains], limits, costs)
 
 
 def feed(chooser, domain, rate, steps=200, lookahead=4):
@@ -26,7 +30,7 @@ def test_expected_tokens_is_a_sum_of_products():
 def test_the_choice_follows_acceptance(rate, expected):
     chooser = Chooser(4)
     feed(chooser, "sql", rate)
-    assert chooser.choose(["sql"], [4], COSTS) == [expected]
+    assert chosen(chooser, ["sql"], [4], COSTS) == [expected]
 
 
 def test_the_best_lookahead_is_the_fastest_of_all():
@@ -39,10 +43,10 @@ def test_domains_do_not_share_their_fate():
     chooser = Chooser(4)
     feed(chooser, "good", 0.9)
     feed(chooser, "bad", 0.02)
-    assert chooser.choose(["good"], [4], COSTS) == [4]
-    assert chooser.choose(["bad"], [4], COSTS) == [0]
+    assert chosen(chooser, ["good"], [4], COSTS) == [4]
+    assert chosen(chooser, ["bad"], [4], COSTS) == [0]
     together = [1.0 + 0.1 * num for num in range(9)]
-    assert chooser.choose(["bad", "good"], [4, 4], together) == [0, 4]
+    assert chosen(chooser, ["bad", "good"], [4, 4], together) == [0, 4]
 
 
 def test_speculation_is_probed_while_off_and_comes_back_by_itself():
@@ -51,14 +55,14 @@ def test_speculation_is_probed_while_off_and_comes_back_by_itself():
     assert pause(COSTS, 1) == 40  # a probe of two costs 0.4 of a plain step
     seconds = plain = 0.0
     for _ in range(420):
-        [lookahead] = chooser.choose(["sql"], [4], COSTS)
+        [lookahead] = chosen(chooser, ["sql"], [4], COSTS)
         seconds, plain = seconds + COSTS[lookahead], plain + COSTS[0]
         chooser.acceptance("sql").observe(lookahead, 0)
     assert 1.005 < seconds / plain < 1.015
     for _ in range(3000):
-        [lookahead] = chooser.choose(["sql"], [4], COSTS)
+        [lookahead] = chosen(chooser, ["sql"], [4], COSTS)
         chooser.acceptance("sql").observe(lookahead, lookahead)  # the draft has become right
-    assert chooser.choose(["sql"], [4], COSTS) == [4]
+    assert chosen(chooser, ["sql"], [4], COSTS) == [4]
 
 
 def test_when_nobody_drafts_all_probe_in_one_step():
@@ -66,7 +70,7 @@ def test_when_nobody_drafts_all_probe_in_one_step():
     for domain in ("sql", "chat"):
         feed(chooser, domain, 0.0)
     costs = [1.0 + 0.1 * num for num in range(9)]
-    steps = [chooser.choose(["sql", "chat"], [4, 1], costs) for _ in range(200)]
+    steps = [chosen(chooser, ["sql", "chat"], [4, 1], costs) for _ in range(200)]
     assert {tuple(step) for step in steps} == {(0, 0), (2, 1)}
     assert sum(step == [2, 1] for step in steps) == 200 // (pause(costs, 2) + 1)
 
@@ -76,7 +80,7 @@ def test_a_domain_that_nobody_drafts_for_is_probed_beside_one_that_does():
     feed(chooser, "good", 0.9)
     feed(chooser, "bad", 0.0)
     costs = [1.0 + 0.1 * num for num in range(9)]
-    steps = [chooser.choose(["good", "bad"], [4, 4], costs) for _ in range(200)]
+    steps = [chosen(chooser, ["good", "bad"], [4, 4], costs) for _ in range(200)]
     assert all(step[0] == 4 for step in steps)
     assert 0 < sum(step[1] == 2 for step in steps) < 20
 
@@ -104,3 +108,24 @@ def test_drafts_behind_the_first_wrong_one_were_not_tried():
     assert rates[0] > 0.95
     assert rates[1] < 0.05
     assert acceptance.tried[2] == 0
+
+
+def test_requests_without_a_choice_make_drafts_of_one_less_worth_it():
+    rates, costs = [[0.5, 0.5]], [1.0, 1.2, 1.35]
+    assert fastest_together(rates, [2], costs) == [2]
+    assert fastest_together(rates, [2], costs, num_others=3) == [0]
+
+
+def test_a_new_version_starts_from_what_the_one_before_it_was_like():
+    before = Chooser(4)
+    feed(before, "good", 0.9)
+    feed(before, "bad", 0.0)
+    after = Chooser(4, before)
+    assert chosen(after, ["good"], [4], COSTS) == [4]
+    assert chosen(after, ["bad"], [4], COSTS) == [0]
+    assert after.acceptance("new").rates()[0] == 0.5
+    for _ in range(25):
+        after.acceptance("good").observe(4, 0)  # and soon from its own
+        after.acceptance("bad").observe(4, 4)
+    assert chosen(after, ["good"], [4], COSTS) == [0]
+    assert chosen(after, ["bad"], [4], COSTS) == [4]
