@@ -9,7 +9,8 @@ as they come, [position][D]. D must be a multiple of LANES. Heads: H of queries,
 #include "vectors.h"
 
 #define MOST_D 512
-#define GROUP 4 /* query heads of a key head that go together: their sums stay in registers */
+#define GROUP 4 /* query heads of a key head that go together, */
+#define PARTS 4 /* and vectors of a value: their sums stay in registers */
 
 /* x cos + roll(x, D/2) sin, where sin's first half is negative: Llama's half rotation. */
 static void rotate(float *x, const float *cosine, const float *sine, long D)
@@ -42,85 +43,101 @@ void attention_write(float *qkv, const int64_t *rows, float *keys, float *values
     }
 }
 
-/* ``G`` query heads of one row over ``num`` keys; ``scores`` has room for G * (num rounded up to tiles). */
-static inline __attribute__((always_inline)) void heads(
-    const int G, const int parts, const float *queries, const float *keys, const float *values, float *out,
-    float *scores, long num, float scale)
+/* Queries . keys * scale of G heads, -> scores [G][tiles * LANES], those behind ``num`` far below all; the largest. */
+static inline __attribute__((always_inline)) void score(
+    const int G, const float *queries, const float *keys, float *scores, float *largest, long num, long D, float scale)
 {
-    const long D = parts * LANES, tiles = (num + LANES - 1) / LANES, past = tiles * LANES - num;
-    vector most[GROUP], total[GROUP];
+    const long tiles = (num + LANES - 1) / LANES;
+    vector most[GROUP];
     for (int g = 0; g < G; g++)
-        most[g] = all(-3.4e38f), total[g] = all(0);
+        most[g] = all(-3.4e38f);
     for (long t = 0; t < tiles; t++, keys += LANES * D) {
         vector even[GROUP], odd[GROUP];
         for (int g = 0; g < G; g++)
             even[g] = odd[g] = all(0);
         for (long d = 0; d < D; d += 2) {
             const vector first = *(const vector *)(keys + d * LANES), second = *(const vector *)(keys + (d + 1) * LANES);
-#pragma GCC unroll 4
             for (int g = 0; g < G; g++) {
                 even[g] += queries[g * D + d] * first;
                 odd[g] += queries[g * D + d + 1] * second;
             }
         }
         for (int g = 0; g < G; g++) {
-            vector score = (even[g] + odd[g]) * scale;
-            if (t == tiles - 1)
-                for (long i = LANES - past; i < LANES; i++)
-                    score[i] = -3.4e38f;
-            most[g] = choose(score > most[g], score, most[g]);
-            *(vector *)(scores + (g * tiles + t) * LANES) = score;
+            float *to = scores + (g * tiles + t) * LANES;
+            *(vector *)to = (even[g] + odd[g]) * scale;
+            for (long i = num - t * LANES; i < LANES; i++)
+                to[i] = -3.4e38f;
+            most[g] = choose(*(vector *)to > most[g], *(vector *)to, most[g]);
         }
     }
     for (int g = 0; g < G; g++) {
-        float largest = most[g][0];
+        largest[g] = most[g][0];
         for (int i = 1; i < LANES; i++)
-            largest = most[g][i] > largest ? most[g][i] : largest;
-        for (long t = 0; t < tiles; t++) {
-            vector *score = (vector *)(scores + (g * tiles + t) * LANES);
-            *score = exponential(*score - largest);
-            total[g] += *score;
-        }
+            largest[g] = most[g][i] > largest[g] ? most[g][i] : largest[g];
     }
-    vector sums[GROUP][MOST_D / LANES];
+}
+
+/* The sum of e^(score - largest), which takes the score's place. */
+static float soften(float *scores, float largest, long tiles)
+{
+    vector total = all(0);
+    for (long t = 0; t < tiles; t++) {
+        vector *at = (vector *)(scores + t * LANES);
+        *at = exponential(*at - largest);
+        total += *at;
+    }
+    float sum = 0;
+    for (int i = 0; i < LANES; i++)
+        sum += total[i];
+    return sum;
+}
+
+/* ``parts`` vectors of the values, weighted by the scores of G heads and divided by their totals. */
+static inline __attribute__((always_inline)) void weigh(
+    const int G, const int parts, const float *scores, const float *totals, const float *values, float *out, long num,
+    long tiles, long D)
+{
+    vector sums[GROUP][PARTS];
     for (int g = 0; g < G; g++)
         for (int p = 0; p < parts; p++)
             sums[g][p] = all(0);
     for (long j = 0; j < num; j++, values += D)
-#pragma GCC unroll 8
         for (int p = 0; p < parts; p++) {
             const vector value = *(const vector *)(values + p * LANES);
-#pragma GCC unroll 4
             for (int g = 0; g < G; g++)
                 sums[g][p] += scores[g * tiles * LANES + j] * value;
         }
-    for (int g = 0; g < G; g++) {
-        float whole = 0;
-        for (int i = 0; i < LANES; i++)
-            whole += total[g][i];
+    for (int g = 0; g < G; g++)
         for (int p = 0; p < parts; p++)
-            *(vector *)(out + g * D + p * LANES) = sums[g][p] / whole;
-    }
+            *(vector *)(out + g * D + p * LANES) = sums[g][p] / totals[g];
 }
 
-#define CALL(G, parts) heads(G, parts, queries, keys, values, out, scores, num, scale)
-#define BY_GROUP(parts) \
-    switch (G) { \
-        case 1: CALL(1, parts); break; \
-        case 2: CALL(2, parts); break; \
-        case 3: CALL(3, parts); break; \
-        default: CALL(4, parts); \
-    }
-
-static void some_heads(int G, int parts, const float *queries, const float *keys, const float *values, float *out,
-                       float *scores, long num, float scale)
+/* G query heads of one key head, of one row, over ``num`` keys. */
+static inline __attribute__((always_inline)) void heads(
+    const int G, const float *queries, const float *keys, const float *values, float *out, float *scores, long num,
+    long D, float scale)
 {
-    switch (parts) {
-        case 2: BY_GROUP(2) break;
-        case 4: BY_GROUP(4) break;
-        case 8: BY_GROUP(8) break;
-        default: BY_GROUP(parts)
-    }
+    const long tiles = (num + LANES - 1) / LANES;
+    float largest[GROUP], totals[GROUP];
+    score(G, queries, keys, scores, largest, num, D, scale);
+    for (int g = 0; g < G; g++)
+        totals[g] = soften(scores + g * tiles * LANES, largest[g], tiles);
+    long d = 0;
+    for (; d + PARTS * LANES <= D; d += PARTS * LANES)
+        weigh(G, PARTS, scores, totals, values + d, out + d, num, tiles, D);
+    for (; d < D; d += LANES)
+        weigh(G, 1, scores, totals, values + d, out + d, num, tiles, D);
+}
+
+#define CASE(G) \
+    case G: \
+        heads(G, queries, keys, values, out, scores, num, D, scale); \
+        break;
+
+static void some_heads(long G, const float *queries, const float *keys, const float *values, float *out, float *scores,
+                       long num, long D, float scale)
+{
+    switch (G) { CASE(1) CASE(2) CASE(3) CASE(4) }
 }
 
 /* [N][H][D] queries -> [N][H * D]; row n starts at ``queries + n * stride``, ``scores``: room for GROUP * length. */
@@ -133,8 +150,8 @@ void attention_read(const float *queries, long stride, const int64_t *rows, cons
             const long start = (rows[2 * n] * KV + h) * length * D;
             for (long g = 0; g < G; g += GROUP) {
                 const long head = (h * G + g) * D;
-                some_heads(G - g < GROUP ? G - g : GROUP, D / LANES, queries + head, keys + start, values + start,
-                           out + head, scores, rows[2 * n + 1] + 1, scale);
+                some_heads(G - g < GROUP ? G - g : GROUP, queries + head, keys + start, values + start, out + head,
+                           scores, rows[2 * n + 1] + 1, D, scale);
             }
         }
 }

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = [FOLDER / name for name in ("half_linear.c", "attention.c", "rows.c")]
+SOURCES = [FOLDER / name for name in ("half_linear.c", "tile_linear.c", "attention.c", "rows.c")]
 HEADERS = [FOLDER / "vectors.h"]
 BUILT = Path(__file__).with_name("built")
 FLAGS = ("-O3", "-Wno-psabi", "-shared", "-fPIC")
@@ -24,6 +24,9 @@ TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_long, "x": ctypes.c_float}
 FUNCTIONS = {
     "half_linear_pack": "ppnn",
     "half_linear": "pppnnn",
+    "tile_linear_available": "",
+    "tile_linear_pack": "ppnn",
+    "tile_linear": "ppppnnn",
     "attention_write": "ppppppnnnnn",
     "attention_read": "pnpppppnnnnnx",
     "rms_norm": "pppnnx",
@@ -66,7 +69,8 @@ def load(path: Path) -> ctypes.CDLL:
         raise NativeError(f"{path}: {error}") from None
     for name, arguments in FUNCTIONS.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = [TYPES[letter] for letter in arguments], None
+        function.argtypes = [TYPES[letter] for letter in arguments]
+        function.restype = None if arguments else ctypes.c_int
     return library
 
 

@@ -3,10 +3,13 @@
 Decoding reads all weights for a few rows: what it costs is reading them. ``F.linear`` in fp32 repacks the weight on
 each call with several rows besides, which makes verifying five tokens cost far more than one. The ways out, best first:
 
-- Weights that float16 holds: half the bytes are read, the products are made in float32, row by row in one order, so
-  that a row's result doesn't depend on the others. By ``half_linear.c`` where it could be compiled (about as long for a
-  dozen rows as for one), else by torch's FBGEMM. Both give the same bits.
+- Weights that bfloat16 holds, on a processor with AMX: ``tile_linear.c``, about as long for 32 rows as for one.
+- Weights that float16 holds: ``half_linear.c``, about as long for eight rows as for one; where it could not be compiled
+  torch's FBGEMM, to the same bits.
 - All others go to oneDNN, in their own dtype.
+
+The first three read half the bytes and make the products in float32, row by row in one order, so that a row's result
+doesn't depend on the others (bitwise).
 
 Torch's operators are deprecated or private: where they are missing or refuse, the plain reference runs. Tolerance
 against it: 1e-5 relative, since the summation order differs; in bfloat16 1e-2, since inputs and outputs are rounded to
@@ -27,7 +30,8 @@ from aurora_kernels.dtypes import fastest_dtype
 from aurora_kernels.native import NativeError, library
 from aurora_kernels.packed_linear_reference import linear
 
-PANEL = 32  # outputs that half_linear.c keeps together
+PANEL = 32  # outputs that half_linear.c and tile_linear.c keep together,
+DEPTH, SIDE = 32, 16  # and inputs and rows of tile_linear.c
 PACKED_FOR_ROWS = 8  # a verify step of one request and a few drafts
 FLOAT32_ROUNDING = 2.0**-24
 Apply = Callable[[Tensor], Tensor]
@@ -41,6 +45,12 @@ def is_packing_available() -> bool:
 def is_native() -> bool:
     """Whether the compiled kernels run here."""
     return not isinstance(library(), NativeError)
+
+
+@cache
+def is_tiled() -> bool:
+    """Whether the compiled kernels use AMX here."""
+    return is_native() and bool(_kernels().tile_linear_available())
 
 
 @cache
@@ -91,6 +101,11 @@ class PackedLinear:
         return self._apply(x)
 
 
+def is_held_by_bfloat16(weight: Tensor) -> bool:
+    """Whether bfloat16 keeps every number."""
+    return torch.equal(weight.bfloat16().float(), weight)
+
+
 def is_held_by_half(weight: Tensor) -> bool:
     """Whether float16 keeps each row of [out, in]: what it loses is less than float32 itself would round."""
     lost = weight.half().float().sub_(weight)  # infinite above 65,504
@@ -100,6 +115,8 @@ def is_held_by_half(weight: Tensor) -> bool:
 def _chosen(weight: Tensor, bias: Tensor | None, rows: int) -> Apply:
     if weight.device.type != "cpu":
         return _plain(weight, bias)
+    if is_tiled() and weight.dtype == torch.float32 and is_held_by_bfloat16(weight):
+        return tile_linear(_kernels(), weight, bias)
     is_half = weight.dtype == torch.float16
     if is_half_available() and (is_half or (weight.dtype == torch.float32 and is_held_by_half(weight))):
         return _half(weight.float(), bias)
@@ -113,26 +130,62 @@ def _cast(apply: Apply, dtype: torch.dtype) -> Apply:
 
 
 def _half(weight: Tensor, bias: Tensor | None) -> Apply:
+    return half_linear(_kernels(), weight, bias) if is_native() else _fbgemm(weight, bias)
+
+
+def _kernels() -> ctypes.CDLL:
     found = library()
-    return _fbgemm(weight, bias) if isinstance(found, NativeError) else native_linear(found, weight, bias)
+    if isinstance(found, NativeError):
+        raise found
+    return found
 
 
-def native_linear(kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> Apply:
+def tile_linear(kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> Apply:
+    """``tile_linear.c``: weight [out, in], rounded to bfloat16; float32 x [..., in] -> [..., out]."""
+    rounded = weight.bfloat16().contiguous()
+    size_out, size_in = rounded.shape
+    padded = _up(size_in, DEPTH)
+    packed = torch.empty(_up(size_out, PANEL) * padded, dtype=torch.bfloat16)
+    kernels.tile_linear_pack(rounded.data_ptr(), packed.data_ptr(), size_out, size_in)
+
+    def product(x: Tensor, out: Tensor, num_rows: int) -> None:
+        parts = torch.empty(3 * _up(num_rows, SIDE) * padded, dtype=torch.bfloat16)
+        pointers = (packed.data_ptr(), x.data_ptr(), out.data_ptr(), parts.data_ptr())
+        kernels.tile_linear(*pointers, num_rows, size_out, size_in)
+
+    return _checked(product, size_in, size_out, bias)
+
+
+def half_linear(kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> Apply:
     """``half_linear.c``: weight [out, in], rounded to float16; float32 x [..., in] -> [..., out]."""
     half = weight.half().contiguous()
     size_out, size_in = half.shape
-    packed = torch.empty(-(-size_out // PANEL) * PANEL * size_in, dtype=torch.float16)
+    packed = torch.empty(_up(size_out, PANEL) * size_in, dtype=torch.float16)
     kernels.half_linear_pack(half.data_ptr(), packed.data_ptr(), size_out, size_in)
+
+    def product(x: Tensor, out: Tensor, num_rows: int) -> None:
+        kernels.half_linear(packed.data_ptr(), x.data_ptr(), out.data_ptr(), num_rows, size_out, size_in)
+
+    return _checked(product, size_in, size_out, bias)
+
+
+def _checked(product: Callable[[Tensor, Tensor, int], None], size_in: int, size_out: int, bias: Tensor | None) -> Apply:
+    """``product(x, out, num_rows)`` reads and writes memory by itself: it gets only what it expects."""
 
     def apply(x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x.shape[-1] != size_in:
             raise ValueError(f"x is {x.dtype} of {tuple(x.shape)}: must be float32 of [..., {size_in}]")
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], size_out)
-        kernels.half_linear(packed.data_ptr(), x.data_ptr(), out.data_ptr(), x.numel() // size_in, size_out, size_in)
+        product(x, out, x.numel() // size_in)
         return out if bias is None else out.add_(bias)
 
     return apply
+
+
+def _up(number: int, step: int) -> int:
+    """The least multiple that is not below."""
+    return -(-number // step) * step
 
 
 def _fbgemm(weight: Tensor, bias: Tensor | None) -> Apply:

@@ -1,8 +1,12 @@
-/* Vectors of 16 floats, in the notation that GCC and Clang share; the compiler splits them for narrower registers. */
+/* Vectors of floats, in the notation that GCC and Clang share. */
 
 #include <stdint.h>
 
+#ifdef __AVX512F__
 #define LANES 16
+#else
+#define LANES 8
+#endif
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4)));

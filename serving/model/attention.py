@@ -18,7 +18,7 @@ from torch import Tensor
 
 from serving.model.rotary import CausalMasks, Rotary
 
-LANES = 16  # of attention.c
+LANES = 16  # of attention.c, at most
 GROUP = 4
 
 

@@ -39,7 +39,7 @@ def costs(target_dir: Path, num_rounds: int) -> dict[str, Any]:
     """Medians over interleaved rounds; in each, the parts run a few times in a row, and whole steps as at work."""
     config = DraftConfig.for_target(json.loads((target_dir / "config.json").read_text(encoding="utf-8")))
     decoder = Decoder(target_dir, config.aux_layer_ids, 4, 1024)
-    with patch.multiple(packed_linear, packable_dtypes=set, is_half_available=lambda: False):
+    with patch.multiple(packed_linear, packable_dtypes=set, is_half_available=lambda: False, is_tiled=lambda: False):
         unpacked = Decoder(target_dir, (), 1, 1024)
     draft = DraftRunner(config, Eagle3Draft(config).state_dict(), decoder.embed_VH, 4, 1024)
     hidden, one = torch.ones(1, config.hidden_size), torch.ones(1, dtype=torch.int64)

@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from aurora_kernels import native, packed_linear
-from aurora_kernels.native import NativeError, build, load
-from aurora_kernels.packed_linear import PackedLinear, is_fbgemm_available, native_linear
+from aurora_kernels.native import NativeError, build, library, load
+from aurora_kernels.packed_linear import (
+    PackedLinear,
+    half_linear,
+    is_fbgemm_available,
+    is_native,
+    is_tiled,
+    tile_linear,
+)
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()  # DEFAULT, AVX2, AVX512, ...
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -48,7 +55,7 @@ def chain(weight_OI, x_NI):
 def test_every_variant_gives_the_same_bits(kernels, march, shape):
     generator = torch.Generator().manual_seed(sum(shape))
     weight = torch.randn(shape, generator=generator).half().float()
-    apply, x = native_linear(kernels(march), weight, None), torch.randn(29, shape[1], generator=generator)
+    apply, x = half_linear(kernels(march), weight, None), torch.randn(29, shape[1], generator=generator)
     expected = chain(weight, x)
     for rows in (*range(1, 15), 29):
         assert torch.equal(apply(x[:rows]), expected[:rows])
@@ -69,23 +76,44 @@ def test_nothing_is_written_beside_the_outputs(kernels, march):
     assert bool((room[: rows * 37] == 7).all()) and bool((room[2 * rows * 37 :] == 7).all())
 
 
-@pytest.mark.skipif(
-    not (packed_linear.is_native() and is_fbgemm_available()), reason="needs both ways to multiply float16 weights"
-)
+@pytest.mark.skipif(not (is_native() and is_fbgemm_available()), reason="needs both ways to multiply float16 weights")
 def test_the_same_bits_as_fbgemm(monkeypatch):
     """So what an engine answers doesn't depend on whether a compiler was at hand."""
     weight, x = torch.randn(192, 576).half().float(), torch.randn(9, 576)
-    native_out = PackedLinear(weight)(x)
+    native_out = PackedLinear(weight.half())(x)
     monkeypatch.setattr(packed_linear, "library", lambda: NativeError("not in this test"))
-    assert torch.equal(PackedLinear(weight)(x), native_out)
+    assert torch.equal(PackedLinear(weight.half())(x), native_out)
 
 
 @needs_compiler
 def test_what_does_not_fit_is_refused(kernels):
-    apply = native_linear(kernels("haswell"), torch.ones(4, 3), None)
+    apply = half_linear(kernels("haswell"), torch.ones(4, 3), None)
     for x in (torch.ones(2, 4), torch.ones(2, 3, dtype=torch.float64)):
         with pytest.raises(ValueError, match=r"must be float32 of \[\.\.\., 3\]"):
             apply(x)
+
+
+@pytest.mark.skipif(not is_tiled(), reason="no AMX on this processor")
+@pytest.mark.parametrize("shape", [*SHAPES, (96, 1536)])
+def test_tiles_multiply_as_exactly_as_float32(shape):
+    """Three parts of an input are all of it: an error is one of the sum."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    weight = torch.randn(shape, generator=generator).bfloat16().float()
+    x = torch.randn(70, shape[1], generator=generator)
+    apply = tile_linear(library(), weight, None)
+    found, expected = apply(x), x.double() @ weight.double().T
+    terms = x.double().abs() @ weight.double().abs().T
+    assert bool(((found - expected).abs() <= 3e-7 * terms).all())
+    for rows in (1, 2, 15, 16, 17, 31, 32, 33, 69):
+        assert torch.equal(apply(x[:rows]), found[:rows])
+        assert torch.equal(apply(x[-rows:].clone()), found[-rows:])
+
+
+@pytest.mark.skipif(not is_tiled(), reason="no AMX on this processor")
+def test_tiles_take_inputs_of_all_sizes():
+    """Nothing is lost where an input needs all 24 bits, or its parts lie far apart."""
+    x = torch.tensor([[1 + 2**-23, -(2**100) * (1 + 2**-12 + 2**-23), 2**-90 * (1 + 2**-20), 0.0]]).diag_embed()[0]
+    assert torch.equal(tile_linear(library(), torch.eye(4), None)(x), x)
 
 
 @needs_compiler

@@ -15,6 +15,7 @@ from aurora_kernels.packed_linear import (
     is_held_by_half,
     is_native,
     is_packing_available,
+    is_tiled,
     leanest_dtype,
 )
 from aurora_kernels.packed_linear_reference import linear
@@ -26,6 +27,7 @@ WAYS = [
     ),
     pytest.param("fbgemm", marks=pytest.mark.skipif(not is_fbgemm_available(), reason="no FBGEMM for this processor")),
     pytest.param("native", marks=pytest.mark.skipif(not is_native(), reason="no compiled kernels here")),
+    pytest.param("tiles", marks=pytest.mark.skipif(not is_tiled(), reason="no AMX on this processor")),
 ]
 
 
@@ -39,9 +41,11 @@ def only(monkeypatch):
     """only(way): as on a machine that has no other."""
 
     def leave(way):
-        if way != "native":
+        if way != "tiles":
+            monkeypatch.setattr(packed_linear, "is_tiled", lambda: False)
+        if way not in ("tiles", "native"):
             monkeypatch.setattr(packed_linear, "library", lambda: NativeError("not in this test"))
-        if way not in ("native", "fbgemm"):
+        if way not in ("tiles", "native", "fbgemm"):
             monkeypatch.setattr(packed_linear, "is_half_available", lambda: False)
         if way == "plain":
             monkeypatch.setattr(packed_linear, "packable_dtypes", set)
