@@ -45,6 +45,7 @@ from speculators.records import DomainPin, StepRecord
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
+MOST_PENDING = 8  # positions that a draft takes in before it drafts; with more it was not asked for a while
 
 
 class Engine:
@@ -166,6 +167,7 @@ class Engine:
         is_control = self._is_compared(group) and self._control.draw()
         started = time.perf_counter()
         lookaheads = [0] * len(group) if is_control else self._lookaheads(group)
+        is_late = any(k and s.num_pending > MOST_PENDING for s, k in zip(group, lookaheads, strict=True))
         proposals = self._stepper.propose(group, lookaheads)
         verdicts = self._stepper.verify(group, proposals)
         kept = self._commit(group, proposals, verdicts)
@@ -173,7 +175,7 @@ class Engine:
         if is_control:
             self._count_control(group, seconds)
         self._record(group, proposals, kept, seconds)
-        if self._costs is not None:
+        if self._costs is not None and not is_late:  # catching up is paid once, whatever is chosen from now on
             self._costs.observe([len(proposal.tokens) for proposal in proposals], seconds)
 
     # -- the loop ---------------------------------------------------------------------------------------------------

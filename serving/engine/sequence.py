@@ -91,9 +91,14 @@ class Sequence:
         """Where the last token and its drafts go."""
         return Span(self.slot, self.num_cached, num_drafts + 1)
 
+    @property
+    def num_pending(self) -> int:
+        """Committed positions that are not in the draft's cache yet."""
+        return self.num_cached - self.num_drafted
+
     def pending_span(self) -> Span:
-        """Draft entries of committed positions that are not in the draft's cache yet."""
-        return Span(self.slot, self.num_drafted, self.num_cached - self.num_drafted)
+        """Their draft entries."""
+        return Span(self.slot, self.num_drafted, self.num_pending)
 
     def append(self, tokens: list[int], ends: frozenset[int]) -> list[int]:
         """Commit tokens up to an end; returns what was kept and sets ``finish_reason`` when it is the last."""

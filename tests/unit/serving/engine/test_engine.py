@@ -11,7 +11,7 @@ from serving.engine.api import Request, RequestError, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.control import BLOCK_STEPS
 from serving.engine.costs import Costs
-from serving.engine.engine import Engine
+from serving.engine.engine import MOST_PENDING, Engine
 from serving.engine.stepper import Stepper
 from speculators.checkpoint import CheckpointError
 from tests.unit.serving.engine.running import engine_of, output, submit
@@ -313,6 +313,29 @@ def test_garbage_is_switched_off_but_probed(tiny, garbage, monkeypatch):
             finished = submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
         drafted = sum(len(step.proposed) > 0 for step in finished.steps)
         assert drafted / finished.num_verify_steps < 0.3
+
+
+def test_what_catching_up_takes_is_no_cost_of_drafting(tiny, garbage, monkeypatch):
+    """A probe after many plain steps takes all their tokens in; as its cost that would keep speculation off."""
+    late, drafted, observed, honest = [], [], [], Stepper.propose
+
+    def watch(self, group, lookaheads):
+        pending = [s.num_pending for s, k in zip(group, lookaheads, strict=True) if k]
+        drafted.append(pending)
+        if pending and max(pending) > MOST_PENDING:
+            late.append(pending)
+        return honest(self, group, lookaheads)
+
+    monkeypatch.setattr(Stepper, "propose", watch)
+    monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs({1: {k: 1.0 + 0.15 * k for k in (0, 4, 8)}}))
+    monkeypatch.setattr(Costs, "observe", lambda self, lookaheads, seconds: observed.append(sum(lookaheads)))
+    with engine_of(tiny[0], probe_steps=4) as engine:
+        engine.swap(1, engine.load_draft(garbage)).result(60)
+        for _ in range(3):
+            submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
+    assert late
+    assert len(observed) == len(drafted) - len(late)
+    assert len([lookahead for lookahead in observed if lookahead]) == len([p for p in drafted if p]) - len(late)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "digest", "shape", "nan", "missing"])
