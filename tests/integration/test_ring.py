@@ -109,6 +109,7 @@ def test_killing_the_trainer_in_mid_slice_loses_nothing(ring):
 
     slice_id = wait_for("a running slice", running_slice, 60, every=0.05)
     leased = [row[0] for row in ring.rows("SELECT trace_id FROM traces_trace WHERE lease_id = %s", slice_id)]
+    assert leased
     before = newest(ring)
     ring.kill("trainer@")
     wait_for(
@@ -121,13 +122,9 @@ def test_killing_the_trainer_in_mid_slice_loses_nothing(ring):
     wait_for("a later version", lambda: newest(ring) > before, 180)
     still_there = ring.one("SELECT count(*) FROM traces_trace WHERE trace_id = ANY(%s)", leased)
     assert still_there == len(leased)
-    wait_for(
-        "its traces trained on",
-        lambda: (
-            ring.one("SELECT count(*) FROM traces_trace WHERE trace_id = ANY(%s) AND trained_at IS NULL", leased) == 0
-        ),
-        120,
-    )
+    # Trained on, or free for a later slice: which of the two depends on how much newer traffic there is.
+    held = "SELECT count(*) FROM traces_trace WHERE lease_id = %s AND trained_at IS NULL"
+    assert ring.one(held, slice_id) == 0
     run = ring.rows("SELECT count(*) FROM training_trainingrun")
     assert run == [(1,)]  # the same lineage went on
 
