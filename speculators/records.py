@@ -140,6 +140,7 @@ class CountWindow(Record):
     sum_xx: float
     sum_yy: float
     sum_xy: float
+    num_plain_steps: int = 0  # of the verify steps, those that had no draft to verify
 
 
 @dataclass(frozen=True, slots=True)

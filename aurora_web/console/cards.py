@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 
 from aurora_web.console.sparkline import Share, Sparkline, share_bar, shares, sparkline
 from aurora_web.metrics.fleet_figures import fleet_figures
-from aurora_web.metrics.rollups import BUCKET
+from aurora_web.metrics.rollups import BUCKET, DRAFTED_STEPS, DRAFTED_TOKENS
 from aurora_web.metrics.settled import settled
 from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion, Status, Target
 from aurora_web.rollouts.alerts import open_alerts
@@ -174,10 +174,10 @@ def _lengths(first: float, until: float) -> list[tuple[int, float, float]]:
 
 
 _LENGTHS = f"""
-SELECT target_id, {BUCKET} AS at, sum(num_accept_tokens)::float8 / sum(num_verify_steps)::float8
+SELECT target_id, {BUCKET} AS at, sum({DRAFTED_TOKENS})::float8 / sum({DRAFTED_STEPS})::float8
 FROM metrics_metricwindow WHERE started_at >= %(since)s AND started_at < %(until)s AND lookahead > 0
     AND target_id IN (SELECT id FROM registry_target)
-GROUP BY 1, 2 HAVING sum(num_verify_steps) > 0 ORDER BY 1, 2
+GROUP BY 1, 2 HAVING sum({DRAFTED_STEPS}) > 0 ORDER BY 1, 2
 """
 
 

@@ -32,9 +32,9 @@ def sums_by_replica(target: Target, since: datetime, versions: list[int]) -> lis
     """Sums of the count rows that began after ``since``; requests without speculation are not among them."""
     rows = CountRow.objects.filter(target=target, started_at__gte=since, version__in=[v for v in versions if v])
     keys = rows.values("replica", "version", "domain", "batch_bucket").order_by()
-    tokens = Cast("num_accept_tokens", FloatField())
-    steps = Cast("num_verify_steps", FloatField())
-    drafted = Q(lookahead__gt=0)
+    tokens = Cast(F("num_accept_tokens") - F("num_plain_steps"), FloatField())  # of the steps with drafts
+    steps = Cast(F("num_verify_steps") - F("num_plain_steps"), FloatField())
+    drafted = Q(lookahead__gt=0, num_verify_steps__gt=F("num_plain_steps"))
     return [
         _sums(row)
         for row in keys.annotate(
@@ -45,8 +45,8 @@ def sums_by_replica(target: Target, since: datetime, versions: list[int]) -> lis
             yy=Sum("sum_yy"),
             xy=Sum("sum_xy"),
             rows=Count("id", filter=drafted),
-            tokens=Sum(F("num_accept_tokens"), filter=drafted),
-            steps=Sum(F("num_verify_steps"), filter=drafted),
+            tokens=Sum(F("num_accept_tokens") - F("num_plain_steps"), filter=drafted),
+            steps=Sum(F("num_verify_steps") - F("num_plain_steps"), filter=drafted),
             tokens_squared=Sum(tokens * tokens, filter=drafted),
             steps_squared=Sum(steps * steps, filter=drafted),
             tokens_steps=Sum(tokens * steps, filter=drafted),

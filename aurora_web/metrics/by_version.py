@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 
 from aurora_web.metrics import rollups
 from aurora_web.metrics.models import ROLL_UP_WIDTHS, WINDOW_SECONDS, MetricWindow
@@ -35,7 +35,9 @@ class Served:
 
 
 _OF = (*rollups.SUMMED, *rollups.OF_ONE_WINDOW)
-_DRAFTED = ("num_windows", "num_accept_tokens", "num_verify_steps", "tokens_squared", "steps_squared", "tokens_steps")
+_DRAFTED = (
+    "num_windows", rollups.DRAFTED_TOKENS, rollups.DRAFTED_STEPS, "tokens_squared", "steps_squared", "tokens_steps"
+)  # fmt: skip
 _SERVED = f"""
 SELECT version, domain, sum(num_requests), sum(num_accept_tokens), sum(decode_seconds), sum(sum_xx), sum(sum_yy),
        sum(sum_xy), {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
@@ -97,8 +99,8 @@ def served_between(target: Target, number: int, start: datetime, end: datetime |
     drafted = Q(lookahead__gt=0)
     sums = windows.aggregate(
         requests=Sum("num_requests"),
-        tokens=Sum("num_accept_tokens", filter=drafted),
-        steps=Sum("num_verify_steps", filter=drafted),
+        tokens=Sum(F("num_accept_tokens") - F("num_plain_steps"), filter=drafted),
+        steps=Sum(F("num_verify_steps") - F("num_plain_steps"), filter=drafted),
     )
     return {
         "num_requests": sums["requests"] or 0,
@@ -107,9 +109,10 @@ def served_between(target: Target, number: int, start: datetime, end: datetime |
 
 
 _CURVE = f"""
-SELECT {rollups.BUCKET} AS at, sum(num_accept_tokens)::bigint, sum(num_verify_steps)::bigint, sum(num_requests)::bigint
+SELECT {rollups.BUCKET} AS at, sum({rollups.DRAFTED_TOKENS})::bigint, sum({rollups.DRAFTED_STEPS})::bigint,
+       sum(num_requests)::bigint
 FROM {{rows}} WHERE version = %(version)s AND lookahead > 0
-GROUP BY 1 HAVING sum(num_verify_steps) > 0 ORDER BY 1
+GROUP BY 1 HAVING sum({rollups.DRAFTED_STEPS}) > 0 ORDER BY 1
 """
 
 
@@ -120,7 +123,7 @@ def curve(target: Target, number: int) -> list[dict[str, float]]:
         return []
     first, end = period
     bucket = _curve_bucket(end - first)
-    columns = ("num_accept_tokens", "num_verify_steps", "num_requests")
+    columns = (*rollups.OF_DRAFTED, "num_requests")
     source = rollups.rows(target, first, end, columns, rollups.width_for(bucket))
     with connection.cursor() as cursor:
         cursor.execute(_CURVE.format(rows=source.sql), source.values | {"bucket": bucket, "version": number})

@@ -21,11 +21,11 @@ STEPS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)  # bucket lengths, 
 
 _POINTS = f"""
 SELECT {rollups.BUCKET} AS at, domain, version, lookahead > 0 AS is_drafted, sum(num_requests)::bigint,
-       sum(num_verify_steps)::bigint, sum(num_proposed_drafts)::bigint, sum(num_accept_tokens)::bigint,
-       sum(decode_seconds)
+       sum(num_verify_steps)::bigint, sum(num_plain_steps)::bigint, sum(num_proposed_drafts)::bigint,
+       sum(num_accept_tokens)::bigint, sum(decode_seconds)
 FROM {{rows}} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3
 """
-_POINTS_OF = ("num_requests", "num_verify_steps", "num_proposed_drafts", "num_accept_tokens", "decode_seconds")
+_POINTS_OF = ("num_requests", *rollups.OF_DRAFTED, "num_proposed_drafts", "decode_seconds")
 _REQUESTS = (
     f"SELECT {rollups.BUCKET} AS at, domain, sum(num_requests)::bigint FROM {{rows}} GROUP BY 1, 2 ORDER BY 1, 2"
 )
@@ -78,7 +78,15 @@ def requests(target: Target, since: float, until: float, bucket: int) -> list[di
 
 
 def _add(
-    point: dict[str, Any], version: int, is_drafted: bool, requests: int, steps: int, drafts: int, tokens: int, s: float
+    point: dict[str, Any],
+    version: int,
+    is_drafted: bool,
+    requests: int,
+    steps: int,
+    plain: int,
+    drafts: int,
+    tokens: int,
+    s: float,
 ) -> None:
     point["num_requests"] += requests
     versions = point["versions"]
@@ -92,8 +100,8 @@ def _add(
     point["all_steps"] += steps
     point["proposed_drafts"] += drafts
     if is_drafted:
-        point["steps"] += steps
-        point["drafted_tokens"] += tokens
+        point["steps"] += steps - plain
+        point["drafted_tokens"] += tokens - plain
 
 
 def add_up(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -29,18 +29,13 @@ MIN_SHARE_CHANGE = 0.05
 MIN_ACCEPT_CHANGE = 0.05
 NOTHING = Moments(0, 0, 0, 0, 0, 0)
 
-_OF = (
-    "num_requests",
-    "num_windows",
-    "num_accept_tokens",
-    "num_verify_steps",
-    "tokens_squared",
-    "steps_squared",
-    "tokens_steps",
-)
+_OF = ("num_requests", *rollups.OF_DRAFTED, *rollups.OF_ONE_WINDOW)
+_DRAFTED = (
+    "num_windows", rollups.DRAFTED_TOKENS, rollups.DRAFTED_STEPS, "tokens_squared", "steps_squared", "tokens_steps"
+)  # fmt: skip
 _SUMS = f"""
 SELECT ({rollups.BUCKET})::bigint AS at, domain, version,
-       sum(num_requests)::bigint, {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _OF[1:])}
+       sum(num_requests)::bigint, {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
 FROM {{rows}} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 

@@ -11,10 +11,11 @@ from django.db import connection
 
 from aurora_web.metrics.bands import trailing_speedups
 from aurora_web.metrics.ratios import NOTHING_MEASURED, Interval, divide
+from aurora_web.metrics.rollups import DRAFTED_STEPS, DRAFTED_TOKENS
 from aurora_web.metrics.settled import settled
 
 # Two groupings of one reading: strata of the speedup (is_stratum), and versions.
-_FIGURES = """
+_FIGURES = f"""
 SELECT target_id, GROUPING(version) = 1 AS is_stratum, domain, batch_bucket, version = 0 AS is_control, version,
        sum(num_requests) FILTER (WHERE version = 0 OR lookahead > 0)::bigint,
        sum(num_accept_tokens) FILTER (WHERE version = 0 OR lookahead > 0)::float8,
@@ -23,8 +24,8 @@ SELECT target_id, GROUPING(version) = 1 AS is_stratum, domain, batch_bucket, ver
        sum(sum_yy) FILTER (WHERE version = 0 OR lookahead > 0),
        sum(sum_xy) FILTER (WHERE version = 0 OR lookahead > 0),
        sum(num_accept_tokens)::bigint, sum(decode_seconds),
-       sum(num_accept_tokens) FILTER (WHERE version > 0 AND lookahead > 0)::bigint,
-       sum(num_verify_steps) FILTER (WHERE version > 0 AND lookahead > 0)::bigint
+       sum({DRAFTED_TOKENS}) FILTER (WHERE version > 0 AND lookahead > 0)::bigint,
+       sum({DRAFTED_STEPS}) FILTER (WHERE version > 0 AND lookahead > 0)::bigint
 FROM metrics_metricwindow WHERE target_id = ANY(%s) AND started_at >= %s AND started_at < %s
 GROUP BY GROUPING SETS ((target_id, domain, batch_bucket, version = 0), (target_id, version))
 ORDER BY 1, 2, 3, 4, 5, 6

@@ -8,18 +8,19 @@ from datetime import datetime, timedelta
 from django.db import connection
 
 from aurora_web.metrics.ratios import Interval, Moments, ratio_of_ratios
+from aurora_web.metrics.rollups import DRAFTED_STEPS, DRAFTED_TOKENS
 from aurora_web.registry.models import Target
 
 RECENT = timedelta(minutes=10)
 EARLIER = timedelta(minutes=60)  # before RECENT
 
-_SUMS = """
+_SUMS = f"""
 SELECT domain, is_recent, count(*), sum(x), sum(y), sum(x * x), sum(y * y), sum(x * y) FROM (
     SELECT domain, started_at >= %s AS is_recent, started_at,
-           sum(num_accept_tokens)::float8 AS x, sum(num_verify_steps)::float8 AS y
+           sum({DRAFTED_TOKENS})::float8 AS x, sum({DRAFTED_STEPS})::float8 AS y
     FROM metrics_metricwindow
     WHERE target_id = %s AND started_at >= %s AND version > 0 AND lookahead > 0
-    GROUP BY domain, is_recent, started_at
+    GROUP BY domain, is_recent, started_at HAVING sum({DRAFTED_STEPS}) > 0
 ) w GROUP BY domain, is_recent ORDER BY domain
 """
 

@@ -23,6 +23,7 @@ class Counts(models.Model):
     batch_bucket = models.IntegerField()
     num_requests = models.BigIntegerField()
     num_verify_steps = models.BigIntegerField()
+    num_plain_steps = models.BigIntegerField(db_default=0)  # of them, those that had no draft to verify
     num_proposed_drafts = models.BigIntegerField()
     num_correct_drafts = models.BigIntegerField()
     num_accept_tokens = models.BigIntegerField()
@@ -79,7 +80,7 @@ class MetricRollUp(Counts):
     target = models.ForeignKey(Target, on_delete=models.CASCADE, db_index=False, related_name="roll_ups")
     width = models.PositiveSmallIntegerField()
     started_at = models.DateTimeField()  # multiple of width
-    # Over the windows in which something was verified; x = accept tokens, y = verify steps of one window
+    # Over the windows with drafts; x = tokens, y = steps of one window, of the steps that had drafts to verify
     num_windows = models.BigIntegerField()
     tokens_squared = models.FloatField()
     steps_squared = models.FloatField()

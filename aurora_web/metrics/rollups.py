@@ -29,6 +29,7 @@ KEYS = ("domain", "version", "lookahead", "batch_bucket")
 SUMMED = (
     "num_requests",
     "num_verify_steps",
+    "num_plain_steps",
     "num_proposed_drafts",
     "num_correct_drafts",
     "num_accept_tokens",
@@ -37,12 +38,16 @@ SUMMED = (
     "sum_yy",
     "sum_xy",
 )
-# What the variance of an accept length needs, its unit being a window in which something was verified.
+# An accept length is that of the steps that had drafts to verify; every other one commits one token.
+DRAFTED_TOKENS = "(num_accept_tokens - num_plain_steps)"
+DRAFTED_STEPS = "(num_verify_steps - num_plain_steps)"
+OF_DRAFTED = ("num_accept_tokens", "num_verify_steps", "num_plain_steps")
+# What its variance needs, the unit being a window with such steps.
 OF_ONE_WINDOW = {
-    "num_windows": "(num_verify_steps > 0)::int",
-    "tokens_squared": "num_accept_tokens::float8 * num_accept_tokens",
-    "steps_squared": "num_verify_steps::float8 * num_verify_steps",
-    "tokens_steps": "num_accept_tokens::float8 * num_verify_steps",
+    "num_windows": f"({DRAFTED_STEPS} > 0)::int",
+    "tokens_squared": f"{DRAFTED_TOKENS}::float8 * {DRAFTED_TOKENS}",
+    "steps_squared": f"{DRAFTED_STEPS}::float8 * {DRAFTED_STEPS}",
+    "tokens_steps": f"{DRAFTED_TOKENS}::float8 * {DRAFTED_STEPS}",
 }
 # Start of the bucket, Unix seconds. date_part, not extract: that one is numeric, and took most of a long chart's time.
 BUCKET = "floor(date_part('epoch', started_at) / %(bucket)s) * %(bucket)s"

@@ -25,7 +25,7 @@ from aurora_web.metrics.models import (
     TokenTotal,
 )
 from aurora_web.metrics.ratios import Interval, Moments, divide, ratio_of_ratios, stratified
-from aurora_web.metrics.rollups import SUMMED
+from aurora_web.metrics.rollups import DRAFTED_STEPS, DRAFTED_TOKENS, SUMMED
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
@@ -66,7 +66,7 @@ def ingest_counts(payload: Any) -> tuple[int, int]:
 def _count_row(window: CountWindow, target: Target, now: datetime, domain_of: Callable[[str], str]) -> tuple[Any, ...]:
     where = "CountWindow."
     limit = 2**62
-    counts = [count(getattr(window, name), where + name, limit) for name in SUMMED[:5]]
+    counts = [count(getattr(window, name), where + name, limit) for name in SUMMED[:6]]
     return (
         identifier(window.window_id, where + "window_id"),
         target.pk,
@@ -79,7 +79,7 @@ def _count_row(window: CountWindow, target: Target, now: datetime, domain_of: Ca
         count(window.lookahead, where + "lookahead"),
         count(window.batch_bucket, where + "batch_bucket"),
         *counts,
-        *(finite(getattr(window, name), where + name) for name in SUMMED[5:]),
+        *(finite(getattr(window, name), where + name) for name in SUMMED[6:]),
     )
 
 
@@ -190,7 +190,11 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "counts": speculative,
         "control_counts": control,
-        "accept_length": divide(drafted["num_accept_tokens"], drafted["num_verify_steps"]),
+        "accept_length": divide(
+            drafted["num_accept_tokens"] - drafted["num_plain_steps"],
+            drafted["num_verify_steps"] - drafted["num_plain_steps"],
+        ),
+        "plain_share": divide(drafted["num_plain_steps"], drafted["num_verify_steps"]),
         "accept_rate": divide(drafted["num_correct_drafts"], drafted["num_proposed_drafts"]),
         "tokens_per_second": _moments(speculative).ratio,
         "control_tokens_per_second": _moments(control).ratio,
@@ -228,10 +232,10 @@ def summary(
     version: int | None = None,
     with_batch_sizes: bool = True,
 ) -> dict[str, Any]:
-    """Counts, accept_length, accept_rate, tokens_per_second, control_tokens_per_second, speedup with interval.
+    """Counts and their ratios, the speedup with its interval.
 
     ``{"target", "since", "until", "total": Row, "domains": [Row]}``, Row = ``{"domain", "counts", "control_counts",
-    "accept_length", "accept_rate", "tokens_per_second", "control_tokens_per_second",
+    "accept_length", "plain_share", "accept_rate", "tokens_per_second", "control_tokens_per_second",
     "speedup": {"value", "low", "high", "reason"}, "batch_buckets": [Row]}``; ratios are None where there is nothing
     to divide. ``since`` (Unix seconds) defaults to ten minutes ago, ``until`` to now; with ``version`` only the
     requests of that version count, beside the control of the same time. Without ``with_batch_sizes`` every
@@ -313,7 +317,7 @@ _POINT = ("at", "domain", "version", "num_requests", "steps", "drafted_tokens", 
 _DRAFTED = "FILTER (WHERE version <> 0 AND lookahead > 0), 0)::bigint"
 _SERIES = f"""
 SELECT date_part('epoch', started_at), domain, max(version), sum(num_requests)::bigint,
-       coalesce(sum(num_verify_steps) {_DRAFTED}, coalesce(sum(num_accept_tokens) {_DRAFTED},
+       coalesce(sum({DRAFTED_STEPS}) {_DRAFTED}, coalesce(sum({DRAFTED_TOKENS}) {_DRAFTED},
        coalesce(sum(num_accept_tokens) FILTER (WHERE version <> 0), 0)::bigint,
        coalesce(sum(decode_seconds) FILTER (WHERE version <> 0), 0),
        coalesce(sum(num_accept_tokens) FILTER (WHERE version = 0), 0)::bigint,

@@ -127,10 +127,18 @@ class Answer:
         seconds = self.last_at - (self.first_at or self.last_at)
         return (num_tokens - 1) / seconds if num_tokens and num_tokens > 1 and seconds > 0 else None
 
+    @property
+    def accept_length(self) -> float | None:
+        """Tokens per step that had drafts to verify."""
+        accepted, num_steps = (_number(self.steps, f"num_{name}") for name in ("accept_tokens", "verify_steps"))
+        num_plain = _number(self.steps, "num_plain_steps") or 0
+        if accepted is None or num_steps is None or num_steps <= num_plain:
+            return None
+        return (accepted - num_plain) / (num_steps - num_plain)
+
     def figures(self) -> dict[str, Any]:
         """The event at the end."""
-        steps, num_steps = self.steps, _number(self.steps, "num_verify_steps")
-        accepted = _number(steps, "num_accept_tokens")
+        steps = self.steps
         speed = self.engine_speed or self.console_speed
         return {
             "event": "end",
@@ -138,10 +146,10 @@ class Answer:
             "finish_reason": self.finish_reason,
             "num_tokens": _number(self.usage, "completion_tokens"),
             "version": _number(steps, "version"),
-            "num_verify_steps": num_steps,
+            "num_verify_steps": _number(steps, "num_verify_steps"),
             "num_proposed_drafts": _number(steps, "num_proposed_drafts"),
             "num_correct_drafts": _number(steps, "num_correct_drafts"),
-            "accept_length": accepted / num_steps if accepted and num_steps else None,
+            "accept_length": self.accept_length,
             "tokens_per_second": speed,
             "measured_by": "engine" if self.engine_speed else "console",
             "first_seconds": self.first_at - self.started_at if self.first_at else None,

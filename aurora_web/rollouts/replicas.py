@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet, Sum
+from django.db.models import F, QuerySet, Sum
 from django.utils import timezone
 
 from aurora_web import live
@@ -214,8 +214,13 @@ def _watch(deployment: Deployment) -> None:
 
 
 def _by_domain(windows: QuerySet[MetricWindow]) -> dict[str, tuple[int, int]]:
-    """{domain: (accept tokens, verify steps)}"""
-    sums = windows.order_by().values_list("domain").annotate(tokens=Sum("num_accept_tokens"), n=Sum("num_verify_steps"))
+    """{domain: (accept tokens, verify steps)}, of the steps with drafts"""
+    plain = F("num_plain_steps")
+    sums = (
+        windows.order_by()
+        .values_list("domain")
+        .annotate(tokens=Sum(F("num_accept_tokens") - plain), n=Sum(F("num_verify_steps") - plain))
+    )
     return {domain: (tokens, steps) for domain, tokens, steps in sums if steps}
 
 

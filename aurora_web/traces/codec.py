@@ -32,6 +32,7 @@ COLUMNS = (
     "decode_seconds",
     "steps",
     "num_verify_steps",
+    "num_plain_steps",
     "num_proposed_drafts",
     "num_correct_drafts",
     "is_held_out",
@@ -162,9 +163,10 @@ def row(
     )
 
 
-def step_sums(pairs: Sequence[Pair]) -> tuple[int, int, int]:
-    """(num_verify_steps, num_proposed_drafts, num_correct_drafts) of a trace's steps."""
-    return len(pairs), sum(len(proposed) for _, proposed in pairs), sum(correct for correct, _ in pairs)
+def step_sums(pairs: Sequence[Pair]) -> tuple[int, int, int, int]:
+    """(num_verify_steps, num_plain_steps, num_proposed_drafts, num_correct_drafts) of a trace's steps."""
+    lookaheads = [len(proposed) for _, proposed in pairs]
+    return len(pairs), lookaheads.count(0), sum(lookaheads), sum(correct for correct, _ in pairs)
 
 
 def _steps(steps: Any, where: str, vocab_size: int) -> list[Pair]:

@@ -53,6 +53,7 @@ class Trace(models.Model):
     steps = models.BinaryField()  # traces.codec.pack_steps
     # Sums over the steps, so that a search need not open them
     num_verify_steps = models.IntegerField()
+    num_plain_steps = models.IntegerField(db_default=0)  # of them, those that had no draft to verify
     num_proposed_drafts = models.IntegerField()
     num_correct_drafts = models.IntegerField()
     is_held_out = models.BooleanField()  # decided once at ingest; never trained on
@@ -67,7 +68,9 @@ class Trace(models.Model):
 
     @property
     def accept_length(self) -> float | None:
-        return 1 + self.num_correct_drafts / self.num_verify_steps if self.num_verify_steps else None
+        """Of the steps that had drafts to verify; None where there are none."""
+        num_drafted = self.num_verify_steps - self.num_plain_steps
+        return 1 + self.num_correct_drafts / num_drafted if num_drafted else None
 
     @property
     def state(self) -> str:

@@ -24,12 +24,10 @@ COUNT_LIMIT = 1000
 SEARCH_MS = 2000  # Postgres stops a search that takes longer
 FIELDS = ("since", "until", "version", "domain", "min_accept_length", "max_accept_length", "finish_reason", "state")
 FINISH_REASONS = ("stop", "length")
-# As the index traces_trace_by_accept_length has it.
+# Of the steps with drafts, NULL without any; as the index traces_trace_by_accept_length has it.
 ACCEPT_LENGTH = Func(
-    F("num_correct_drafts"),
-    F("num_verify_steps"),
-    template="(%(expressions)s)::float8 / NULLIF(num_verify_steps, 0)",
-    arg_joiner=" + ",
+    template="(num_correct_drafts + num_verify_steps - num_plain_steps)::float8"
+    " / NULLIF(num_verify_steps - num_plain_steps, 0)",
     output_field=FloatField(),
 )
 STATES = ("trained", "held out", "waiting")
@@ -91,9 +89,9 @@ class TraceFilter:
     def _accept_length(self) -> Q:
         found = Q()
         if self.min_accept_length is not None:
-            found &= Q(GreaterThanOrEqual(ACCEPT_LENGTH, self.min_accept_length), num_verify_steps__gt=0)
+            found &= Q(GreaterThanOrEqual(ACCEPT_LENGTH, self.min_accept_length))
         if self.max_accept_length is not None:
-            found &= Q(LessThanOrEqual(ACCEPT_LENGTH, self.max_accept_length), num_verify_steps__gt=0)
+            found &= Q(LessThanOrEqual(ACCEPT_LENGTH, self.max_accept_length))
         return found
 
 

@@ -60,6 +60,7 @@ class Part:
     num_correct_drafts: int
     num_accept_tokens: int
     decode_seconds: float
+    num_plain_steps: int  # of the verify steps, those that had no draft to verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,10 @@ class FinishedRequest:
     @property
     def num_verify_steps(self) -> int:
         return len(self.steps)
+
+    @property
+    def num_plain_steps(self) -> int:
+        return sum(not s.proposed for s in self.steps)
 
     @property
     def num_proposed_drafts(self) -> int:

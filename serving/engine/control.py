@@ -30,7 +30,7 @@ class Tally:
     def part(self) -> Part:
         """One unit of the control's interval: steps of a block share their time, so a block is not many units."""
         mean = self.batch_size_sum / self.num_steps
-        return Part(0, 0, mean, self.num_steps, 0, 0, self.num_steps, self.seconds)
+        return Part(0, 0, mean, self.num_steps, 0, 0, self.num_steps, self.seconds, self.num_steps)
 
 
 class ControlBlocks:

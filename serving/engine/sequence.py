@@ -162,6 +162,7 @@ class Sequence:
             num_correct_drafts=num_correct,
             num_accept_tokens=num_steps + num_correct,
             decode_seconds=self.decode_seconds - control.seconds,
+            num_plain_steps=sum(not step.proposed for step in self.steps) - control.num_steps,
         )
 
     def _chosen(self, version: int) -> Part:
@@ -175,4 +176,5 @@ class Sequence:
             num_correct_drafts=0,
             num_accept_tokens=max(0, self.num_cached - len(self.request.prompt)),
             decode_seconds=self.decode_seconds,
+            num_plain_steps=len(self.steps),
         )

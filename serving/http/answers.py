@@ -13,7 +13,7 @@ from serving.http.marks import Marks
 def usage_of(ending: Ending) -> dict[str, Any]:
     """Token counts, and under ``speculative`` what the verify steps of this request did."""
     finished, num_completion = ending.finished, ending.num_completion_tokens
-    num_steps = finished.num_verify_steps
+    num_steps, num_plain = finished.num_verify_steps, finished.num_plain_steps
     return {
         "prompt_tokens": finished.prompt_len,
         "completion_tokens": num_completion,
@@ -22,10 +22,13 @@ def usage_of(ending: Ending) -> dict[str, Any]:
             "version": finished.version,
             "is_control": finished.version == 0,
             "num_verify_steps": num_steps,
+            "num_plain_steps": num_plain,
             "num_proposed_drafts": finished.num_proposed_drafts,
             "num_correct_drafts": finished.num_correct_drafts,
             "num_accept_tokens": finished.num_accept_tokens,
-            "accept_length": finished.num_accept_tokens / num_steps if num_steps else 0.0,
+            "accept_length": (finished.num_accept_tokens - num_plain) / (num_steps - num_plain)
+            if num_steps > num_plain
+            else 0.0,
             "decode_seconds": finished.decode_seconds,
         },
     }

@@ -18,6 +18,7 @@ LABELS = ("domain", "version", "lookahead", "batch_bucket")
 SUMS = {
     "requests": ("num_requests", "Finished requests"),
     "verify_steps": ("num_verify_steps", "Verify steps of finished requests"),
+    "plain_steps": ("num_plain_steps", "Of these, steps that had no draft to verify"),
     "proposed_drafts": ("num_proposed_drafts", "Draft tokens proposed"),
     "correct_drafts": ("num_correct_drafts", "Draft tokens that passed, bonus excluded"),
     "accept_tokens": ("num_accept_tokens", "Tokens committed by verify steps, bonus included"),

@@ -247,7 +247,7 @@ def _steps(uses: list[Use], num_left: int) -> tuple[list[StepRecord], list[Part]
             for i, value in enumerate((1, len(proposed), num - 1, num, seconds, len(use.step.rids))):
                 total[i] += value
     parts = [
-        Part(version, depth, t[5] / t[0], int(t[0]), int(t[1]), int(t[2]), int(t[3]), t[4])
+        Part(version, depth, t[5] / t[0], int(t[0]), int(t[1]), int(t[2]), int(t[3]), t[4], 0)
         for (version, depth), t in sums.items()
     ]
     return records, parts, kept

@@ -32,6 +32,7 @@ class Sums:
     sum_xx: float = 0.0
     sum_yy: float = 0.0
     sum_xy: float = 0.0
+    num_plain_steps: int = 0
 
     def add(self, counted: FinishedRequest | Part) -> None:
         x, y = counted.num_accept_tokens, counted.decode_seconds
@@ -44,6 +45,7 @@ class Sums:
         self.sum_xx += x * x
         self.sum_yy += y * y
         self.sum_xy += x * y
+        self.num_plain_steps += counted.num_plain_steps
 
 
 def batch_bucket(mean_batch_size: float) -> int:
@@ -101,4 +103,5 @@ class CountAggregator:
             sum_xx=total.sum_xx,
             sum_yy=total.sum_yy,
             sum_xy=total.sum_xy,
+            num_plain_steps=total.num_plain_steps,
         )

@@ -6,7 +6,7 @@ import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
 
-from aurora_web.traces.codec import step_sums, unpack_pairs
+from aurora_web.traces.codec import unpack_pairs
 
 BATCH = 2000
 COLUMNS = """
@@ -40,8 +40,12 @@ def fill(apps, schema_editor):
             cursor.executemany(
                 "UPDATE traces_trace SET num_verify_steps = %s, num_proposed_drafts = %s, num_correct_drafts = %s"
                 " WHERE trace_id = %s",
-                [(*step_sums(unpack_pairs(steps)), trace_id) for trace_id, steps in rows],
+                [(*_sums(unpack_pairs(steps)), trace_id) for trace_id, steps in rows],
             )
+
+
+def _sums(pairs):
+    return len(pairs), sum(len(proposed) for _, proposed in pairs), sum(correct for correct, _ in pairs)
 
 
 class Migration(migrations.Migration):

@@ -180,8 +180,10 @@ def segment_payload(num_traces=3, *, target="demo", domain="sql", make_id=learnt
     return {"segment": manifest.to_json(), "traces": [t.to_json() for t in traces]}
 
 
-def count_window(*, version=1, domain="sql", n=20, tokens=100.0, seconds=1.0, bucket=1, lookahead=4, spread=0.1):
-    """Counts of n requests with about these tokens and seconds each."""
+def count_window(
+    *, version=1, domain="sql", n=20, tokens=100.0, seconds=1.0, bucket=1, lookahead=4, spread=0.1, plain=0
+):
+    """Counts of n requests with about these tokens and seconds each, and ``plain`` steps without drafts besides."""
     xs = [tokens * (1 + spread * (i % 3 - 1)) for i in range(n)]
     ys = [seconds * (1 + spread * ((i + 1) % 3 - 1)) for i in range(n)]
     steps = int(sum(xs) / 2)
@@ -197,14 +199,15 @@ def count_window(*, version=1, domain="sql", n=20, tokens=100.0, seconds=1.0, bu
         started_at=now - 1,
         ended_at=now,
         num_requests=n,
-        num_verify_steps=steps if version else int(sum(xs)),
+        num_verify_steps=plain + (steps if version else int(sum(xs))),
         num_proposed_drafts=steps * 4 if version else 0,
         num_correct_drafts=int(sum(xs)) - steps if version else 0,
-        num_accept_tokens=int(sum(xs)),
+        num_accept_tokens=plain + int(sum(xs)),
         decode_seconds=sum(ys),
         sum_xx=sum(x * x for x in xs),
         sum_yy=sum(y * y for y in ys),
         sum_xy=sum(x * y for x, y in zip(xs, ys, strict=True)),
+        num_plain_steps=plain if version else int(sum(xs)),
     )
 
 

@@ -225,6 +225,18 @@ def test_a_broken_tokenizer_is_said_with_its_path(target, tmp_path):
         reader_of(target)
 
 
+def test_steps_without_drafts_are_in_no_accept_length(target):
+    steps = [{"proposed": [], "num_correct_drafts": 0}, {"proposed": [4], "num_correct_drafts": 1}]
+    ingest(steps=steps)
+    trace = Trace.objects.get()
+    assert (trace.num_verify_steps, trace.num_plain_steps, trace.accept_length) == (2, 1, 2.0)
+    assert ids(search.search(target, search.read_filter({"min_accept_length": "2"}))) == [trace.trace_id]
+    Trace.objects.update(num_plain_steps=2, num_correct_drafts=0)
+    assert Trace.objects.get().accept_length is None
+    for given in ({"min_accept_length": "0"}, {"max_accept_length": "9"}):
+        assert search.count(target, search.read_filter(given)) == 0
+
+
 def test_the_migration_fills_the_sums_of_traces_that_were_there(target):
     ingest(5)
     columns = ("trace_id", "num_verify_steps", "num_proposed_drafts", "num_correct_drafts")

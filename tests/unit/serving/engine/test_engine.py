@@ -264,6 +264,8 @@ def test_a_block_of_the_control_is_for_all_versions_of_a_step(tiny, good, garbag
     assert ({1, 2}, {False}) in seen
     steps = sum(part.num_verify_steps for each in finished for part in each.parts or ())
     assert steps + sum(part.num_verify_steps for part in parts) == sum(len(each.steps) for each in finished)
+    counted = [*parts, *(part for each in finished for part in each.parts or ())]
+    assert sum(part.num_plain_steps for part in counted) == sum(each.num_plain_steps for each in finished) > 0
 
 
 def test_swap_proof_and_way_back(tiny, good, garbage):

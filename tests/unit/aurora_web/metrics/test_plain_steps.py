@@ -1,0 +1,87 @@
+"""Steps that drafted nothing are in no accept length, wherever one is shown, and their share stands beside it."""
+
+import time
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from aurora_web.console.cards import cards
+from aurora_web.metrics import charts, rollups
+from aurora_web.metrics import services as metrics
+from aurora_web.metrics.by_replica import sums_by_replica
+from aurora_web.metrics.by_version import curve, served_between, served_by_domain
+from aurora_web.metrics.domains import read_sums
+from aurora_web.metrics.fleet_figures import fleet_figures
+from aurora_web.metrics.levels import accept_levels
+from tests.unit.aurora_web.conftest import count_window
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def served(target):
+    """Accept length 2 in 2,000 steps with drafts, and 3,000 steps without; a control, and a pin that says no drafts."""
+    windows = [count_window(plain=2000), count_window(plain=1000, domain="prose")]
+    windows += [count_window(version=0), count_window(lookahead=0, plain=500)]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    return target
+
+
+def lengths(target):
+    """Name -> accept length, of every place that shows one."""
+    now, since = time.time(), timezone.now() - timedelta(minutes=5)
+    point = charts.add_up(charts.points(target, now - 300, now + 10, charts.ALL))
+    series = metrics.series(target, since=now - 300)
+    (by_replica,) = [s for s in sums_by_replica(target, since, [1]) if s.domain == "sql"]
+    bucket = curve(target, 1)
+    windows = [s for s in read_sums(target, since, timezone.now() + timedelta(minutes=5), 300) if s.version == 1]
+    yield "summary", metrics.summary(target)["total"]["accept_length"]
+    yield "points", point["drafted_tokens"] / point["steps"]
+    yield "series", sum(p["drafted_tokens"] for p in series) / sum(p["steps"] for p in series)
+    yield "replicas", by_replica.accept.ratio
+    yield "version's period", served_between(target, 1, since, None)["accept_length"]
+    yield "curve", sum(p["tokens"] for p in bucket) / sum(p["steps"] for p in bucket)
+    yield "fleet", fleet_figures([target.pk], 600.0, now + 60)[target.pk].to_json()["accept_length"]
+    for row in served_by_domain(target, [1]):
+        yield f"version in {row.domain}", row.accept_length
+    for row in windows:
+        yield f"domains' {row.domain}", row.accept.ratio
+    for level in accept_levels(target, timezone.now() + timedelta(seconds=15)):
+        yield f"level of {level.domain}", level.recent
+
+
+def test_no_accept_length_counts_them(served):
+    found = dict(lengths(served))
+    assert len(found) >= 13
+    assert {name: round(value, 1) for name, value in found.items()} == dict.fromkeys(found, 2.0)
+
+
+def test_their_share_stands_beside_it(served):
+    total = metrics.summary(served)["total"]
+    assert total["plain_share"] == pytest.approx(3000 / 5000, rel=0.01)
+    assert metrics.summary(served, domain="sql")["total"]["plain_share"] == pytest.approx(2000 / 3000, rel=0.01)
+
+
+def test_sums_of_an_hour_say_the_same(served):
+    before = [(s.version, s.domain, s.accept) for s in served_by_domain(served, [1])]
+    rollups.refresh(timezone.now() + timedelta(hours=2))
+    assert [(s.version, s.domain, s.accept) for s in served_by_domain(served, [1])] == before
+
+
+def test_nothing_but_plain_steps_is_no_accept_length(target):
+    window = count_window(n=1, tokens=0.0, plain=50)
+    metrics.ingest_counts({"counts": [window.to_json()]})
+    metrics.roll_up()
+    total = metrics.summary(target)["total"]
+    assert (total["accept_length"], total["plain_share"]) == (None, 1.0)
+    assert served_by_domain(target, [1])[0].accept_length is None
+    assert accept_levels(target, timezone.now()) == []
+    assert [card.total["accept_length"] for card in cards()] == [None]
+
+
+def test_an_engine_that_does_not_count_them_yet_is_still_heard(target):
+    payload = count_window().to_json()
+    del payload["num_plain_steps"]
+    assert metrics.ingest_counts({"counts": [payload]}) == (1, 0)
