@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from aurora_web.registry.models import Target
-from aurora_web.rollouts.links import decision_link, look_link
+from aurora_web.rollouts.links import ROLL_BACK, decision_link, look_link
 from aurora_web.rollouts.models import Alert, AlertState, RuleReport, RuleSetting, RuleState, Silence
 from aurora_web.rollouts.rules import CONSOLE_SPECS, SPECS, Spec
 
@@ -27,9 +27,9 @@ class Shown:
     silence: Silence | None
 
     @property
-    def decision(self) -> dict[str, str]:
+    def decision(self) -> dict[str, str | bool]:
         words, path = decision_link(self.alert)
-        return {"words": words, "path": path}
+        return {"words": words, "path": path, "is_for_operators": words == ROLL_BACK}
 
     @property
     def look(self) -> str:

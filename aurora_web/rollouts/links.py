@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from aurora_web.rollouts.models import Alert, Rule
 
+ROLL_BACK = "Roll back…"
 ABOUT_SPEED = {Rule.SPEEDUP_BELOW_ONE, Rule.ACCEPT_LENGTH_FELL}
 
 
@@ -15,7 +16,7 @@ def decision_link(alert: Alert) -> tuple[str, str]:
     if not slug:
         return "Rules", "/alerts/rules/"
     if alert.rule in ABOUT_SPEED:
-        return "Roll back…", f"/targets/{slug}/rollback/"
+        return ROLL_BACK, f"/targets/{slug}/rollback/"
     if alert.rule == Rule.TRAINER_STALLED:
         return "Training", f"/targets/{slug}/#charts"
     return "Replicas", f"/targets/{slug}/#replicas"
