@@ -63,6 +63,7 @@ class DraftRunner:
         self.sha256 = checkpoint.state_digest(state)
         self._embed_VH = embed_VH  # the target's own, not a copy: it is the largest tensor of a small model
         self._d2t = state["d2t"] + torch.arange(c.draft_vocab_size)
+        self._target_ids: list[int] = self._d2t.tolist()
         self._is_identity = bool((state["d2t"] == 0).all())
         layer = "midlayer."
         into = torch.cat((state[layer + "input_layernorm.weight"], state[layer + "hidden_norm.weight"])).float()
@@ -96,9 +97,9 @@ class DraftRunner:
         rows = Rows(spans)
         return self._guess(hidden_BH, self._write(hidden_BH, ids_B, rows), rows)
 
-    def to_target(self, draft_ids_B: Tensor) -> Tensor:
+    def to_target(self, draft_ids: Sequence[int]) -> list[int]:
         """Draft vocabulary -> target vocabulary."""
-        return draft_ids_B if self._is_identity else self._d2t[draft_ids_B]
+        return [self._target_ids[draft_id] for draft_id in draft_ids]
 
     def over_target(self, probabilities_V: Tensor, vocab_size: int) -> Tensor:
         """A distribution over the draft's vocabulary as one over the target's."""

@@ -7,6 +7,7 @@ both is the distribution of the token that draft i proposed. After Leviathan et 
 from __future__ import annotations
 
 import torch
+from aurora_kernels import sampling
 from torch import Tensor
 
 
@@ -47,19 +48,27 @@ def residual(q_V: Tensor, p_V: Tensor) -> Tensor:
 
 def distribution(logits_SV: Tensor, temperature: float, top_p: float) -> Tensor:
     """Softmax at a temperature > 0, cut to the smallest set of tokens whose mass reaches ``top_p``."""
-    probabilities = torch.softmax(logits_SV.float() / temperature, -1)
+    probabilities = sampling.softmax(logits_SV, temperature)
     if top_p >= 1.0:
         return probabilities
-    ordered, order = probabilities.sort(-1, descending=True)
+    return torch.stack([_nucleus(p_V, top_p) for p_V in probabilities])
+
+
+def _nucleus(p_V: Tensor, top_p: float) -> Tensor:
+    """A row cut to its likeliest tokens; only those are sorted that can be among them.
+
+    Tokens below (1 - top_p) / V have less than 1 - top_p together, so the others reach ``top_p`` without them. Half of
+    that leaves room for rounding.
+    """
+    places = (p_V >= 0.5 * (1 - top_p) / len(p_V)).nonzero()[:, 0]
+    ordered, order = p_V[places].sort(descending=True)
     kept = ordered.where(ordered.cumsum(-1) - ordered < top_p, 0.0)
-    return torch.zeros_like(probabilities).scatter_(-1, order, kept / kept.sum(-1, keepdim=True))
+    return torch.zeros_like(p_V).index_copy_(0, places[order], kept / kept.sum())
 
 
 def draw(probabilities_V: Tensor, generator: torch.Generator) -> int:
     """One token id by inversion: the first whose cumulative probability exceeds a uniform number."""
-    cumulative = probabilities_V.double().cumsum(-1)
-    token = int(torch.searchsorted(cumulative, uniform(generator) * cumulative[-1], right=True))
-    return min(token, int(probabilities_V.nonzero()[-1]))
+    return sampling.draw(probabilities_V, uniform(generator))
 
 
 def uniform(generator: torch.Generator) -> float:

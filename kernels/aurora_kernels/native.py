@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = [FOLDER / name for name in ("half_linear.c", "tile_linear.c", "attention.c", "rows.c")]
+SOURCES = [FOLDER / name for name in ("half_linear.c", "tile_linear.c", "attention.c", "rows.c", "sampling.c")]
 HEADERS = [FOLDER / "vectors.h"]
 BUILT = Path(__file__).with_name("built")
 FLAGS = ("-O3", "-Wno-psabi", "-shared", "-fPIC")
 NATIVE = ("-march=native",)
 COMPILE_SECONDS = 120.0
-TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_long, "x": ctypes.c_float}
+TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_long, "x": ctypes.c_float, "d": ctypes.c_double}
 FUNCTIONS = {
     "half_linear_pack": "ppnn",
     "half_linear": "pppnnn",
@@ -31,6 +31,9 @@ FUNCTIONS = {
     "attention_read": "pnpppppnnnnnx",
     "rms_norm": "pppnnx",
     "silu_times": "ppnn",
+    "greatest": "ppnn",
+    "softmax": "ppnnx",
+    "draw": "ppnd",
 }
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from aurora_kernels.sampling import greatest
 
 from serving.draft_runner import DraftRunner
 from serving.engine.config import MAX_LOOKAHEAD
@@ -175,11 +176,11 @@ def _step(decoder: Decoder, draft: DraftRunner, size: int, lookahead: int, start
     def step() -> None:
         if lookahead:
             guess = draft.extend(features, pairs, [Span(slot, start - 1, 2) for slot in slots])
-            guess.logits.argmax(-1).tolist()
+            greatest(guess.logits)
         for depth in range(lookahead - 1):
             guess = draft.chain(guess.hidden, ones, [Span(slot, start + 1 + depth, 1) for slot in slots])
-            guess.logits.argmax(-1).tolist()
+            greatest(guess.logits)
         states = decoder.forward(rows, [Span(slot, start, lookahead + 1) for slot in slots])
-        decoder.logits(states.final).argmax(-1).tolist()
+        greatest(decoder.logits(states.final))
 
     return step

@@ -12,6 +12,7 @@ from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 import torch
+from aurora_kernels.sampling import greatest
 from torch import Tensor
 
 from serving.draft_runner import DraftRunner
@@ -68,7 +69,7 @@ class Stepper:
             return None
         logits = self.decoder.logits(states.final[-1:])
         if sequence.is_greedy:
-            return int(logits.argmax(-1))
+            return greatest(logits)[0]
         return verify.draw(self._distribution(sequence, logits)[0], sequence.generator)
 
     def propose(self, group: Many[Sequence], lookaheads: Many[int]) -> list[Proposal]:
@@ -117,7 +118,7 @@ class Stepper:
         states = self.decoder.forward(torch.tensor(ids), spans)
         self.states.write(spans, states)
         logits_NV = self.decoder.logits(states.final)
-        best: list[int] = logits_NV.argmax(-1).tolist()
+        best = greatest(logits_NV)
         verdicts, first = [], 0
         for sequence, proposal, span in zip(group, proposals, spans, strict=True):
             rows = slice(first, first + span.num)
@@ -140,7 +141,7 @@ class Stepper:
         proposals: Many[Proposal],
     ) -> list[int]:
         """Choose one draft token for each active request and add it to its proposal."""
-        tokens: list[int] = draft.to_target(logits_BV.argmax(-1)).tolist()
+        tokens = draft.to_target(greatest(logits_BV))
         for row, i in enumerate(active):
             if not group[i].is_greedy:
                 p_V = self._distribution(group[i], logits_BV[row : row + 1])[0]

@@ -50,6 +50,19 @@ def test_top_p_keeps_the_smallest_set():
     assert verify.distribution(logits, 1.0, 1.0).sum() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 8.0])
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.99, 0.9999])
+def test_top_p_over_a_large_vocabulary_is_that_of_a_full_sort(scale, top_p):
+    logits = torch.randn(2, 20_000, generator=torch.Generator().manual_seed(1)) * scale
+    full = verify.distribution(logits, 1.0, 1.0).double()
+    ordered, order = full.sort(-1, descending=True)
+    kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
+    expected = torch.zeros_like(full).scatter_(-1, order, kept / kept.sum(-1, keepdim=True))
+    got = verify.distribution(logits, 1.0, top_p).double()
+    # Tokens next to each other in the order may swap at the border, where rounding decides.
+    assert float((got - expected).abs().sum(-1).max()) < 1e-3
+
+
 def test_temperature_sharpens():
     logits = torch.tensor([[1.0, 0.0]])
     assert verify.distribution(logits, 0.5, 1.0)[0, 0] > verify.distribution(logits, 1.0, 1.0)[0, 0]
