@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+from aurora_kernels.training_rows import rms_norm, rotated, silu_times
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,16 +133,10 @@ def rope_theta_of(config: dict[str, Any]) -> float:
 
 
 def rope_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos, sin of shape [*positions.shape, head_dim] for Llama's half rotation."""
+    """cos, sin of shape [*positions.shape, head_dim / 2] for Llama's half rotation."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions[..., None].float() * frequencies
-    return torch.cat((angles, angles), -1).cos(), torch.cat((angles, angles), -1).sin()
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate [..., head_dim] by tables that broadcast against it."""
-    low, high = x.chunk(2, -1)
-    return x * cos + torch.cat((-high, low), -1) * sin
+    return angles.cos(), angles.sin()
 
 
 class RMSNorm(nn.Module):
@@ -151,7 +146,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class DraftAttention(nn.Module):
@@ -173,7 +168,7 @@ class DraftMLP(nn.Module):
         self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(silu_times(self.gate_proj(x), self.up_proj(x)))
         return out
 
 
@@ -238,17 +233,25 @@ class Eagle3Draft(nn.Module):
         fused: Tensor = self.fc(features_BTK)
         return fused
 
-    def project(self, embeds_BTH: Tensor, hidden_BTH: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries [B, heads, T, D], keys and values [B, kv_heads, T, D]."""
-        c, layer = self.config, self.midlayer
-        x = torch.cat((layer.input_layernorm(embeds_BTH), layer.hidden_norm(hidden_BTH)), -1)
-        cos, sin = rope_tables(positions_BT[:, None], c.head_dim, c.rope_theta)
-        q = apply_rope(self._heads(layer.self_attn.q_proj(x)), cos, sin)
-        k = apply_rope(self._heads(layer.self_attn.k_proj(x)), cos, sin)
-        return q, k, self._heads(layer.self_attn.v_proj(x))
+    def joined(self, embeds_BTH: Tensor, hidden_BTH: Tensor) -> Tensor:
+        """What queries, keys and values are projected from: both normed, side by side [B, T, 2H]."""
+        return torch.cat((self.midlayer.input_layernorm(embeds_BTH), self.midlayer.hidden_norm(hidden_BTH)), -1)
+
+    def queries(self, joined_BTH: Tensor, cos_BTR: Tensor, sin_BTR: Tensor) -> Tensor:
+        """Rotated queries [B, heads, T, D]."""
+        return rotated(self._heads(self.midlayer.self_attn.q_proj(joined_BTH)), cos_BTR, sin_BTR)
+
+    def keys_values(self, joined_BTH: Tensor, cos_BTR: Tensor, sin_BTR: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys, and values: [B, kv_heads, T, D]."""
+        attention = self.midlayer.self_attn
+        values = self._heads(attention.v_proj(joined_BTH)).transpose(1, 2).contiguous()
+        return rotated(self._heads(attention.k_proj(joined_BTH)), cos_BTR, sin_BTR), values
+
+    def rope(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        return rope_tables(positions_BT, self.config.head_dim, self.config.rope_theta)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], -1, self.config.head_dim).transpose(1, 2)
+        return x.view(*x.shape[:-1], -1, self.config.head_dim)
 
     def finish(self, attended_BHTD: Tensor, hidden_BTH: Tensor) -> Tensor:
         """Residuals and MLP: attention output and the un-normed hidden -> ``out`` [B, T, H]."""
@@ -263,7 +266,8 @@ class Eagle3Draft(nn.Module):
 
     def forward(self, embeds_BTH: Tensor, hidden_BTH: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Causal pass over a whole sequence, no cache: (logits [B, T, V], out [B, T, H])."""
-        q, k, v = self.project(embeds_BTH, hidden_BTH, positions_BT)
+        joined, angles = self.joined(embeds_BTH, hidden_BTH), self.rope(positions_BT)
+        q, (k, v) = self.queries(joined, *angles), self.keys_values(joined, *angles)
         groups = self.config.num_heads // self.config.num_kv_heads
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / math.sqrt(self.config.head_dim))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from aurora_kernels.training_rows import cross_entropy_
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,10 +34,8 @@ class FusedHeadLoss(torch.autograd.Function):
         head = head_VH.to(hidden_NH.dtype)
         # In that format whatever the caller's autocast: a GPU's makes each softmax float32, twice the memory.
         with torch.autocast(hidden_NH.device.type, enabled=False):
-            slope = torch.softmax(F.linear(hidden_NH, head), -1)
-            known = slope.gather(1, ids_Nk).float().clamp_min(LEAST_PROBABILITY)
-            losses: Tensor = -weight_N * (probs_Nk * known.log()).sum(-1)
-            slope.scatter_add_(1, ids_Nk, -probs_Nk.to(slope.dtype))
+            slope = F.linear(hidden_NH, head)
+            losses = weight_N * cross_entropy_(slope, ids_Nk, probs_Nk, LEAST_PROBABILITY)
             weight = weight_N[:, None].to(hidden_NH.dtype)
             ctx.save_for_backward((slope @ head) * weight, slope.mT @ (hidden_NH * weight))
         ctx.head_dtype = head_VH.dtype

@@ -13,14 +13,22 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices_NRC: Tensor, num_steps: int) -> Tensor:
-    """Approximate the nearest orthogonal matrix of each of [N, R, C] with R <= C, in bfloat16 where that is fast."""
+    """Approximate the nearest orthogonal matrix of each of [N, R, C] with R <= C, in bfloat16 where that is fast.
+
+    Each step multiplies X by aI + bG + cG^2 with G = X X^T. All of them are polynomials of the first G, so that only
+    [R, R] matrices are multiplied in between: half of the time where C is 2 to 3 times R.
+    """
     a, b, c = COEFFICIENTS
     x = matrices_NRC.to(fastest_dtype(matrices_NRC.device))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(num_steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    orthogonal: Tensor = x.float()
+    gram, product = x @ x.mT, None
+    for step in range(num_steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = factor if product is None else factor @ product
+        if step < num_steps - 1:
+            gram = factor @ (gram @ factor)
+    orthogonal: Tensor = (x if product is None else product @ x).float()
     return orthogonal
 
 

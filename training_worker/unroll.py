@@ -8,18 +8,16 @@ real ones, which are the draft's own for as long as its proposals are right; aft
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from aurora_kernels.chain_attention import chain_attention
 from torch import Tensor
 
 from speculators.eagle3 import Eagle3Draft
 from training_worker.batches import Batch
-
-MASKED = -1e4  # bfloat16 holds it; e^-10000 is 0
-
 
 @dataclass(frozen=True, slots=True)
 class Depth:
@@ -38,49 +36,40 @@ def unroll(draft: Eagle3Draft, embed_VH: Tensor, batch: Batch, bases: list[Tenso
     features = batch.features.to(draft.fc.weight.dtype)
     everything = torch.arange(features.shape[1], device=features.device).expand(len(features), -1)
     hidden = draft.fuse(features)
-    q, k0, v0 = _project(draft, embed_VH, batch, everything, hidden, 0)
+    joined = _joined(draft, embed_VH, batch, everything, hidden, 0)
+    k0, v0 = draft.keys_values(joined, *_angles(draft, batch, everything, 0))
     base = bases[0]
     if base.shape != everything.shape:  # as many rising positions as there are: all of them
-        q, hidden = _pick_heads(q, base), _pick(hidden, base)
+        joined, hidden = _pick(joined, base), _pick(hidden, base)
     chain_k: list[Tensor] = []
     chain_v: list[Tensor] = []
-    out = draft.finish(_attend(q, k0, v0, chain_k, chain_v, base).to(hidden.dtype), hidden)
+    q = draft.queries(joined, *_angles(draft, batch, base, 0))
+    out = draft.finish(chain_attention(q, k0, v0, chain_k, chain_v, base).to(hidden.dtype), hidden)
     yield Depth(out, base)
     for depth, chosen in enumerate(bases[1:], start=1):
-        place = _places(base, chosen)
-        chain_k, chain_v = [_pick_heads(x, place) for x in chain_k], [_pick_heads(x, place) for x in chain_v]
-        hidden, base = _pick(out, place), chosen
-        q, k, v = _project(draft, embed_VH, batch, base, hidden, depth)
+        hidden = out
+        if chosen.shape != base.shape:
+            place = _places(base, chosen)
+            chain_k, chain_v = [_pick_heads(x, place) for x in chain_k], [_pick_heads(x, place) for x in chain_v]
+            hidden, base = _pick(out, place), chosen
+        joined, angles = _joined(draft, embed_VH, batch, base, hidden, depth), _angles(draft, batch, base, depth)
+        k, v = draft.keys_values(joined, *angles)
         chain_k.append(k)
         chain_v.append(v)
-        out = draft.finish(_attend(q, k0, v0, chain_k, chain_v, base).to(hidden.dtype), hidden)
+        attended = chain_attention(draft.queries(joined, *angles), k0, v0, chain_k, chain_v, base)
+        out = draft.finish(attended.to(hidden.dtype), hidden)
         yield Depth(out, base)
 
 
-def _project(
+def _joined(
     draft: Eagle3Draft, embed_VH: Tensor, batch: Batch, base_BN: Tensor, hidden_BNH: Tensor, depth: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     ids = batch.tokens.gather(1, (base_BN + depth).clamp_max(batch.tokens.shape[1] - 1))
-    positions = batch.first_state[:, None] + base_BN + depth
-    q, k, v = draft.project(embed_VH[ids].to(hidden_BNH.dtype), hidden_BNH, positions)
-    groups = draft.config.num_heads // draft.config.num_kv_heads
-    return q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return draft.joined(embed_VH[ids].to(hidden_BNH.dtype), hidden_BNH)
 
 
-def _attend(q: Tensor, k0: Tensor, v0: Tensor, chain_k: list[Tensor], chain_v: list[Tensor], base_BN: Tensor) -> Tensor:
-    """Attention over the causal part of depth 0 and over the own chain: [B, heads, n, D]."""
-    scale = 1 / math.sqrt(q.shape[-1])
-    q = q.to(v0.dtype)
-    scores = (q @ k0.to(q.dtype).mT) * scale
-    future = torch.arange(k0.shape[2], device=q.device)[None, None, None] > base_BN[:, None, :, None]
-    parts = [scores.float().masked_fill(future, MASKED)]
-    parts += [((q * k.to(q.dtype)).sum(-1, keepdim=True) * scale).float() for k in chain_k]
-    weights = torch.softmax(torch.cat(parts, -1), -1).to(v0.dtype)
-    length = k0.shape[2]
-    attended = weights[..., :length] @ v0
-    for i, v in enumerate(chain_v):
-        attended = attended + weights[..., length + i : length + i + 1] * v
-    return attended
+def _angles(draft: Eagle3Draft, batch: Batch, base_BN: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    return draft.rope(batch.first_state[:, None] + base_BN + depth)
 
 
 def _places(old_BN: Tensor, new_BN: Tensor) -> Tensor:
@@ -89,7 +78,26 @@ def _places(old_BN: Tensor, new_BN: Tensor) -> Tensor:
 
 
 def _pick(x_BNH: Tensor, place_BN: Tensor) -> Tensor:
-    return x_BNH.gather(1, place_BN[..., None].expand(-1, -1, x_BNH.shape[-1]))
+    """Rows at different places of each row of the batch."""
+    num, size = x_BNH.shape[1:]
+    first_B1 = torch.arange(len(x_BNH), device=x_BNH.device)[:, None] * num
+    picked: Tensor = _Pick.apply(x_BNH.reshape(-1, size), (first_B1 + place_BN).flatten())  # type: ignore[no-untyped-call]
+    return picked.view(*place_BN.shape, size)
+
+
+class _Pick(torch.autograd.Function):
+    """Different rows: their gradients are put where they came from, while torch's ``gather`` adds them up."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NH: Tensor, rows_M: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_M)
+        ctx.num_rows = len(x_NH)
+        return x_NH.index_select(0, rows_M)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (rows_M,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.num_rows, grads[0].shape[1]).index_copy_(0, rows_M, grads[0]), None
 
 
 def _pick_heads(x_BHND: Tensor, place_BN: Tensor) -> Tensor:

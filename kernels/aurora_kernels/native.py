@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = [FOLDER / name for name in ("half_linear.c", "tile_linear.c", "attention.c", "rows.c", "sampling.c")]
+SERVING = ("half_linear.c", "tile_linear.c", "attention.c", "rows.c", "sampling.c")
+TRAINING = ("training_rows.c", "chain_attention.c")
+SOURCES = [FOLDER / name for name in (*SERVING, *TRAINING)]
 HEADERS = [FOLDER / "vectors.h"]
 BUILT = Path(__file__).with_name("built")
 FLAGS = ("-O3", "-Wno-psabi", "-shared", "-fPIC")
@@ -34,6 +36,15 @@ FUNCTIONS = {
     "greatest": "ppnn",
     "softmax": "ppnnx",
     "draw": "ppnd",
+    "rms_norm_forward": "ppppnnx",
+    "rms_norm_backward": "ppppppnn",
+    "silu_times_forward": "pppn",
+    "silu_times_backward": "pppppn",
+    "rotate": "ppppnnnnn",
+    "cross_entropy": "pppppnnnx",
+    "chain_softmax": "ppppppnnnnnnnx",
+    "chain_mix": "pppnnnnnn",
+    "chain_softmax_backward": "pppppppppppnnnnnnnx",
 }
 
 

@@ -25,11 +25,7 @@ void rms_norm(const float *x, const float *weight, float *y, long N, long size, 
     }
 }
 
-static inline __attribute__((always_inline)) vector silu(vector x)
-{
-    const vector e = exponential(choose(x < 0.0f, x, -x)); /* of -|x| */
-    return x * choose(x < 0.0f, e, all(1)) / (1.0f + e);
-}
+static inline __attribute__((always_inline)) vector silu(vector x) { return x * sigmoid(x); }
 
 /* y = silu(gate) * up, of N rows [gate, up], each of ``size`` numbers. */
 void silu_times(const float *both, float *y, long N, long size)
