@@ -25,7 +25,8 @@ from serving.model.config import RopeScaling
 from serving.model.rotary import CausalMasks, Rotary
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 
 # Difference between the logits of the packed draft and of the float32 reference, relative to these (norms over the
 # vocabulary): the median over some made-up contexts. A well trained draft attends sharply, and in bfloat16 a context

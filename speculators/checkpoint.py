@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import VOCABULARY_TENSORS, DraftConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -77,15 +76,15 @@ def load(directory: Path, expected_sha256: str | None = None) -> tuple[DraftConf
 
 def tensor_problems(config: DraftConfig, state: dict[str, Tensor]) -> list[str]:
     """What an engine would ignore or misread in silence: names, shapes, dtypes, values that are not finite."""
-    expected = _expected(config)
+    expected = config.tensor_shapes()
     problems = [f"unknown tensor {name}" for name in sorted(state.keys() - expected.keys())]
     problems += [f"missing tensor {name}" for name in sorted(expected.keys() - state.keys())]
     for name in sorted(state.keys() & expected.keys()):
-        tensor, meant = state[name], expected[name]
-        if tensor.shape != meant.shape:
-            problems.append(f"{name} has shape {list(tensor.shape)}, expected {list(meant.shape)}")
-        elif tensor.is_floating_point() != meant.is_floating_point():
-            problems.append(f"{name} has dtype {tensor.dtype}, expected {meant.dtype}")
+        tensor, dtype = state[name], VOCABULARY_TENSORS.get(name, "torch.float32")
+        if tensor.shape != expected[name]:
+            problems.append(f"{name} has shape {list(tensor.shape)}, expected {list(expected[name])}")
+        elif tensor.is_floating_point() == (name in VOCABULARY_TENSORS):
+            problems.append(f"{name} has dtype {tensor.dtype}, expected {dtype}")
         elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             problems.append(f"{name} has values that are not finite")
     return problems or _vocabulary_problems(config, state)
@@ -137,13 +136,6 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@lru_cache(maxsize=8)
-def _expected(config: DraftConfig) -> dict[str, Tensor]:
-    """Every tensor of a draft, on no device; building the modules costs milliseconds of the interpreter."""
-    with torch.device("meta"):
-        return Eagle3Draft(config).state_dict()
 
 
 def _payload(state: dict[str, Tensor]) -> bytes:

@@ -23,15 +23,14 @@ BASES_STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """What the target says after each of T positions, on the CPU."""
+    """What the target says after each of T positions, on the CPU; k is 0 for a trace that is not learnt from."""
 
     ids: Tensor  # int32 [T, k]: its most likely tokens, the likeliest first
-    probs: Tensor  # float32 [T, k], at temperature 1; rows sum to one
-    emitted: Tensor  # float32 [T]: of the token that came, at the trace's temperature; greedy, or in the prompt: ones
+    probs: Tensor  # float32 [T, k], at temperature 1; rows sum to one, or are zeros where nothing is learnt
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.ids, self.probs, self.emitted))
+        return self.ids.nbytes + self.probs.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class Example:
     source: TraceSource
     features: Tensor  # float16 [T, K*Ht]
     teacher: Teacher
+    emitted: Tensor  # float32 [T]: of the token that came, at the trace's temperature; greedy, or in the prompt: ones
 
     @property
     def domain(self) -> str:
@@ -52,12 +52,11 @@ class Example:
 
     @property
     def first_base(self) -> int:
-        """The first position that an engine drafts from."""
-        return max(0, self.source.prompt_len - 1 - self.source.first_state)
+        return self.source.first_base
 
     @property
     def num_bytes(self) -> int:
-        return self.features.nbytes + self.teacher.num_bytes
+        return self.features.nbytes + self.teacher.num_bytes + self.emitted.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +140,11 @@ def training_batches(examples: Sequence[Example], max_positions: int, rng: rando
 def sample_bases(
     batch: Batch, prompt_share: float, chain_shares: Sequence[float], generator: torch.Generator
 ) -> tuple[list[Tensor], Tensor]:
-    """(bases [B, n] of depth 0, 1, ..., weight [B, n] of depth 0).
+    """(bases [B, n] of depth 0, 1, ..., weight [B, L] of a base at each position).
 
     Depth 0 takes every position that an engine would draft from, and a random share of the prompt's; each further depth
-    a random share of the positions of the depth before. Rows with fewer positions are filled up with weight 0. Drawn on
-    the CPU, from a batch there: every device learns the same positions, and none is asked how many they are.
+    a random share of the positions of the depth before. Rows with fewer positions are filled up with some of weight 0.
+    Drawn on the CPU, from a batch there: every device learns the same positions, and none is asked how many they are.
     """
     rows, length = batch.tokens.shape
     place = torch.arange(length).expand(rows, length)
@@ -155,9 +154,9 @@ def sample_bases(
     is_chosen = is_labelled & ((place >= first) | (luck < prompt_share))
     num = min(length, -(-max(1, int(is_chosen.sum(1).max())) // BASES_STEP) * BASES_STEP)
     order = torch.where(is_chosen, place, length + place).argsort(1)[:, :num].sort(1).values
-    bases, weight = [order], is_chosen.gather(1, order).float()
+    bases = [order]
     for share in chain_shares:
         count = max(1, round(num * share))
         drawn = torch.rand(bases[-1].shape, generator=generator).argsort(1)[:, :count].sort(1).values
         bases.append(bases[-1].gather(1, drawn))
-    return bases, weight
+    return bases, is_chosen.float()

@@ -39,6 +39,11 @@ class TraceSource:
     first_state: int  # first token position whose hidden states are in the segment
     lookahead: int
 
+    @property
+    def first_base(self) -> int:
+        """The first of its states' positions that an engine drafts from."""
+        return max(0, self.prompt_len - 1 - self.first_state)
+
 
 @dataclass(frozen=True, slots=True)
 class SliceJob:

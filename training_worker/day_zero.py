@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from speculators.checkpoint import CONFIG, WEIGHTS, CheckpointError, tensor_problems
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from training_worker import vocabulary
 from training_worker.config import SliceJob
 

@@ -2,8 +2,8 @@
 
 A greedy trace is replayed exactly: from each step's base the draft's chain is compared with the tokens that follow, and
 the next step starts where this one stopped. For a sampled trace the emitted token is known, so a draft passed with
-probability min(p, q) / q at that token (the posterior of the verification rule); the coin is drawn from the trace id,
-so that two drafts see the same coins. Source of the rule: Leviathan et al. 2023.
+probability min(p, q) / q at that token (the posterior of the verification rule); the coin of each base and depth is
+drawn from the trace id, so that two drafts see the same coins. Source of the rule: Leviathan et al. 2023.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Passes:
     """
 
     start: list[int]
-    probs: list[list[list[float]]]  # [row][depth][n]: that the draft passes, given that those before it did
+    passed: list[list[list[bool]]]  # [row][depth][n]: whether the draft passes, given that those before it did
     losses: Tensor  # [B, n] of depth 0, on the CPU
 
 
@@ -75,25 +75,38 @@ def _passes(draft: Eagle3Draft, target: Target, examples: Sequence[Example], loo
     num = min(length, -(-max(e.num_positions - e.first_base for e in examples) // BASES_STEP) * BASES_STEP)
     start = torch.tensor([min(e.first_base, length - num) for e in examples])
     base = sent(start[:, None] + torch.arange(num), target.device)
-    emitted = torch.zeros(len(examples), length)
+    emitted, coins = torch.zeros(len(examples), length), torch.zeros(len(examples), num, max(1, lookahead))
     for row, example in enumerate(examples):
-        emitted[row, : example.num_positions] = example.teacher.emitted
-    emitted = sent(emitted, target.device)
-    probs, losses, ids = [], torch.zeros(0), draft.target_ids
-    for k, depth in enumerate(unroll(draft, target.embed_VH, batch, [base] * max(1, lookahead))):
+        emitted[row, : example.num_positions] = example.emitted
+        luck = random.Random(example.source.trace_id)
+        coins[row] = torch.tensor([luck.random() for _ in range(coins[row].numel())]).view_as(coins[row])
+    emitted, coins, start = (sent(each, target.device) for each in (emitted, coins, start))
+    passed = torch.zeros(len(examples), max(1, lookahead), num, dtype=torch.bool, device=target.device)
+    losses, ids, bases = torch.zeros(0), draft.target_ids, [base]
+    for k, depth in enumerate(unroll(draft, target.embed_VH, batch, bases)):
         logits = draft.logits(depth.out)
-        place = (base + k + 1).clamp_max(length - 1)
+        place, at = (depth.base + k + 1).clamp_max(length - 1), depth.base - start[:, None]
         label = batch.tokens.gather(1, place)
-        passed = (ids[logits.argmax(-1)] == label).float()
+        probs = (ids[logits.argmax(-1)] == label).float()
         for row in (on_cpu.temperature > 0).nonzero().flatten().tolist():
             q = emitted[row].gather(0, place[row])
-            passed[row] = _posterior(logits[row], q, label[row], ids, float(on_cpu.temperature[row]))
-        probs.append(passed)
+            probs[row] = _posterior(logits[row], q, label[row], ids, float(on_cpu.temperature[row]))
+        passes = probs > coins[:, :, k].gather(1, at)
+        passed[:, k].scatter_(1, at, passes)
         if k == 0:
             known, slot = _slots(ids, label)
             picked = torch.log_softmax(logits, -1).gather(-1, slot[..., None])[..., 0]
             losses = torch.where(known, -picked, 0.0).cpu()
-    return Passes(start.tolist(), torch.stack(probs, 1).tolist(), losses)
+        if k + 1 < lookahead:
+            bases.append(_going_on(depth.base, passes))
+    return Passes(start.tolist(), passed.tolist(), losses)
+
+
+def _going_on(base_BN: Tensor, passes_BN: Tensor) -> Tensor:
+    """The bases that passed, and as many others as make the rows equally long: where a chain ends nothing follows."""
+    num = min(base_BN.shape[1], -(-max(1, int(passes_BN.sum(1).max())) // BASES_STEP) * BASES_STEP)
+    first = (~passes_BN).int().argsort(stable=True, dim=1)[:, :num].sort(1).values
+    return base_BN.gather(1, first)
 
 
 def _posterior(logits_NV: Tensor, q_N: Tensor, label_N: Tensor, ids: Tensor, temperature: float) -> Tensor:
@@ -111,8 +124,7 @@ def _slots(draft_ids: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 def _walk(example: Example, passes: Passes, row: int, lookahead: int) -> TraceScore:
     """Replay the verify steps of one trace."""
-    source, probs, start = example.source, passes.probs[row], passes.start[row]
-    coins = random.Random(source.trace_id)
+    source, passes_at, start = example.source, passes.passed[row], passes.start[row]
     num_steps = num_correct = num_proposed = 0
     proposed, passed = [0] * lookahead, [0] * lookahead  # by position
     end = len(source.tokens)
@@ -124,7 +136,7 @@ def _walk(example: Example, passes: Passes, row: int, lookahead: int) -> TraceSc
             continue
         limit = min(lookahead, end - committed - 1)  # the last token of a step is the bonus
         correct = 0
-        while correct < limit and coins.random() < probs[correct][base - start]:
+        while correct < limit and passes_at[correct][base - start]:
             correct += 1
         num_steps, num_correct, num_proposed = num_steps + 1, num_correct + correct, num_proposed + limit
         for position in range(limit):

@@ -17,7 +17,8 @@ import torch
 
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from speculators.records import EvalReport, TrainProgress, VersionManifest
 from training_worker import vocabulary
 from training_worker.batches import Example, training_batches
@@ -27,7 +28,7 @@ from training_worker.device import find_device, name_of
 from training_worker.evaluate import TraceScore, by_domain, replay
 from training_worker.memory import give_back_memory
 from training_worker.segments import Examples
-from training_worker.target import Target
+from training_worker.target import Target, Use
 from training_worker.trainer import Trainer
 
 STATE_FILE = "trainer.pt"
@@ -36,7 +37,7 @@ EVALUATION_TOKENS_PER_SECOND = 600  # of the slice's budget: evaluation must not
 EVALUATION_TOKENS = 1500  # at least
 SCORES_KEPT = 4096
 TRAINING_PER_SAVING = 5.0  # a slice trains at least so many times as long as writing its state takes,
-TRAINING_PER_EVALUATION = 4.0  # and as its last evaluation took
+TRAINING_PER_EVALUATION = 8.0  # and as its last evaluation took
 REPLAY_PER_FRESH = 4  # old traces in a pass for each fresh one ...
 REPLAY_PER_PASS = 48  # ... and at least so many
 
@@ -167,12 +168,13 @@ class _Slice:
         self._report = report
         self._reported_at = -PROGRESS_SECONDS
         self._rate = 0.0
+        self._use = Use.GENERATED | Use.PROMPT if self.trainer.recipe.prompt_share else Use.GENERATED
         self._trained: set[str] = set()  # trace ids that a step has seen
 
     def run(self) -> SliceResult:
         """Load, train, save, evaluate, publish."""
         self._tell("load", now=True)
-        fresh, missing = self.run_state.examples.load(self.job.fresh)
+        fresh, missing = self.run_state.examples.load(self.job.fresh, self._use)
         missing_old = self._train([example.source for example in fresh])
         self._tell("save", now=True)
         self._keep()
@@ -208,7 +210,7 @@ class _Slice:
         spent, tokens, first_step = 0.0, self.trainer.num_tokens, self.trainer.step_count + 1
         while fresh or old:
             rng = random.Random(f"{self.job.seed}:{self.trainer.step_count}")
-            examples, gone = self.run_state.examples.load(one_pass(fresh, old, rng))
+            examples, gone = self.run_state.examples.load(one_pass(fresh, old, rng), self._use)
             missing += gone
             old = [source for source in old if source.trace_id not in gone]
             for batch in training_batches(examples, self.trainer.recipe.max_positions, rng):
@@ -248,7 +250,8 @@ class _Slice:
     def _evaluate(self, candidate_uri: str) -> EvalReport | None:
         """Candidate and live on the same traces; what is known of the live version already is not computed again."""
         started = time.monotonic()
-        examples, _ = self.run_state.examples.load(_within(self.job.held_out, self._evaluation_tokens()))
+        held_out = _within(self.job.held_out, self._evaluation_tokens())
+        examples, _ = self.run_state.examples.load(held_out, Use.REPLAY)
         if not examples:
             return None
         candidate = self._scores(candidate_uri, self.trainer.published(), examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,17 @@ TEACHER_TOKENS = 16  # kept per position
 POSITIONS = 256  # at once: their logits over a whole vocabulary are the largest thing in the trainer's memory
 
 
+class Use(enum.Flag):
+    """What a trace is loaded for: each takes time that the others don't need."""
+
+    REPLAY = enum.auto()
+    GENERATED = enum.auto()  # to learn from the positions that an engine drafts from,
+    PROMPT = enum.auto()  # and from the prompt's
+
+
+EVERYTHING = Use.REPLAY | Use.GENERATED | Use.PROMPT
+
+
 class Target:
     """A Hugging Face directory. Raises FileNotFoundError where it is gone, KeyError for a missing embedding.
 
@@ -35,9 +47,9 @@ class Target:
         self.embed_VH = self._tensor(EMBED)
         self.head_VH = self.embed_VH if self.config.get("tie_word_embeddings") else self._tensor(HEAD)
 
-    def recompute(self, source: TraceSource, aux_layer_ids: tuple[int, ...]) -> Example:
+    def recompute(self, source: TraceSource, aux_layer_ids: tuple[int, ...], use: Use = EVERYTHING) -> Example:
         """A trace whose hidden states are gone."""
-        return self.example(source, *self.states(source, aux_layer_ids))
+        return self.example(source, *self.states(source, aux_layer_ids), use)
 
     def states(self, source: TraceSource, aux_layer_ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """(features, final) of a trace by one prefill, rounded to float16 on the CPU as a segment would hold them."""
@@ -49,15 +61,20 @@ class Target:
         final = answer.last_hidden_state[0].half()
         return features[source.first_state :].to("cpu", copy=True), final[source.first_state :].to("cpu", copy=True)
 
-    def example(self, source: TraceSource, features: Tensor, final: Tensor) -> Example:
-        """A trace with its states and what the target thought likely at each position."""
-        parts = [self._likely(final[first : first + POSITIONS]) for first in range(0, len(final), POSITIONS)]
-        ids, probs = (torch.cat(each) for each in zip(*parts, strict=True))
-        example = Example(source, features, Teacher(ids, probs, torch.ones(len(final))))
-        if source.temperature > 0:
-            first = example.first_base  # in float32, and where the evaluation asks for it
-            example.teacher.emitted[first:] = self._emitted(source, first, final[first:])
-        return example
+    def example(self, source: TraceSource, features: Tensor, final: Tensor, use: Use = EVERYTHING) -> Example:
+        """A trace with its states and what the target thought at the positions that its use asks for."""
+        first = min(source.first_base, len(final))
+        taught = 0 if Use.PROMPT in use else first if Use.GENERATED in use else len(final)
+        num = min(TEACHER_TOKENS, len(self.head_VH)) if use & (Use.PROMPT | Use.GENERATED) else 0
+        ids, probs = torch.zeros(len(final), num, dtype=torch.int32), torch.zeros(len(final), num)
+        for start in range(taught, len(final), POSITIONS):
+            ids[start : start + POSITIONS], probs[start : start + POSITIONS] = self._likely(
+                final[start : start + POSITIONS]
+            )
+        emitted = torch.ones(len(final))
+        if source.temperature > 0 and Use.REPLAY in use:
+            emitted[first:] = self._emitted(source, first, final[first:])  # in float32: it is compared with
+        return Example(source, features, Teacher(ids, probs), emitted)
 
     @torch.inference_mode()
     def _likely(self, final: Tensor) -> tuple[Tensor, Tensor]:

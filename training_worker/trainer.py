@@ -14,7 +14,8 @@ from aurora_kernels.dtypes import fastest_dtype
 from torch import Tensor
 
 from speculators.checkpoint import sync_directory
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from speculators.losses import head_loss, soft_targets
 from speculators.optimiser import Muon
 from training_worker.batches import Batch, Example, make_batch, padded, sample_bases, sent
@@ -147,8 +148,7 @@ class Trainer:
         with torch.autocast(self.device.type, self.recipe.dtype, enabled=self.recipe.dtype != torch.float32):
             for k, depth in enumerate(unroll(self.draft, self._embed, batch, bases)):
                 place = (depth.base + k + 1).clamp_max(batch.tokens.shape[1] - 1)
-                weight = batch.has_label(depth.base, k).float()
-                weight = (weight * is_chosen if k == 0 else weight).flatten()
+                weight = (batch.has_label(depth.base, k) * is_chosen.gather(1, depth.base)).flatten()
                 weight = weight * share * self.recipe.depth_decay**k / weight.sum().clamp_min(1.0)
                 hidden = self.draft.norm(depth.out).to(self.recipe.dtype)
                 part = (hidden, ids[rows, place], probs[rows, place])

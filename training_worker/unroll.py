@@ -8,7 +8,7 @@ real ones, which are the draft's own for as long as its proposals are right; aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from speculators.eagle3 import Eagle3Draft
 from training_worker.batches import Batch
 
+
 @dataclass(frozen=True, slots=True)
 class Depth:
     """One depth of the chain: ``out`` [B, n, H] before the final norm, at the bases ``base`` [B, n]."""
@@ -27,8 +28,10 @@ class Depth:
     base: Tensor
 
 
-def unroll(draft: Eagle3Draft, embed_VH: Tensor, batch: Batch, bases: list[Tensor]) -> Iterator[Depth]:
-    """Depths 0, 1, ...: ``bases[k]`` [B, n] are the positions whose chain goes on to depth k, rising in each row.
+def unroll(draft: Eagle3Draft, embed_VH: Tensor, batch: Batch, bases: Iterable[Tensor]) -> Iterator[Depth]:
+    """Depths 0, 1, ...: ``bases`` gives the positions [B, n] whose chain goes on to each, rising in each row.
+
+    The next ones are asked for when a depth has been seen.
 
     Keys and values of depth 0 cover every position; the rest is computed at the bases only. The bases of a depth must
     be among those of the depth before. Nothing here asks the device for a value, so that a GPU never waits.
@@ -38,7 +41,8 @@ def unroll(draft: Eagle3Draft, embed_VH: Tensor, batch: Batch, bases: list[Tenso
     hidden = draft.fuse(features)
     joined = _joined(draft, embed_VH, batch, everything, hidden, 0)
     k0, v0 = draft.keys_values(joined, *_angles(draft, batch, everything, 0))
-    base = bases[0]
+    rest = iter(bases)
+    base = next(rest)
     if base.shape != everything.shape:  # as many rising positions as there are: all of them
         joined, hidden = _pick(joined, base), _pick(hidden, base)
     chain_k: list[Tensor] = []
@@ -46,7 +50,7 @@ def unroll(draft: Eagle3Draft, embed_VH: Tensor, batch: Batch, bases: list[Tenso
     q = draft.queries(joined, *_angles(draft, batch, base, 0))
     out = draft.finish(chain_attention(q, k0, v0, chain_k, chain_v, base).to(hidden.dtype), hidden)
     yield Depth(out, base)
-    for depth, chosen in enumerate(bases[1:], start=1):
+    for depth, chosen in enumerate(rest, start=1):
         hidden = out
         if chosen.shape != base.shape:
             place = _places(base, chosen)

@@ -10,10 +10,9 @@ from typing import Any
 
 from aurora_web.registry.findings import Finding, Topic, ok
 from aurora_web.registry.safetensors_header import read_tensors
+from speculators.draft_config import DRAFT_VOCABULARY, LARGEST_FULL_VOCABULARY, MIN_TARGET_LAYERS
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-LARGEST_FULL_VOCABULARY, DRAFT_VOCABULARY = 16_384, 8_192  # as in speculators/eagle3.py
-MIN_LAYERS = 7  # the EAGLE-3 draft reads three distinct layers: 1, n//2 - 1 and n - 4
 DTYPES = ("F32", "BF16", "F16")
 EMBEDDING = "model.embed_tokens.weight"
 SIZES = {
@@ -132,8 +131,8 @@ def shape_problems(config: dict[str, Any], who: str) -> list[Finding]:
             says = f"config.json: {key} is {config.get(key)!r}, expected a positive whole number."
             found.append(Finding(topic, says, f"Set {key} in config.json to the number that the model was made with."))
     layers = positive_integer(config, "num_hidden_layers")
-    if 0 < layers < MIN_LAYERS:
-        says = f"The model has {layers} layers: the draft reads three of them and needs {MIN_LAYERS} or more."
+    if 0 < layers < MIN_TARGET_LAYERS:
+        says = f"The model has {layers} layers: the draft reads three of them and needs {MIN_TARGET_LAYERS} or more."
         found.append(Finding(Topic.LAYERS, says, "Give a larger model: this one is quick without a draft."))
     return found
 

@@ -74,7 +74,7 @@ class _ChainAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         base_Bn, weights, shares, q, k0, v0, *chain = ctx.saved_tensors
         sizes = _sizes(q, k0, chain)
-        b, kv, group, n, length, d, c = sizes
+        b, kv, _, _, length, d, c = sizes
         grad = grads[0].contiguous()
         d_out, keys, queries = grad.view(b * kv, -1, d), k0.view(b * kv, length, d), q.view(b * kv, -1, d)
         d_v0 = torch.bmm(weights.mT, d_out)

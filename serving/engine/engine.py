@@ -39,7 +39,8 @@ from serving.engine.stepper import Stepper, Verdict
 from serving.engine.versions import CONTROL, Versions
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from speculators.records import DomainPin, StepRecord
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from serving.engine.engine import Engine
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 from speculators import checkpoint
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from tests.bench.frozen import serve
 from tests.bench.machine import machine
 from tests.bench.models import prepared, prompts

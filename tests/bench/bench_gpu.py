@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from tests.bench.machine import machine
 from training_worker.batches import Example, training_batches
 from training_worker.config import TraceSource

@@ -28,7 +28,7 @@ from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.pocket.report import distinct_3gram_share
 from serving.traffic.domains.registry import POCKET, REAL
-from speculators.eagle3 import DraftConfig
+from speculators.draft_config import DraftConfig
 from tests.bench.models import prepared, prompts
 from training_worker import vocabulary
 from training_worker.batches import Example, training_batches

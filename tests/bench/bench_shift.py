@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from serving.traffic.domains.registry import POCKET
-from speculators.eagle3 import DraftConfig
+from speculators.draft_config import DraftConfig
 from tests.bench.bench_learning import accept_length, kept_traces
 from tests.bench.models import prepared
 from training_worker.batches import Example, training_batches

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speculators import checkpoint
-from speculators.eagle3 import DraftConfig
+from speculators.draft_config import DraftConfig
 from tests.unit.serving.engine.running import engine_of, submit
 from training_worker import slices
 from training_worker.config import DEVICE, SliceJob

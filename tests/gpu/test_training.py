@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speculators import optimiser
-from speculators.eagle3 import DraftConfig
+from speculators.draft_config import DraftConfig
 from tests.unit.training_worker.conftest import AUX
 from training_worker.batches import make_batch
 from training_worker.evaluate import replay

@@ -10,7 +10,8 @@ from serving.http.tokenizer import TargetTokenizer
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 from speculators import checkpoint
-from speculators.eagle3 import DRAFT_VOCABULARY, DraftConfig, Eagle3Draft
+from speculators.draft_config import DRAFT_VOCABULARY, DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from tests.unit.serving.engine.running import engine_of, output, submit
 from training_worker import vocabulary
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from serving.pocket.expand import expand
 from serving.traffic.domains.registry import POCKET
 from speculators import checkpoint
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from speculators.records import DesiredState, TraceRecord
 from tests.bench.ring import wait_for
 from tests.sglang.server import LOOKAHEAD, PYTHON, Server

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from speculators import checkpoint
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import Judge, Replica
 from training_worker import vocabulary

@@ -12,7 +12,8 @@ import torch
 
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import VOCABULARY_TENSORS, DraftConfig
+from speculators.eagle3 import Eagle3Draft
 
 TARGET: dict[str, Any] = {
     "num_hidden_layers": 8, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -118,6 +119,13 @@ def test_a_config_without_rope_or_layers_is_refused() -> None:
         DraftConfig.for_target({k: v for k, v in TARGET.items() if k != "rope_theta"})
     with pytest.raises(ValueError, match="num_hidden_layers=6"):
         DraftConfig.for_target(TARGET | {"num_hidden_layers": 6})
+
+
+def test_a_config_knows_the_tensors_of_its_draft(draft: Eagle3Draft) -> None:
+    state = draft.state_dict()
+    assert draft.config.tensor_shapes() == {name: tuple(tensor.shape) for name, tensor in state.items()}
+    others = {name: str(tensor.dtype) for name, tensor in state.items() if tensor.dtype != torch.float32}
+    assert others == VOCABULARY_TENSORS
 
 
 def test_loading_a_checkpoint_does_not_load_torchs_compiler(tmp_path: Path, draft: Eagle3Draft) -> None:

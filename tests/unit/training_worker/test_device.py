@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speculators.eagle3 import DraftConfig
+from speculators.draft_config import DraftConfig
 from training_worker import batches, slices, trainer
 from training_worker.config import DEVICE, ConfigError, SliceJob, wanted_device
 from training_worker.device import find_device, name_of

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from speculators import checkpoint
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from tests.unit.serving.engine.running import engine_of, submit
+from training_worker import evaluate
 from training_worker.config import TraceSource
 from training_worker.evaluate import by_domain, replay
+from training_worker.segments import Examples
 
 LOOKAHEAD = 3
 
@@ -15,7 +18,6 @@ LOOKAHEAD = 3
 @pytest.fixture(scope="module")
 def trained(target, traces, tmp_path_factory):
     """A draft that is right now and then."""
-    from training_worker.segments import Examples
     from training_worker.trainer import Recipe, Trainer
 
     examples, _ = Examples(target, (1, 3, 4)).load(traces(24, seed=9))
@@ -54,8 +56,6 @@ def test_replay_equals_the_engine_step_by_step(target, target_dir, trained):
 
 
 def test_sampled_traces_replay_by_the_posterior(target, traces, trained):
-    from training_worker.segments import Examples
-
     config, state = checkpoint.load(trained)
     draft = Eagle3Draft(config)
     draft.load_state_dict(state)
@@ -72,8 +72,6 @@ def test_sampled_traces_replay_by_the_posterior(target, traces, trained):
 
 
 def test_pairs_are_summed_trace_by_trace(target, traces, trained):
-    from training_worker.segments import Examples
-
     config, state = checkpoint.load(trained)
     draft = Eagle3Draft(config)
     draft.load_state_dict(state)
@@ -92,10 +90,27 @@ def test_pairs_are_summed_trace_by_trace(target, traces, trained):
 def test_a_trace_of_one_token_has_no_step(target, traces):
     from dataclasses import replace
 
-    from training_worker.segments import Examples
-
     [source] = traces(1, seed=8)
     short = replace(source, tokens=source.tokens[: source.prompt_len + 1], segment_uri="")
     examples, _ = Examples(target, (1, 3, 4)).load([short])
     draft = Eagle3Draft(DraftConfig.for_target(target.config))
     assert by_domain(replay(draft, target, examples, LOOKAHEAD)) == ()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_leaving_out_chains_that_have_ended_changes_no_score(target, traces, trained, monkeypatch, temperature):
+    config, state = checkpoint.load(trained)
+    draft = Eagle3Draft.from_state(config, state)
+    examples, _ = Examples(target, (1, 3, 4)).load(traces(12, temperature=temperature, seed=6))
+    sizes, going_on = [], evaluate._going_on
+
+    def spied(base, passes):
+        sizes.append((base.shape[1], going_on(base, passes).shape[1]))
+        return going_on(base, passes)
+
+    monkeypatch.setattr(evaluate, "BASES_STEP", 1)
+    monkeypatch.setattr(evaluate, "_going_on", spied)
+    scores = replay(draft, target, examples, LOOKAHEAD)
+    assert any(after < before for before, after in sizes)
+    monkeypatch.setattr(evaluate, "_going_on", lambda base, passes: base)
+    assert replay(draft, target, examples, LOOKAHEAD) == scores

@@ -115,7 +115,7 @@ def test_an_old_trace_is_read_when_a_pass_has_drawn_it(job, traces, monkeypatch)
     broken = tuple(replace(source, segment_uri="/nowhere/gone.safetensors") for source in old)
     run_slice(replace(job, replay=old, held_out=(), budget_seconds=0.0), lambda progress: None)
     assert len(set(read) & set(old)) == 2
-    monkeypatch.setattr(Examples, "_recompute", lambda self, source: None)
+    monkeypatch.setattr(Examples, "_recompute", lambda self, source, use: None)
     monkeypatch.setattr(slices, "REPLAY_PER_PASS", len(old))  # the first pass draws all
     result = run_slice(replace(job, fresh=(), replay=broken, held_out=(), publish=False), lambda progress: None)
     assert set(result.missing_trace_ids) >= {source.trace_id for source in set(old) - set(read)}

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import torch
 
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from training_worker.batches import training_batches
 from training_worker.evaluate import replay
 from training_worker.segments import Examples

@@ -5,7 +5,8 @@ import torch
 
 from serving.draft_runner import DraftRunner
 from serving.model.attention import Span
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from training_worker.batches import make_batch
 from training_worker.device import CPU
 from training_worker.segments import Examples

@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from speculators.checkpoint import tensor_problems
-from speculators.eagle3 import DRAFT_VOCABULARY, LARGEST_FULL_VOCABULARY, DraftConfig, Eagle3Draft
+from speculators.draft_config import DRAFT_VOCABULARY, LARGEST_FULL_VOCABULARY, DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from tests.unit.serving.tiny import CONFIGS
 from training_worker import vocabulary
 

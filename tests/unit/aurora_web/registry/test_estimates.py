@@ -9,7 +9,8 @@ from aurora_web.registry import estimates
 from aurora_web.registry.checks import Origin, examine
 from aurora_web.registry.compatibility import TargetFacts, aux_layer_ids, inspect
 from aurora_web.registry.findings import State, Topic
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from speculators.optimiser import Muon
 from tests.unit.serving.tiny import CONFIGS, make_target
 

@@ -8,7 +8,8 @@ import torch
 
 from serving.engine.stepper import Stepper
 from speculators import checkpoint
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 from tests.unit.serving.tiny import make_draft, make_target
 
 

@@ -7,7 +7,8 @@ from serving.draft_runner import DraftRunner
 from serving.engine.costs import Costs, buckets, measure
 from serving.engine.lookahead import fastest
 from serving.model.decoder import Decoder
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 
 
 def test_larger_batches_pay_less():

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speculators.eagle3 import DraftConfig, Eagle3Draft
+from speculators.draft_config import DraftConfig
+from speculators.eagle3 import Eagle3Draft
 
 CONFIG = DraftConfig(
     hidden_size=8, target_hidden_size=8, num_heads=4, num_kv_heads=2, head_dim=2, intermediate_size=12, vocab_size=32,

@@ -1,0 +1,59 @@
+"""What a trace is loaded for decides what the target is asked."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from speculators.eagle3 import DraftConfig
+from training_worker.batches import make_batch
+from training_worker.segments import Examples
+from training_worker.target import EVERYTHING, Use
+from training_worker.trainer import Recipe, Trainer
+
+AUX = (1, 3, 4)
+
+
+@pytest.fixture
+def sources(traces):
+    return traces(4, temperature=0.7, seed=21)
+
+
+def loaded(target, sources, use):
+    examples, missing = Examples(target, AUX).load(sources, use)
+    assert not missing
+    return examples
+
+
+def test_a_held_out_trace_has_what_it_is_compared_with_and_no_teacher(target, sources):
+    for held_out, whole in zip(loaded(target, sources, Use.REPLAY), loaded(target, sources, EVERYTHING), strict=True):
+        assert held_out.teacher.ids.shape == held_out.teacher.probs.shape == (held_out.num_positions, 0)
+        assert torch.equal(held_out.emitted, whole.emitted)
+        assert bool((held_out.emitted[held_out.first_base :] < 1).any())
+
+
+def test_a_trace_to_learn_from_has_a_teacher_where_an_engine_drafts(target, sources):
+    for learnt, whole in zip(loaded(target, sources, Use.GENERATED), loaded(target, sources, EVERYTHING), strict=True):
+        first = learnt.first_base
+        assert first > 0
+        assert bool((learnt.teacher.probs[:first] == 0).all())
+        assert torch.allclose(learnt.teacher.probs[first:].sum(-1), torch.ones(learnt.num_positions - first))
+        assert torch.allclose(learnt.teacher.probs[first:], whole.teacher.probs[first:], atol=1e-2)
+        assert bool((learnt.emitted == 1).all())
+
+
+def test_a_step_learns_the_same_from_either(target, sources):
+    losses = []
+    for use in (Use.GENERATED, EVERYTHING):
+        recipe = dataclasses.replace(Recipe(), dtype=torch.float32)
+        trainer = Trainer(target, DraftConfig.for_target(target.config), 3, seed=0, recipe=recipe)
+        loss, _ = trainer._losses(make_batch(loaded(target, sources, use)), 0, 1.0)
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_one_trace_may_be_had_for_both(target, sources):
+    examples = Examples(target, AUX)
+    [[held_out], _], [[learnt], _] = (examples.load(sources[:1], use) for use in (Use.REPLAY, Use.GENERATED))
+    assert held_out.teacher.ids.shape[1] == 0 < learnt.teacher.ids.shape[1]
+    assert examples.load(sources[:1], Use.REPLAY)[0][0] is held_out
