@@ -24,6 +24,7 @@ from aurora_web.traces.models import DomainRule, RuleKind
 
 MAX_SLICES = 20
 MAX_DRIFT = 30
+MAX_TREND = 500  # lines of the trend as a table; the file has all
 NUM_ENDED = 20
 HEAT_STEPS = 6
 
@@ -50,6 +51,7 @@ def domains(request: HttpRequest, slug: str) -> HttpResponse:
             messages.success(request, f"What arrives from now on as {names} is kept as {added[0].domain}.")
             return redirect(f"{request.path}#rules")
     context = _context(found, request.GET.get("range", "")) | {"problem": problem, "given": request.POST}
+    context["is_table"] = request.GET.get("view") == "table"
     context |= {"pin_form": form or pins.empty_form(found, request.GET.get("pin", "").replace("\0", "")[:100])}
     return render(request, "console/domains.html", context, status=422 if problem or form else 200)
 
@@ -79,6 +81,8 @@ def _context(found: Target, asked: str) -> dict[str, Any]:
         "lines": [
             (line, [_heat(cell, values) for cell in line.cells], change_of.get(line.domain)) for line in seen["domains"]
         ],
+        "trend": [(datetime.fromtimestamp(point["at"], UTC), point) for point in reversed(seen["trend"][-MAX_TREND:])],
+        "num_trend": len(seen["trend"]),
         "drift": [_said(drift, seen["window_seconds"]) for drift in seen["drift"][:MAX_DRIFT]],
         "num_drift": len(seen["drift"]),
         "policy": figures,

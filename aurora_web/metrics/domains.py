@@ -185,19 +185,24 @@ def interval_of(moments: Moments) -> tuple[float | None, float | None]:
 
 
 def trend(rows: Sequence[DomainSums]) -> list[dict[str, Any]]:
-    """Chart points per window and domain: counts, and accept_length (None where nothing was drafted)."""
+    """Points per window and domain, oldest first: counts, share of the window's requests, and accept_length (None
+    where nothing was drafted)."""
     points: dict[tuple[int, str], list[DomainSums]] = defaultdict(list)
+    totals: dict[int, int] = defaultdict(int)
     for row in rows:
         points[row.at, row.domain].append(row)
-    return [_point(at, domain, group) for (at, domain), group in points.items()]
+        totals[row.at] += row.num_requests
+    return [_point(at, domain, points[at, domain], totals[at]) for at, domain in sorted(points)]
 
 
-def _point(at: int, domain: str, group: Sequence[DomainSums]) -> dict[str, Any]:
+def _point(at: int, domain: str, group: Sequence[DomainSums], total: int) -> dict[str, Any]:
     accept = _sum(row.accept for row in group)
+    num_requests = sum(row.num_requests for row in group)
     return {
         "at": at,
         "domain": domain,
-        "num_requests": sum(row.num_requests for row in group),
+        "num_requests": num_requests,
+        "share": num_requests / total if total else None,
         "num_accept_tokens": int(accept.sum_x),
         "num_verify_steps": int(accept.sum_y),
         "accept_length": accept.ratio,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Router
 
 from aurora_web.accounts.auth import Allow
+from aurora_web.exports import to_csv
 from aurora_web.metrics import domains, slices
 from aurora_web.problems import Problem
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 
+TREND_COLUMNS = ("at", "domain", "num_requests", "share", "num_accept_tokens", "num_verify_steps", "accept_length")
 router = Router(tags=["domains"], auth=Allow("read"))
 
 
@@ -53,6 +55,16 @@ def target_domains(request: HttpRequest, slug: str, range: str = domains.DEFAULT
     """
     found = domain_figures(find_target(slug), _checked(range))
     return found | {"domains": [asdict(d) for d in found["domains"]], "drift": [asdict(d) for d in found["drift"]]}
+
+
+@router.get("/{slug}/domains.csv", response=None)
+def target_domains_csv(request: HttpRequest, slug: str, range: str = domains.DEFAULT_RANGE) -> HttpResponse:
+    """The trend of each domain, one line per window and domain, oldest first; ``range`` as for domains."""
+    points = domain_figures(find_target(slug), _checked(range))["trend"]
+    rows = [{**point, "at": datetime.fromtimestamp(point["at"], UTC)} for point in points]
+    answer = HttpResponse(to_csv(TREND_COLUMNS, rows), content_type="text/csv; charset=utf-8")
+    answer["content-disposition"] = f'attachment; filename="{slug}-domains.csv"'
+    return answer
 
 
 @router.get("/{slug}/slices", response=dict[str, Any])

@@ -21,6 +21,7 @@ from aurora_web.supervisor.programs import Programs
 from aurora_web.supervisor.services import Services
 
 ENGINE_POLL_SECONDS = 1.0
+SERVICE_RETRY_SECONDS = 5.0
 ONCE_SECONDS = 1800.0  # for a step of the start; fetching a model over a slow line is the longest
 ONCE_POLL_SECONDS = 0.05
 Say = Callable[[str], None]
@@ -40,7 +41,7 @@ class Stack:
             config.state_dir / "engines.json", config.engine_host, config.engine_port, frozenset({config.web_port})
         )
         self._asked_at = 0.0
-        self._has_answered = False
+        self._services_not_before = 0.0
 
     def start(self) -> None:
         """Bring everything up; returns when the console and the first engine answer. Raises ProcessError."""
@@ -138,10 +139,20 @@ class Stack:
         return running != wanted.keys()
 
     def _watch_services(self) -> None:
+        """Start an embedded server that has ended; where it does not come up, everything else runs on meanwhile."""
         for server in (self.services.postgres, self.services.valkey):
-            if server is not None and server.process is not None and server.process.poll() is not None:
-                self.say(f"{type(server).__name__} ended with {server.process.returncode}; starting it again")
+            if server is None or server.process is None or server.process.poll() is None:
+                continue
+            if time.monotonic() < self._services_not_before:
+                return
+            name = type(server).__name__
+            self.say(f"{name} ended with {server.process.returncode}; starting it again")
+            stop(server.process)  # its own processes, if any are left: they hold its files
+            try:
                 server.start()
+            except ProcessError as error:
+                self._services_not_before = time.monotonic() + SERVICE_RETRY_SECONDS
+                self.say(f"{error}\n{name} is tried again in {SERVICE_RETRY_SECONDS:.0f} s")
 
     def _prepare_demo(self, environment: dict[str, str]) -> Demo:
         """The demo target's directory; the pocket target's where the other cannot be had."""

@@ -133,7 +133,8 @@ def measure(decoder: Decoder, draft: DraftRunner, max_requests: int, budget_seco
         seconds = _time(_step(decoder, draft, size, lookahead, start))
         known = best.setdefault(size, {})
         known[lookahead] = min(seconds, known.get(lookahead, seconds))
-    return Costs({size: _rising(best.get(size) or _between_sizes(best, size)) for size in sizes})
+    rising = {size: _rising(known) for size, known in best.items()}
+    return Costs({size: rising.get(size) or _between_sizes(rising, size) for size in sizes})
 
 
 def _rising(known: dict[int, float]) -> dict[int, float]:
@@ -151,11 +152,11 @@ def _order(sizes: list[int], lookaheads: list[int]) -> Iterator[tuple[int, int]]
         yield from ((size, k) for size in inner for k in lookaheads)
 
 
-def _between_sizes(best: dict[int, dict[int, float]], size: int) -> dict[int, float]:
+def _between_sizes(known: dict[int, dict[int, float]], size: int) -> dict[int, float]:
     """A batch size that there was no time for, from those beside it."""
-    low, high = max(b for b in best if b < size), min(b for b in best if b > size)
+    low, high = max(b for b in known if b < size), min(b for b in known if b > size)
     share = (size - low) / (high - low)
-    return {k: best[low][k] + (best[high][k] - best[low][k]) * share for k in best[low] if k in best[high]}
+    return {k: known[low][k] + (known[high][k] - known[low][k]) * share for k in known[low] if k in known[high]}
 
 
 def _time(step: Callable[[], object]) -> float:

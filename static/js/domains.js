@@ -39,11 +39,9 @@ function layout(yaxis) {
 }
 
 function draw(domains) {
-  const totals = new Map();
-  for (const point of points) totals.set(point.at, (totals.get(point.at) ?? 0) + point.num_requests);
   const config = { displayModeBar: false, responsive: true };
   window.Plotly.react("chart-accept", lines(domains, (point) => point.accept_length), layout({}), config);
-  const share = (point) => point.num_requests / totals.get(point.at);
+  const share = (point) => point.share;
   window.Plotly.react("chart-share", lines(domains, share), layout({ tickformat: ".0%", rangemode: "tozero" }), config);
 }
 

@@ -82,11 +82,12 @@ class Ring:
                 stdout=log,
                 stderr=log,
             )
-        wait_for("the console", self._is_ready, 240)
+        wait_for("the console", self.is_ready, 240)
         token = self.manage("create_token", "--role", "operator", "--name", "bench").split()[-1]
         self.console.headers["Authorization"] = f"Bearer {token}"
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether the console answers and reaches database and broker."""
         assert self.process is not None
         if self.process.poll() is not None:
             raise RuntimeError(f"the supervisor ended with {self.process.returncode}: see {self.state_dir / 'up.log'}")

@@ -135,7 +135,7 @@ def test_killing_the_console_during_traffic_loses_nothing(ring):
     ring.kill("aurora_web.asgi:application")
     during = num_finished(ring)  # the engine serves on
     wait_for("requests served meanwhile", lambda: num_finished(ring) > during, 60)
-    wait_for("the console again", ring._is_ready, 60)
+    wait_for("the console again", ring.is_ready, 60)
     ring.patch("/targets/pocket", {"traffic_enabled": False})
     assert num_finished(ring) > before
     wait_for("the end of the traffic", lambda: "nothing is sent any more" in ring.log("traffic"), 60)
@@ -188,7 +188,12 @@ def test_a_second_up_says_where_the_first_one_runs(ring):
     assert f"http://127.0.0.1:{ring.web_port}" in done.stdout
 
 
-def test_a_clean_stop_leaves_nothing_running(ring):
-    ring.stop()
+def test_down_stops_it_cleanly_and_leaves_nothing_running(ring):
+    done = subprocess.run(
+        [sys.executable, "-m", "aurora_web.supervisor", "down"],
+        cwd=REPO, env=ring.environment, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "stopped" in done.stdout
+    assert ring.process.wait(60) == 0
     assert ring.pids("") == []
     assert "nothing is left running" in (ring.state_dir / "up.log").read_text()

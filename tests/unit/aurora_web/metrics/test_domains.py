@@ -1,5 +1,7 @@
 """Drift, heatmap and slices from plain sums; the page and the API that show them."""
 
+import csv
+import io
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -9,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from aurora_web.console import domains as console_domains
 from aurora_web.metrics import domains, services, slices
 from aurora_web.metrics.domains import DomainSums, find_drift
 from aurora_web.metrics.models import MetricWindow
@@ -168,6 +171,32 @@ def test_the_api_has_the_same_figures(measured, client, bearer):
     assert {d["what"] for d in found["drift"]} == {"share"}
     assert client.get("/api/v1/targets/demo/slices", **bearer("viewer")).json()["num_traces"] == 8
     assert client.get("/api/v1/targets/demo/domains?range=1y", **bearer("viewer")).status_code == 422
+
+
+@pytest.mark.django_db
+def test_the_trend_is_a_table_and_a_file_too(measured, client, clients, bearer, monkeypatch):
+    charts = text(clients["viewer"].get("/targets/demo/domains/?range=1h"))
+    assert 'href="?range=1h&amp;view=table#trend"' in charts
+    page = text(clients["viewer"].get("/targets/demo/domains/?range=1h&view=table"))
+    assert "plotly" not in page
+    assert 'href="?range=24h&amp;view=table"' in page  # the view stays when the range changes
+    answer = client.get("/api/v1/targets/demo/domains.csv?range=1h", **bearer("viewer"))
+    assert answer["content-disposition"] == 'attachment; filename="demo-domains.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    points = client.get("/api/v1/targets/demo/domains?range=1h", **bearer("viewer")).json()["trend"]
+    assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+    assert [(int(row["num_requests"]), row["domain"]) for row in rows] == [
+        (point["num_requests"], point["domain"]) for point in points
+    ]
+    for at in {row["at"] for row in rows}:
+        assert sum(float(row["share"]) for row in rows if row["at"] == at) == pytest.approx(1.0)
+    assert (
+        page.count('<th scope="row">prose</th>') == sum(row["domain"] == "prose" for row in rows) + 1
+    )  # the heatmap's
+    monkeypatch.setattr(console_domains, "MAX_TREND", 3)
+    short = text(clients["viewer"].get("/targets/demo/domains/?range=1h&view=table"))
+    assert f"The newest 3 of {len(rows)} lines" in short
+    assert client.get("/api/v1/targets/demo/domains.csv?range=1y", **bearer("viewer")).status_code == 422
 
 
 @pytest.mark.django_db

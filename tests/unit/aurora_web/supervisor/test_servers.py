@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -14,14 +12,6 @@ from aurora_web.supervisor import postgres
 from aurora_web.supervisor.postgres import Postgres
 from aurora_web.supervisor.process import ProcessError, unprivileged_user
 from aurora_web.supervisor.valkey import Valkey
-
-
-@pytest.fixture
-def open_dir() -> Iterator[Path]:
-    """A directory that everybody may enter, which pytest's own are not."""
-    with tempfile.TemporaryDirectory(prefix="aurora-servers-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 def test_postgres_keeps_what_was_committed_and_refuses_another_major_version(open_dir: Path) -> None:

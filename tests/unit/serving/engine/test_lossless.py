@@ -9,10 +9,12 @@ import threading
 import pytest
 import torch
 
+from serving.draft_runner import DraftRunner
 from serving.engine.sequence import Sequence
 from serving.engine.stepper import Stepper, Verdict
 from serving.model.attention import Span
-from speculators import verify
+from speculators import checkpoint, verify
+from speculators.eagle3 import Eagle3Draft
 from speculators.records import DomainPin, DomainPins
 from tests.unit.serving.engine.running import engine_of, output, submit
 
@@ -47,11 +49,48 @@ def mismatches(finished, plain):
     return count
 
 
-def run_greedy(target, draft, lookahead, prompts=PROMPTS):
+def run_greedy(target, draft, lookahead, prompts=PROMPTS, after_loading=lambda: None):
     with engine_of(target, fixed_lookahead=lookahead) as engine:
-        engine.swap(1, engine.load_draft(draft)).result(60)
+        loaded = engine.load_draft(draft)
+        after_loading()
+        engine.swap(1, loaded).result(60)
         waiters = [submit(engine, p, max_tokens=40, ignore_eos=True) for p in prompts]
         return [waiter.result() for waiter in waiters]
+
+
+def recomputed(draft, embed_VH, finished):
+    """What the draft proposes at each step of a trace by its plain form: all entries anew, no cache."""
+    ids, proposals, committed = list(finished.tokens), [], finished.prompt_len + 1
+    with torch.no_grad():
+        fused = draft.fuse(finished.states.float()[None])
+        for step in finished.steps:
+            tokens, hidden = ids[1:committed], fused[:, : committed - 1]
+            for _ in step.proposed:
+                logits, out = draft(embed_VH[torch.tensor([tokens])], hidden, torch.arange(len(tokens))[None])
+                tokens = [*tokens, int(draft.target_ids[logits[0, -1].argmax()])]
+                hidden = torch.cat((hidden, out[:, -1:]), 1)
+            proposals.append(tuple(tokens[committed - 1 :]))
+            committed += step.num_correct_drafts + 1
+    return proposals
+
+
+def share_of_expected_proposals(tiny, folder, finished):
+    """Of the steps that drafted: states are kept in float16, so a near-tie may fall the other way."""
+    config, state = checkpoint.load(folder)
+    draft, embed_VH = Eagle3Draft.from_state(config, state), tiny[1].get_input_embeddings().weight
+    pairs = [
+        (step.proposed, expected)
+        for each in finished
+        for step, expected in zip(each.steps, recomputed(draft, embed_VH, each), strict=True)
+        if step.proposed
+    ]
+    return sum(tuple(proposed) == expected for proposed, expected in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("draft", ["good", "garbage", "small_vocabulary"])
+def test_proposals_are_those_of_the_plain_draft(tiny, draft, request):
+    folder = request.getfixturevalue(draft)
+    assert share_of_expected_proposals(tiny, folder, run_greedy(tiny[0], folder, 3)) > 0.95
 
 
 @pytest.mark.parametrize("lookahead", range(9))
@@ -260,3 +299,16 @@ def test_a_cache_length_off_by_one_is_caught(tiny, plain, good, monkeypatch):
 
     monkeypatch.setattr(Sequence, "verify_span", one_too_early)
     assert mismatches(run_greedy(tiny[0], good, 3), plain) > 0
+
+
+def test_a_draft_feature_off_by_one_is_caught(tiny, good, monkeypatch):
+    """It changes no text, only what is proposed; and no such draft would be loaded."""
+    honest = DraftRunner.extend
+
+    def plant():
+        monkeypatch.setattr(DraftRunner, "extend", lambda self, g, ids, spans: honest(self, g.roll(1, 0), ids, spans))
+
+    finished = run_greedy(tiny[0], good, 3, after_loading=plant)
+    assert share_of_expected_proposals(tiny, good, finished) < 0.9
+    with pytest.raises(checkpoint.CheckpointError, match="differ from the reference"):
+        run_greedy(tiny[0], good, 3)
