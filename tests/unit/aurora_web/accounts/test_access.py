@@ -147,6 +147,7 @@ API = {
     ("DELETE", f"/api/v1/targets/demo/traces/{TRACE}"): OPERATE,
     ("PATCH", "/api/v1/targets/demo/trace-access"): ADMINISTER,
     ("GET", "/api/v1/targets/demo/domains"): READ,
+    ("GET", "/api/v1/targets/demo/domains.csv"): READ,
     ("GET", "/api/v1/targets/demo/slices"): READ,
     ("GET", "/api/v1/system"): READ,
     ("GET", "/api/v1/retention"): READ,
