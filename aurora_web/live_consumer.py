@@ -6,21 +6,26 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Hashable
 from typing import Any
 
 import orjson
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.urls import reverse
 
 from aurora_web import live
 from aurora_web.accounts.models import User
-from aurora_web.live_hub import FAILURES, MIN_SECONDS_BETWEEN_SNAPSHOTS, Hub, ended_visits, hub_of
+from aurora_web.accounts.preferences import COOKIE
+from aurora_web.live_hub import CHECK_SECONDS, FAILURES, MIN_SECONDS_BETWEEN_SNAPSHOTS, Hub, ended_visits, hub_of
+from aurora_web.live_parts import MOST_QUERY, answers_of_loop, frame_of
 from aurora_web.registry.models import Target
 
 log = logging.getLogger(__name__)
 NOT_SIGNED_IN = 4401
 NO_TARGET = 4404
 NOT_AVAILABLE = 1013  # try again later
+MOST_ASKED = 4  # requests for parts that one browser has open
 MAX_WAITING = 100  # frames for a browser that does not take them; then it gets a snapshot instead
 
 
@@ -32,6 +37,8 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
     ``from`` to ``seq``, without what a later one of the frame replaces. Frames follow each other without a gap: where
     one is found, a snapshot comes instead. A browser may ask for one with ``{"kind": "snapshot"}``;
     ``{"kind": "beat"}``: the line works, though there may be no news.
+    ``{"kind": "parts", "query", "status", "body"}``: the answer to ``{"kind": "parts", "query"}``, which the page of a
+    target asks for instead of a GET of its parts' address; without ``body`` the browser has to go there itself.
     """
 
     channel_layer_alias = ""  # none: the hub listens for all sockets of its group
@@ -39,6 +46,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """However the connection ends, nothing of it goes on."""
         self.tasks: set[asyncio.Task[None]] = set()
+        self.num_asked = 0  # for parts, and not yet answered
         self.hub: Hub | None = None
         try:
             await super().__call__(scope, receive, send)
@@ -66,6 +74,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         if slug and target is None:
             await self.close(NO_TARGET)
             return
+        self.slug, self.seen_at = slug, float("-inf")
         self.hub = hub_of(live.group_of(target.pk) if target else live.OVERVIEW, target.pk if target else None)
         try:
             await self.hub.enter(self)
@@ -101,8 +110,13 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
             message = orjson.loads(text_data or "")
         except orjson.JSONDecodeError:
             return
-        if isinstance(message, dict) and message.get("kind") == "snapshot" and self.hub is not None:
+        if not isinstance(message, dict) or self.hub is None:
+            return
+        if message.get("kind") == "snapshot":
             self._start(self._snapshot_again())
+        query, is_free = message.get("query"), self.num_asked < MOST_ASKED
+        if message.get("kind") == "parts" and self.slug and is_free and isinstance(query, str):
+            self._start(self._give_parts(query[:MOST_QUERY]))
 
     async def _snapshot_again(self) -> None:
         await asyncio.sleep(max(0.0, self.last_snapshot_at + MIN_SECONDS_BETWEEN_SNAPSHOTS - time.monotonic()))
@@ -112,3 +126,20 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
                 await self.hub.give_snapshot(self)
         except FAILURES as error:
             log.warning("no snapshot for a browser: %s", error)  # it asks again, or the watch finds out
+
+    async def _give_parts(self, query: str) -> None:
+        self.num_asked += 1
+        try:
+            if self.seen_at < time.monotonic() - CHECK_SECONDS:
+                self.sees, self.seen_at = await database_sync_to_async(self._seen_alike)(), time.monotonic()
+            path = reverse("console:parts", args=[self.slug])
+            self.offer(await answers_of_loop().get((path, query, self.sees), lambda: frame_of(self.scope, path, query)))
+        except FAILURES as error:
+            log.warning("no parts for a browser: %s", error)  # it asks again with the next news
+        finally:
+            self.num_asked -= 1
+
+    def _seen_alike(self) -> Hashable:
+        """Whoever has the same sees the same: what they may do, and the zone that they read in."""
+        user = User.objects.get(pk=self.visit[0])
+        return user.scopes, user.time_zone, self.scope.get("cookies", {}).get(COOKIE)

@@ -33,8 +33,9 @@ from aurora_web.registry.models import Target
 from aurora_web.snapshots import overview_snapshot, target_snapshot
 
 log = logging.getLogger(__name__)
-# A frame that follows a quiet moment goes out at once: 3 in a row, and 7 a second after them, are 10 a second at most.
-FRAMES_PER_SECOND = 7
+# A frame that follows a quiet moment goes out at once: 3 in a row, 6 a second after them, and one with the parts that a
+# page has asked for, are 10 a second at most.
+FRAMES_PER_SECOND = 6
 FRAMES_AT_ONCE = 3
 HOLE_SECONDS = 0.15  # a number that is missing may be on its way for so long, since senders may overtake
 LOOK_SECONDS = 0.01

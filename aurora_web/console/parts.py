@@ -11,11 +11,10 @@ from django.utils.safestring import mark_safe
 
 from aurora_web.accounts.access import allow
 from aurora_web.console import fleet, targets
-from aurora_web.console.shared import seen_alike, shelf
+from aurora_web.console.shared import SHARED_PARTS, seen_alike, shelf
 
 View = Callable[[HttpRequest, str], HttpResponseBase]
-# By the id of the element that holds it. The first ones say the same to everybody of one role.
-SHARED: dict[str, View] = {
+VIEWS: dict[str, View] = {  # by the id of the element that holds it
     "figures": targets.figures,
     "tables": targets.tables,
     "charts-table": targets.charts_table,
@@ -24,8 +23,6 @@ SHARED: dict[str, View] = {
     "connection": fleet.connection,
     "replicas": fleet.replicas,
     "standing": fleet.standing,
-}
-OWN: dict[str, View] = {
     "alerts": fleet.alerts,
     "launch-part": fleet.launch_part,
     "switches": targets.switches,
@@ -40,7 +37,7 @@ def parts(request: HttpRequest, slug: str) -> HttpResponse:
     What is shared is up to a second old, unless ``after`` (the number of a delta) tells it from what came before.
     """
     names = dict.fromkeys(request.GET.getlist("part"))
-    unknown = [name for name in names if name not in SHARED | OWN]
+    unknown = [name for name in names if name not in VIEWS]
     if unknown or not names:
         raise Http404(f"a target's page has no part {unknown[0]!r:.40}" if unknown else "no part is named")
     element = '<div id="{}" hx-swap-oob="innerHTML">{}</div>'
@@ -48,9 +45,9 @@ def parts(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _part(request: HttpRequest, slug: str, name: str) -> str:
-    if name in OWN:
-        return mark_safe(_body(OWN[name], request, slug).decode())  # what a template rendered
-    body = shelf.get(seen_alike(request, name), lambda: _body(SHARED[name], request, slug))
+    if name not in SHARED_PARTS:
+        return mark_safe(_body(VIEWS[name], request, slug).decode())  # what a template rendered
+    body = shelf.get(seen_alike(request, name), lambda: _body(VIEWS[name], request, slug))
     return mark_safe(body.decode())
 
 

@@ -13,6 +13,10 @@ from django.utils import timezone
 
 from aurora_web.accounts.access import user_of
 
+# Of a target's page (parts.py): what says the same to everybody of one role and one time zone.
+SHARED_PARTS = frozenset(
+    {"figures", "tables", "charts-table", "events-part", "canary", "connection", "replicas", "standing"}
+)
 MOST_ENTRIES = 1000
 WAIT_SECONDS = 10.0  # for another thread's rendering; then everybody renders alone
 CSRF_FIELD = b"csrfmiddlewaretoken"  # belongs to one session

@@ -24,6 +24,7 @@ from aurora_web.console.fleet import (
 )
 from aurora_web.console.forms import PolicyForm, TrafficForm
 from aurora_web.console.ranges import RANGES, TimeRange, time_range
+from aurora_web.console.shared import SHARED_PARTS
 from aurora_web.console.timeline import timeline
 from aurora_web.metrics import services as metrics
 from aurora_web.moments import in_utc
@@ -65,6 +66,7 @@ def target(request: HttpRequest, slug: str) -> HttpResponse:
         **canary_context(found),
         **(launch_context(request, found) if found.is_on_sglang else {}),
         "new_token": pop_token(request, found),
+        "shared_parts": " ".join(sorted(SHARED_PARTS)),
     }
     return render(request, "console/target.html", context)
 

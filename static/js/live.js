@@ -11,9 +11,10 @@ const NO_TARGET = 4404;
 const INBOX = new Set(["alert", "deployment", "gate", "version"]); // may change the numbers in the navigation
 
 export class LiveFeed {
-  // onSnapshot(data, seq) and onDelta(kind, data, seq); both are called in order.
-  constructor(line, onSnapshot, onDelta) {
+  // onSnapshot(data, seq) and onDelta(kind, data, seq); both are called in order. onParts(answer): to what was sent.
+  constructor(line, onSnapshot, onDelta, onParts) {
     this.line = line;
+    this.onParts = onParts;
     this.onSnapshot = onSnapshot;
     this.onDelta = onDelta;
     this.seq = null;
@@ -44,7 +45,14 @@ export class LiveFeed {
 
   ask() {
     this.seq = null; // deltas are dropped until the snapshot comes
-    this.socket.send(JSON.stringify({ kind: "snapshot" }));
+    this.send({ kind: "snapshot" });
+  }
+
+  // False where there is no line.
+  send(message) {
+    if (this.socket?.readyState !== WebSocket.OPEN) return false;
+    this.socket.send(JSON.stringify(message));
+    return true;
   }
 
   // A socket whose line is cut may take minutes to close: it is not waited for.
@@ -80,7 +88,9 @@ export class LiveFeed {
     if (document.hidden) return;
     this.heardAt = Date.now();
     this.failures = 0;
-    if (message.kind === "snapshot") {
+    if (message.kind === "parts") {
+      this.onParts(message);
+    } else if (message.kind === "snapshot") {
       this.seq = message.seq;
       this.onSnapshot(message.data, message.seq);
       this.count();

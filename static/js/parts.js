@@ -1,10 +1,13 @@
-// The parts of a target's page that the server draws: what is to be drawn again is collected and fetched in one request.
+// The parts of a target's page that the server draws: what is to be drawn again is collected and asked for at once: over
+// the page's socket what says the same to many, by a request the rest, and all while there is no socket.
 const BUSY_SECONDS = 1.5;
 
 export class Parts {
-  // address: of the answer with the parts; they are put where their ids say.
-  constructor(address) {
+  // address: of the answer with the parts; they are put where their ids say. shared: ids of those for the socket.
+  constructor(address, shared) {
     this.address = address;
+    this.shared = new Set(shared);
+    this.feed = null; // a LiveFeed
     this.wanted = new Set();
     this.after = 0;
     this.ranAt = 0;
@@ -29,17 +32,32 @@ export class Parts {
     this.dueAt = Infinity;
     const ready = [...this.wanted].filter((id) => !isUsed(document.getElementById(id)));
     if (ready.length && !document.hidden) {
-      const query = new URLSearchParams(location.search);
-      for (const id of ready) {
-        query.append("part", id);
-        this.wanted.delete(id);
-      }
-      if (this.after) query.set("after", this.after);
+      for (const id of ready) this.wanted.delete(id);
+      let shared = ready.filter((id) => this.shared.has(id));
+      if (shared.length && !this.feed?.send({ kind: "parts", query: this.query(shared) })) shared = [];
+      const alone = ready.filter((id) => !shared.includes(id));
+      if (alone.length) this.request(this.query(alone));
       this.after = 0;
       this.ranAt = Date.now();
-      window.htmx.ajax("GET", `${this.address}?${query}`, { swap: "none" });
     }
     if (!document.hidden) this.plan(Date.now() + BUSY_SECONDS * 1000); // hidden: the snapshot when it is seen again asks for all
+  }
+
+  query(ids) {
+    const query = new URLSearchParams(location.search);
+    for (const id of ids) query.append("part", id);
+    if (this.after) query.set("after", this.after);
+    return query.toString();
+  }
+
+  request(query) {
+    window.htmx.ajax("GET", `${this.address}?${query}`, { swap: "none" });
+  }
+
+  // The socket's answer.
+  take(answer) {
+    if (answer.status === 200) window.htmx.swap(document.body, answer.body, { swapStyle: "none" });
+    else this.request(answer.query); // says why not, or that the session has ended
   }
 }
 

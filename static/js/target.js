@@ -16,7 +16,7 @@ const reload = atMostEvery(2, async () => {
   isAwaited = false;
 });
 
-const parts = new Parts(panel.dataset.parts);
+const parts = new Parts(panel.dataset.parts, panel.dataset.shared.split(" "));
 const MEASURED = ["figures", "tables", "charts-table", "canary"]; // every five seconds, under any traffic
 const REPORTED = ["replicas", "connection", "standing", "figures"];
 const DECIDED = ["versions-part", "events-part", "figures", "switches", "replicas", "connection", "canary", "alerts", "launch-part"];
@@ -67,7 +67,7 @@ addEventListener("DOMContentLoaded", () => charts?.draw());
 
 const line = document.getElementById("live");
 if (line.dataset.socket) {
-  new LiveFeed(line, onSnapshot, onDelta);
+  parts.feed = new LiveFeed(line, onSnapshot, onDelta, (answer) => parts.take(answer));
   setInterval(() => document.hidden || reload(), RELOAD_SECONDS * 1000);
 } else {
   reload();

@@ -76,7 +76,7 @@ def pages(browser: Any) -> list[str]:
     ``browser``: signed in. Raises AssertionError that names an address of the console which none of them has.
     """
     from aurora_web.accounts.models import AuditEvent
-    from aurora_web.console.parts import OWN, SHARED
+    from aurora_web.console.parts import VIEWS
     from aurora_web.registry.models import SpeculatorVersion
     from aurora_web.rollouts.models import Swap
     from aurora_web.traces.models import Trace
@@ -87,7 +87,7 @@ def pages(browser: Any) -> list[str]:
     trace = Trace.objects.filter(target__slug=BUSY).order_by("-started_at").values_list("trace_id", flat=True)[0]
     month = f"from={time.strftime('%Y-%m-%dT%H:%M', time.gmtime(time.time() - 27 * 86400))}"
     ranges = [f"{base}/{suffix}" for suffix in ("", "?range=24h", f"?{month}")]
-    parts = ("connection/", "standing/", "domains/pins/", *(f"parts/?part={name}" for name in (*SHARED, *OWN)),
+    parts = ("connection/", "standing/", "domains/pins/", *(f"parts/?part={name}" for name in VIEWS),
              f"parts/?part=tables&{month}", "parts/?range=24h&part=figures&part=tables&part=canary",
              "parts/?range=24h&part=charts-table", "?range=24h&view=table")  # fmt: skip
     about = ("settings/", "rollback/", "versions/", "versions/?page=2", f"versions/{live.number}/",

@@ -4,7 +4,7 @@ One uvicorn process with the console, a Postgres and a Valkey of its own; ``--wa
 as browsers of one person open them; a publisher sends ``--rate`` messages a second for ``--seconds`` through the
 same ``live.publish`` that the workers use. Every message has to reach every watcher, in order. Latency: from publish
 to arrival, on one clock. With ``--pages`` each watcher does what the target's page does besides: after messages it
-fetches the parts that the server draws, every five seconds.
+asks for the parts that the server draws, every five seconds, over its socket.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.bench.machine import machine
 from tests.bench.ring import REPO, free_ports, wait_for
 
 SLUG = "watched"
-PARTS = f"/targets/{SLUG}/parts/?range=30m&part=figures&part=tables&part=canary&part=replicas&part=standing"
+PARTS = "range=30m&part=figures&part=tables&part=canary&part=replicas&part=standing"
 PARTS_SECONDS = 5.0
 PREPARE = """
 import django; django.setup()
@@ -66,51 +66,54 @@ class Heard:
     num_frames: int = 0
     num_snapshots: int = 0
     fetches: list[float] = field(default_factory=list)  # seconds that the parts took
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    parts: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
 
 
-async def draw(http: httpx.AsyncClient, heard: Heard, changed: asyncio.Event) -> None:
-    """Fetch the parts after a change, as static/js/parts.js does."""
+async def draw(socket: websockets.ClientConnection, heard: Heard) -> None:
+    """Ask for the parts after a change, as static/js/parts.js does."""
     while True:
-        await changed.wait()
-        changed.clear()
+        await heard.changed.wait()
+        heard.changed.clear()
         began = time.monotonic()
-        answer = await http.get(PARTS)
-        answer.raise_for_status()
+        await socket.send(json.dumps({"kind": "parts", "query": PARTS}))
+        frame = await heard.parts.get()
+        if frame["status"] != 200:
+            raise AssertionError(f"parts: {frame['status']}")
         heard.fetches.append(time.monotonic() - began)
         await asyncio.sleep(max(0.0, began + PARTS_SECONDS - time.monotonic()))
 
 
-async def watch(
-    url: str, cookie: str, heard: Heard, ready: asyncio.Event, changed: asyncio.Event, gate: asyncio.Semaphore
-) -> None:
+async def watch(url: str, cookie: str, heard: Heard, gate: asyncio.Semaphore, *, draws: bool) -> None:
     async with gate:
-        headers = {"Cookie": f"sessionid={cookie}", "Origin": url.replace("ws:", "http:").partition("/ws")[0]}
+        base = url.replace("ws:", "http:").partition("/ws")[0]
+        headers = {"Cookie": f"sessionid={cookie}", "Origin": base}
         socket = await websockets.connect(url, additional_headers=headers, open_timeout=60, max_queue=None)
         await socket.recv()
     heard.num_snapshots += 1
-    ready.set()
+    heard.ready.set()
+    drawing = asyncio.create_task(draw(socket, heard)) if draws else None
     async for text in socket:
         frame, now = json.loads(text), time.time()
         heard.num_frames += 1
         heard.num_snapshots += frame["kind"] == "snapshot"
+        if frame["kind"] == "parts":
+            heard.parts.put_nowait(frame)
         for delta in frame.get("deltas", ()):
             if delta["kind"] == "bench":
-                changed.set()
+                heard.changed.set()
                 heard.numbers.append(delta["data"]["i"])
                 heard.latencies.append(now - delta["data"]["at"])
+        if drawing is not None and drawing.done():
+            drawing.result()  # it never ends but by an error
 
 
 async def run(given: argparse.Namespace, url: str, cookie: str, publish: list[str], env: dict[str, str]) -> list[Heard]:
     heard = [Heard() for _ in range(given.watchers)]
-    ready, changed = ([asyncio.Event() for _ in heard] for _ in range(2))
     gate = asyncio.Semaphore(20)
-    tasks = [asyncio.create_task(watch(url, cookie, *each, gate)) for each in zip(heard, ready, changed, strict=True)]
-    base = url.replace("ws:", "http:").partition("/ws")[0]
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # uvicorn closes idle ones after five seconds
-    http = httpx.AsyncClient(base_url=base, cookies={"sessionid": cookie}, timeout=60, limits=limits)
-    if given.pages:
-        tasks += [asyncio.create_task(draw(http, *each)) for each in zip(heard, changed, strict=True)]
-    everybody = asyncio.gather(*(event.wait() for event in ready))
+    tasks = [asyncio.create_task(watch(url, cookie, each, gate, draws=given.pages)) for each in heard]
+    everybody = asyncio.gather(*(each.ready.wait() for each in heard))
     await asyncio.wait([everybody, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         if task.done():
@@ -122,7 +125,6 @@ async def run(given: argparse.Namespace, url: str, cookie: str, publish: list[st
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await http.aclose()
     if broken:
         raise AssertionError(f"{len(broken)} watchers ended early: {broken[0]}")
     return heard
