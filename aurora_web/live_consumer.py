@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -92,8 +93,9 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
             self.sender = self._start(self._send_all())
 
     async def _send_all(self) -> None:
-        while self.outbox:
-            await self.send(text_data=self.outbox.popleft())
+        with suppress(OSError):  # the browser has gone: that is told next
+            while self.outbox:
+                await self.send(text_data=self.outbox.popleft())
 
     async def end(self) -> None:
         """The session is over."""

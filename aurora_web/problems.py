@@ -54,6 +54,8 @@ def _words(request: HttpRequest, response: HttpResponse) -> str:
         return f"there is nothing at {request.path:.200}: /api/docs lists the addresses"
     if response.status_code == 405:
         return f"{request.method} is not for {request.path:.200}: expected {response.headers.get('Allow', '')}"
+    if response.status_code == 503:
+        return "the database is not available; try again"
     if response.status_code >= 500:
         return "this is a bug of the console; its log has the traceback under the X-Request-ID of this answer"
     return response.reason_phrase

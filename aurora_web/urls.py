@@ -7,6 +7,7 @@ from django.urls import include, path
 from aurora_web import api_docs, health
 from aurora_web.api import api
 
+handler500 = "aurora_web.outage.server_error"
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),

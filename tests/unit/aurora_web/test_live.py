@@ -1,6 +1,7 @@
 """The push: a snapshot on connect, numbered deltas after commit, a snapshot again when asked."""
 
 import asyncio
+import gc
 import json
 import time
 from collections import deque
@@ -185,6 +186,25 @@ async def test_garbage_from_a_browser_is_ignored(target, users):
     await asyncio.sleep(0.1)
     assert await socket.receive_nothing(timeout=0.3)
     await leave(socket)
+
+
+@pytest.mark.asyncio
+async def test_a_browser_that_has_gone_leaves_no_error_behind(target, users, monkeypatch):
+    socket = await connect(users["viewer"], "demo")
+    await receive(socket)
+    tried, complaints = asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    async def gone(self, **frame):
+        tried.set()
+        raise OSError("as uvicorn's ClientDisconnected")
+
+    monkeypatch.setattr(LiveConsumer, "send", gone)
+    await sync_to_async(live.publish)(target.pk, "gate", {})
+    await asyncio.wait_for(tried.wait(), 60)
+    await leave(socket)
+    gc.collect()  # a task whose error nobody has asked for complains as it goes
+    assert complaints == []
 
 
 @pytest.mark.timed
