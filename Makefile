@@ -8,8 +8,8 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
 CHECKS := AURORA_STATE_DIR=$(CURDIR)/$(VENV)/state
 # The ring with real parts, and an operator's first morning in the browser.
 CORE_TESTS := tests/integration tests/browser/test_console.py
-# A process per core, each with a Postgres and a Valkey of its own.
-UNIT_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist worksteal
+# A process more than there are cores, since many tests wait; each has a Postgres and a Valkey of its own.
+UNIT_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 )) --dist worksteal
 
 # SGLang pins other packages than Aurora: it lives in an environment of its own. On a CPU that has stand-ins for its GPU
 # kernels; DEVICE=cuda takes SGLang as it is published, for the same tests and bench on a GPU.
@@ -18,7 +18,7 @@ SGLANG := .venv-sglang$(if $(filter cuda,$(DEVICE)),-cuda)
 RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SGLANG)/bin/python $(BIN)/python
 PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
 
-.PHONY: up down status setup oidc test test-all test-model test-long test-browser soak check bench bench-web openapi screenshots lock
+.PHONY: up down status setup oidc test types unit test-all test-model test-long test-browser soak check bench bench-web openapi screenshots lock
 .PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang test-gpu bench-gpu gpu
 
 up: $(VENV)/.runtime
@@ -38,9 +38,14 @@ oidc: $(VENV)/.runtime
 test: $(VENV)/.dev $(VENV)/.chromium
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(CHECKS) $(BIN)/mypy
-	$(UNIT_TESTS)
+	@$(MAKE) --no-print-directory -j2 types unit
 	$(BIN)/python -m pytest $(CORE_TESTS)
+
+types: $(VENV)/.dev
+	$(CHECKS) $(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(UNIT_TESTS)
 
 test-all: test test-model test-long test-browser soak test-sglang
 
@@ -75,9 +80,8 @@ gpu:
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(CHECKS) $(BIN)/mypy
 	$(BIN)/lint-imports
-	$(UNIT_TESTS)
+	@$(MAKE) --no-print-directory -j2 types unit
 	$(CHECKS) $(BIN)/python manage.py makemigrations --check --dry-run
 
 bench: $(VENV)/.dev

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -72,11 +72,11 @@ async def frame_of(scope: dict[str, Any], path: str, query: str) -> str:
 
 async def _get(scope: dict[str, Any], path: str, query: str) -> tuple[int, str]:
     """Status and text of the page's own address."""
-    sent: list[dict[str, Any]] = []
+    sent: list[Mapping[str, Any]] = []
     asked = asyncio.Queue[dict[str, Any]]()
     asked.put_nowait({"type": "http.request", "body": b"", "more_body": False})
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Mapping[str, Any]) -> None:
         sent.append(message)
 
     request = {

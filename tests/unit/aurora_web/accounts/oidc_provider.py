@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running_provider():
     provider = Provider()
-    thread = threading.Thread(target=provider.serve_forever, daemon=True)
+    thread = threading.Thread(target=provider.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield provider
     provider.shutdown()

@@ -36,7 +36,7 @@ def receiver():
             return
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     server.heard, server.answers = heard, answers
     server.url = f"http://127.0.0.1:{server.server_port}/hook"

@@ -47,14 +47,14 @@ def good(tiny, tiny_config, tmp_path_factory):
     torch.manual_seed(0)
     draft = Eagle3Draft(config)
     with torch.no_grad():
-        ids = model.generate(torch.randint(0, 60, (64, 4)), do_sample=True, max_new_tokens=60, min_new_tokens=60)
+        ids = model.generate(torch.randint(0, 60, (32, 4)), do_sample=True, max_new_tokens=60, min_new_tokens=60)
         hidden = model(ids, output_hidden_states=True).hidden_states
         features = torch.cat([hidden[i + 1] for i in config.aux_layer_ids], -1)[:, :-1]
         teacher = torch.softmax(model(ids).logits, -1)[:, 1:]
         embeds = model.get_input_embeddings()(ids)[:, 1:]
-    optimiser = torch.optim.AdamW(draft.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(draft.parameters(), lr=6e-3)
     positions = torch.arange(features.shape[1]).expand(len(ids), -1)
-    for _ in range(300):
+    for _ in range(200):
         logits, _ = draft(embeds, draft.fuse(features), positions)
         loss = -(teacher * torch.log_softmax(logits, -1)).sum(-1).mean()
         optimiser.zero_grad()
