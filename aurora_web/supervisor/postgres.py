@@ -103,8 +103,11 @@ class Postgres:
         said = subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
         major = said.split()[2].split(".")[0]
         data = self.folder / "data"
-        if data.exists():
-            found = (data / "PG_VERSION").read_text().strip()
+        if data.exists() or self.process is not None:  # who has run has data: what is gone is never made anew
+            try:
+                found = (data / "PG_VERSION").read_text().strip()
+            except OSError as error:
+                raise ProcessError(f"{data} holds no database that can be read ({error}): bring it back") from None
             if found != major:
                 raise ProcessError(
                     f"{data} was written by Postgres {found}, and this is {major}: move it away, or use its own server "

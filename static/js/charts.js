@@ -256,7 +256,7 @@ export class Charts {
       margin: { l: 46, r: 12, t: 12, b: 30 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--text"), size: 12 }, legend: { orientation: "h", y: -0.16 }, showlegend: true, dragmode: "zoom",
       hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--line"), font: { color: colour("--text") }, align: "left" },
-      xaxis: { type: "date", range: this.span.map(wall), ...grid },
+      xaxis: { type: "date", range: this.span.map(wall), tickangle: 0, nticks: 5, ...grid },
       annotations: [zoneNote],
       yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       ...extra,

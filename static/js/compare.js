@@ -39,7 +39,7 @@ function draw() {
     font: { color: colour("--text"), size: 12 },
     legend: { orientation: "h", y: -0.16 },
     showlegend: true,
-    xaxis: { ...axis, type: isClock ? "date" : "linear", ticksuffix: isClock ? "" : " min" },
+    xaxis: { ...axis, type: isClock ? "date" : "linear", ticksuffix: isClock ? "" : " min", tickangle: 0, nticks: 8 },
     annotations: isClock ? [zoneNote] : [],
     yaxis: axis,
   }, CONFIG);

@@ -32,7 +32,7 @@ function layout(yaxis) {
     font: { color: colour("--text"), size: 12 },
     legend: { orientation: "h", y: -0.16 },
     showlegend: true,
-    xaxis: { type: "date", range, gridcolor: colour("--line") },
+    xaxis: { type: "date", range, tickangle: 0, nticks: 8, gridcolor: colour("--line") },
     annotations: [zoneNote],
     yaxis: { gridcolor: colour("--line"), zerolinecolor: colour("--line"), ...yaxis },
   };

@@ -31,6 +31,9 @@ def test_postgres_keeps_what_was_committed_and_refuses_another_major_version(ope
     (server.folder / "data" / "PG_VERSION").write_text("9\n")
     with pytest.raises(ProcessError, match="written by Postgres 9"):
         server.start()
+    shutil.rmtree(server.folder / "data")
+    with pytest.raises(ProcessError, match="bring it back"):  # no empty one in its place
+        server.start()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")
