@@ -40,7 +40,8 @@ class Recipe:
     depth_decay: float = 0.8  # weight of each depth relative to the one before
     prompt_share: float = 0.0  # of the prompt's positions that are learnt from, besides all generated ones
     chain_share: float = 0.5  # of positions whose chain is unrolled
-    average_decay: float = 0.95  # per step, of the averaged weights that are published; 0 = the last ones
+    average_share: float = 0.125  # of all steps: so many of the last ones are what published weights are averaged over,
+    most_averaged: int = 100  # but no more than these; 0 = the last ones alone
     max_positions: int = 512  # per optimiser step, padding included,
     positions_at_once: int = 1024  # and of these whose activations are in memory together: gradients are summed
     # of matrix products and kept activations; parameters stay float32
@@ -57,7 +58,7 @@ class Recipe:
                 prompt_share=1.0,
             )
         has_large_vocabulary = config.draft_vocab_size < config.vocab_size
-        return cls(max_positions=REAL_TEXT_POSITIONS) if has_large_vocabulary else cls()
+        return cls(max_positions=REAL_TEXT_POSITIONS, prompt_share=1.0) if has_large_vocabulary else cls()
 
     def rate_at(self, step: int) -> float:
         """Share of both rates for the step after ``step`` finished ones."""
@@ -160,8 +161,9 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the published weights towards the trained ones; early steps count alike, so that day 0 does not lag."""
-        decay = min(self.recipe.average_decay, 1 - 1 / self.step_count)
+        """Move the published weights towards the trained ones: over few steps on day 0, over more as rates fall."""
+        num_averaged = min(self.recipe.most_averaged, self.recipe.average_share * self.step_count)
+        decay = 1 - 1 / max(1.0, num_averaged)
         names = [name for name, tensor in self.averaged.items() if tensor.is_floating_point()]
         trained = self.draft.state_dict()
         torch._foreach_lerp_([self.averaged[n] for n in names], [trained[n] for n in names], 1 - decay)

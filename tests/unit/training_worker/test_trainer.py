@@ -70,6 +70,21 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(target, traces, tmp_pa
         assert torch.equal(resumed.averaged[name], whole.averaged[name]), name
 
 
+def test_published_weights_are_an_average_over_a_share_of_all_steps(target, traces):
+    """Over the last step alone at first, so that day 0 does not lag; over no more than ``most_averaged`` ever."""
+    examples, _ = Examples(target, AUX).load(traces(4))
+    trainer = trainer_of(target, average_share=0.25, most_averaged=4)
+    name = "lm_head.weight"
+    expected = None
+    for step in range(1, 24):
+        trainer.step(examples)
+        num_averaged = max(1.0, min(4.0, step / 4))
+        trained = trainer.draft.state_dict()[name]
+        expected = trained.clone() if num_averaged == 1 else expected.lerp(trained, 1 / num_averaged)
+        assert torch.allclose(trainer.averaged[name], expected, atol=1e-6)
+    assert not torch.allclose(trainer.averaged[name], trainer.draft.state_dict()[name], atol=1e-4)
+
+
 def test_bfloat16_goes_where_float32_goes(target, traces):
     examples, _ = Examples(target, AUX).load(traces(8))
     losses = []
