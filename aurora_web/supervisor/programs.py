@@ -9,8 +9,10 @@ from aurora_web.supervisor.child import Program
 from aurora_web.supervisor.config import REPO, SupervisorConfig
 
 # glibc: tensors of a few MB are taken from memory that the trainer keeps, instead of fresh pages at every step; larger
-# ones, of a real LLM's vocabulary, would leave holes of a gigabyte in it.
+# ones, of a real LLM's vocabulary, would leave holes of a gigabyte in it. oneDNN: it keeps a compiled product with its
+# buffers for each shape, 1,024 of them unless told otherwise: chains and prompts have so many that it held 0.4 GB.
 KEEP_MEMORY = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
     "MALLOC_TOP_PAD_": str(1 << 26),
