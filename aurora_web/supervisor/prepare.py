@@ -22,17 +22,19 @@ ACTOR = "supervisor"
 DEMOS: dict[str, dict[str, Any]] = {
     "smollm2": {
         "name": "SmolLM2 135M Instruct",
-        "traffic": {
+        "settings": {
+            # What one more slice teaches a real LLM's draft is soon less than the gate can tell from chance.
+            "slice_seconds": 16.0,
             "traffic_schedule": [
                 {"seconds": 1200, "mix": {"explain_code": 1, "write_code": 1, "sql_schema": 1}},
                 {"seconds": 1200, "mix": {"rewrite_docs": 1, "extract_json": 1, "chat": 1}},
                 {"seconds": 1200, "mix": {}},
-            ]
+            ],
         },
     },
     "pocket": {
         "name": "Pocket target",
-        "traffic": {
+        "settings": {
             "traffic_schedule": [
                 {"seconds": 240, "mix": {"sql": 1, "arithmetic": 1}},
                 {"seconds": 240, "mix": {"json_tools": 1}},
@@ -102,7 +104,7 @@ def _register(name: str, folder: Path) -> None:
         is_traffic_enabled=True,
         control_share=CONTROL_SHARE,
     )
-    change_settings(demo, TRAFFIC | DEMOS[name]["traffic"], ACTOR)
+    change_settings(demo, TRAFFIC | DEMOS[name]["settings"], ACTOR)
 
 
 def _replica_token(state_dir: Path) -> str:

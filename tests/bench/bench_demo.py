@@ -4,7 +4,7 @@ Every ``--every`` seconds a JSON line about the time since the line before, from
 version and its accept length by replay at the largest lookahead, as the gate saw it; over all domains and for each of
 them accept length, tokens/s, speedup over the control with its 95 % interval, requests on either side; and the memory
 of all processes together (proportional set size). Before them the seconds until the console was ready, at the first
-start and at a second one; after them what was rolled back, and why.
+start and at a second one; after them which versions were rejected or rolled back, and why.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from tests.bench.ring import Ring, running_ring, wait_for
 
 READY = re.compile(r"ready after ([\d.]+) s")
 _UNDONE = """
-SELECT v.number, t.actor, t.reason FROM registry_transition t JOIN registry_speculatorversion v ON v.id = t.version_id
-WHERE t.new = 'rolled_back' ORDER BY t.at
+SELECT v.number, t.new, t.actor, t.reason
+FROM registry_transition t JOIN registry_speculatorversion v ON v.id = t.version_id
+WHERE t.new IN ('rejected', 'rolled_back') ORDER BY t.at
 """
 
 
@@ -124,8 +125,8 @@ def main() -> None:
                 time.sleep(given.every)
                 print(json.dumps(look(ring, given.demo, began, since)), flush=True)
                 since = time.time()
-            for number, actor, reason in ring.rows(_UNDONE):
-                print(json.dumps({"rolled_back": number, "by": actor, "because": reason}), flush=True)
+            for number, status, actor, reason in ring.rows(_UNDONE):
+                print(json.dumps({status: number, "by": actor, "because": reason}), flush=True)
 
 
 if __name__ == "__main__":
