@@ -77,13 +77,21 @@ class StepRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class VersionSpan(Record):
+    """Consecutive verify steps of one request that one version drafted for."""
+
+    version: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class TraceRecord(Record):
     """One finished request that may be learnt from."""
 
     trace_id: str  # uuid4 hex; ingest is idempotent on it
     target: str  # slug
     domain: str
-    version: int  # speculator version that served it; 0 = none (control)
+    version: int  # speculator version that served it, or most of it; 0 = none (control)
     tokens: tuple[int, ...]  # prompt, then every generated token
     prompt_len: int
     temperature: float
@@ -94,6 +102,7 @@ class TraceRecord(Record):
     steps: tuple[StepRecord, ...]
     segment_id: str  # hidden states: key trace_id in that segment file
     first_state: int = 0  # first token position whose hidden states were kept (cached prefixes have none)
+    version_spans: tuple[VersionSpan, ...] = ()  # all steps, where a swap reached the request; else ``version`` did all
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +294,8 @@ class ObservedState(Record):
     pins_revision: int = -1  # of the pins that it runs; -1 = it knows of no pins
     pins_obeyed: tuple[str, ...] = ()  # those of PIN_KINDS that this engine can obey
     pins_detail: str = ""  # why not the others, or why a revision was not taken up
+    # Of one step with lookahead 0, 1, ..., at the batch size of late, as the engine measured it; () = it has not
+    step_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from aurora_web.rollouts.models import GateDecision
 from aurora_web.training.learnt import learnt_from
 
 router = Router(tags=["versions"], auth=Allow("read"))
-DECISION = ("passed", "reasons", "policy", "accept_length", "gain", "gain_low", "gain_high", "at", "live_number")
+DECISION = ("passed", "reasons", "policy", "accept_length", "gain", "gain_low", "gain_high", "predicted_speedup",
+            "live_predicted_speedup", "at", "live_number")  # fmt: skip
 
 
 class VersionDetail(Schema):

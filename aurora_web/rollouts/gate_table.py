@@ -31,11 +31,11 @@ class GateRow:
 
 
 def gate_rows(decision: GateDecision | None) -> list[GateRow]:
-    """Accept length over all domains, then accept length and accept rate of each."""
+    """Accept length and predicted speedup over all domains, then accept length and accept rate of each."""
     domains = [DomainVerdict(**domain) for domain in decision.domains] if decision else []
     if decision is None or not domains:
         return []
-    rows = [_total(decision, domains)]
+    rows = [_total(decision, domains), *_predicted(decision, domains)]
     for domain in domains:
         rows += [_accept_length(domain), _accept_rate(domain)]
     return rows
@@ -53,6 +53,16 @@ def _total(decision: GateDecision, domains: list[DomainVerdict]) -> GateRow:
     theirs = ours / (1 + decision.gain) if ours is not None and decision.gain is not None else None
     low, high = decision.gain_low, decision.gain_high
     return GateRow("", None, num_traces, "Accept length", ours, theirs, decision.gain, low, high, word)
+
+
+def _predicted(decision: GateDecision, domains: list[DomainVerdict]) -> list[GateRow]:
+    """An estimate beside what is judged; none where no replica has measured what its steps cost."""
+    if decision.predicted_speed_gain is None:
+        return []
+    num_traces = sum(domain.num_traces for domain in domains)
+    ours, theirs = decision.predicted_speedup, decision.live_predicted_speedup
+    gain = decision.predicted_speed_gain
+    return [GateRow("", None, num_traces, "Speedup, predicted", ours, theirs, gain, None, None, "Not judged")]
 
 
 def _accept_length(domain: DomainVerdict) -> GateRow:

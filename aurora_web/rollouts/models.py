@@ -47,6 +47,7 @@ class Replica(models.Model):
     probe_accept_length = models.FloatField()
     probe_num_steps = models.IntegerField()
     num_running = models.IntegerField()
+    step_seconds = models.JSONField(default=list)  # of one step by lookahead, as it measured; [] = it has not
     num_dropped_traces = models.BigIntegerField()
     spool_bytes = models.BigIntegerField()
     reported_at = models.DateTimeField()  # the replica's clock
@@ -256,9 +257,19 @@ class GateDecision(models.Model):
     gain = models.FloatField(null=True)  # accept_length over live's - 1
     gain_low = models.FloatField(null=True)
     gain_high = models.FloatField(null=True)
+    # Estimates: speed relative to no speculation, from the replay and from what a replica says that steps cost
+    predicted_speedup = models.FloatField(null=True)
+    live_predicted_speedup = models.FloatField(null=True)
     at = models.DateTimeField(default=timezone.now)
     live_number = models.PositiveIntegerField(null=True)  # what was live then: 0 = nothing, None = not recorded
     requested_by = models.CharField(max_length=150, blank=True)  # who asked to have it judged again; "" = nobody
+
+    @property
+    def predicted_speed_gain(self) -> float | None:
+        """Predicted speed over that of what was live then - 1."""
+        if self.predicted_speedup is None or not self.live_predicted_speedup:
+            return None
+        return self.predicted_speedup / self.live_predicted_speedup - 1
 
 
 class Approval(models.Model):

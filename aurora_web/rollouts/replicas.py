@@ -141,6 +141,7 @@ def _checked(state: ObservedState) -> dict[str, Any]:
         "num_running": count(state.num_running, where + "num_running"),
         "pins_revision": -1 if state.pins_revision == -1 else count(state.pins_revision, where + "pins_revision"),
         "pins_obeyed": [text(kind, where + "pins_obeyed", 32) for kind in state.pins_obeyed],
+        "step_seconds": [finite(seconds, where + "step_seconds") for seconds in state.step_seconds],
         "ranks": [text(sha256, where + "ranks", 64) for sha256 in state.ranks],
         **{name: _optional(getattr(state, name), where + name, 64) for name in ("sha256", "target_sha256")},
         **{

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
@@ -18,6 +19,8 @@ from aurora_web.rollouts.freeze import frozen
 from aurora_web.rollouts.gate import Live, Policy, decide
 from aurora_web.rollouts.intent import RolloutError, lock_deployment, set_intent
 from aurora_web.rollouts.models import Approval, Deployment, GateDecision, SwapKind
+from aurora_web.rollouts.predicted import predicted_speedup, step_seconds
+from aurora_web.rollouts.replayed import shares_of
 from speculators.records import EvalReport
 
 GATE = "gate"
@@ -116,8 +119,10 @@ def _decide_on(version: SpeculatorVersion, report: EvalReport | None) -> dict[st
         live=_live_kind(current),
         live_num_traces=_num_traces(current),
     )
-    verdict = decide(report, policy, latest_requests(target))
+    requests = latest_requests(target)
+    verdict = decide(report, policy, requests)
     return {
+        **_predicted(target, report, requests),
         "passed": verdict.passed,
         "reasons": list(verdict.reasons),
         "domains": [d.to_json() for d in verdict.domains],
@@ -128,6 +133,16 @@ def _decide_on(version: SpeculatorVersion, report: EvalReport | None) -> dict[st
         "gain_high": verdict.gain.high,
         "live_number": current.number if current else 0,
         "at": timezone.now(),
+    }
+
+
+def _predicted(target: Target, report: EvalReport | None, requests: Mapping[str, int]) -> dict[str, float | None]:
+    if report is None or not report.live:
+        return {"predicted_speedup": None, "live_predicted_speedup": None}
+    shares, seconds = shares_of(requests, report.candidate, report.live), step_seconds(target)
+    return {
+        "predicted_speedup": predicted_speedup(report.candidate, shares, seconds),
+        "live_predicted_speedup": predicted_speedup(report.live, shares, seconds),
     }
 
 

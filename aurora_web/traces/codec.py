@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from speculators.records import RecordError, StepRecord, TraceRecord
+from speculators.records import RecordError, StepRecord, TraceRecord, VersionSpan
 
 INT32 = 2**31 - 1
 HELD_OUT_EVERY = 10
@@ -35,11 +35,13 @@ COLUMNS = (
     "num_plain_steps",
     "num_proposed_drafts",
     "num_correct_drafts",
+    "version_spans",
     "is_held_out",
 )
-_REQUIRED = frozenset(TraceRecord.__dataclass_fields__) - {"first_state"}
+_REQUIRED = frozenset(TraceRecord.__dataclass_fields__) - {"first_state", "version_spans"}
 _KNOWN = frozenset(TraceRecord.__dataclass_fields__)
 _STEP = frozenset(StepRecord.__dataclass_fields__)
+_SPAN = frozenset(VersionSpan.__dataclass_fields__)
 Pair = tuple[int, list[int]]  # (num_correct_drafts, proposed) of a step
 _MAX_TIME = 253402300799.0  # the last second that Postgres and Python agree on
 
@@ -159,8 +161,19 @@ def row(
         finite(raw["decode_seconds"], f"{where}.decode_seconds"),
         pack_steps(pairs),
         *step_sums(pairs),
+        _spans(raw.get("version_spans", []), f"{where}.version_spans", len(pairs)),
         is_held_out(trace_id.hex, held_out_every(domain)),
     )
+
+
+def _spans(spans: Any, where: str, num_steps: int) -> str | None:
+    """``[[version, num_steps], ...]`` as JSON; None for a trace of one version."""
+    if not isinstance(spans, list) or any(not isinstance(span, dict) or span.keys() != _SPAN for span in spans):
+        raise RecordError(f"{where}: expected a list of objects with the fields {sorted(_SPAN)}, got {spans!r:.80}")
+    pairs = [(count(span["version"], where), count(span["num_steps"], where, num_steps)) for span in spans]
+    if pairs and sum(num for _, num in pairs) != num_steps:
+        raise RecordError(f"{where}: expected {num_steps} steps, as there are in steps, got {spans!r:.80}")
+    return orjson.dumps(pairs).decode() if pairs else None
 
 
 def step_sums(pairs: Sequence[Pair]) -> tuple[int, int, int, int]:

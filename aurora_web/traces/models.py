@@ -42,7 +42,8 @@ class Trace(models.Model):
     target = models.ForeignKey(Target, on_delete=models.DO_NOTHING, related_name="traces", db_constraint=False)
     segment_id = models.UUIDField()
     domain = models.CharField(max_length=100)
-    version = models.IntegerField()  # speculator version number that served it; 0 = control
+    version = models.IntegerField()  # speculator version number that served it, or most of it; 0 = control
+    version_spans = models.JSONField(null=True)  # [[version, num_steps], ...] where a swap reached the request
     tokens = ArrayField(models.IntegerField())
     prompt_len = models.IntegerField()
     first_state = models.IntegerField()

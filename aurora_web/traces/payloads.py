@@ -45,6 +45,7 @@ def whole(trace: Trace, may_read_text: bool) -> dict[str, Any]:
     marked = marked_trace(trace)
     return {
         **summary(trace),
+        "version_spans": [{"version": version, "num_steps": num} for version, num in trace.version_spans or ()],
         "is_redacted": not may_read_text,
         "prompt": list(marked.prompt) if may_read_text else None,
         "first": list(marked.first) if may_read_text else None,

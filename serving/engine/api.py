@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from serving.engine.pins import Pins
-from speculators.records import StepRecord
+from speculators.records import StepRecord, VersionSpan
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -86,6 +86,7 @@ class FinishedRequest:
     first_state: int = 0  # states and final start at this position (a cached prefix has none): T is as much smaller
     # To be counted instead of the whole; None: one version served all of it, and none of its steps was the control's
     parts: tuple[Part, ...] | None = None
+    version_spans: tuple[VersionSpan, ...] = ()  # as in TraceRecord
 
     @property
     def num_verify_steps(self) -> int:
@@ -206,6 +207,7 @@ class EngineStats:
     reverted_from: int | None  # version that the engine itself took out of service since the last swap()
     revert_detail: str  # why
     domains: tuple[DomainStats, ...]
+    step_seconds: tuple[float, ...] = ()  # by lookahead, at the batch size of late; () = not measured
 
 
 class FollowedEngine(Protocol):

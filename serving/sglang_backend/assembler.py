@@ -24,7 +24,7 @@ from serving.engine.versions import Versions
 from serving.sglang_backend.capture import HEALTH_CHECK, EventQueue
 from serving.sglang_backend.events import Applied, Event, Finish, Origin, Prefill, Step
 from serving.sglang_backend.tree import StepRows, proposed_path, take_apart
-from speculators.records import StepRecord
+from speculators.records import StepRecord, VersionSpan
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,23 @@ def assemble(event: Finish, track: Track) -> FinishedRequest:
         final=final,
         first_state=first,
         parts=tuple(parts),
+        version_spans=_spans(uses),
     )
+
+
+def _spans(uses: list[Use]) -> tuple[VersionSpan, ...]:
+    """Which versions drafted, in turn, steps without drafts among what was before them; () where it was one."""
+    spans: list[tuple[int, int]] = []
+    num_before = 0  # steps without drafts at the very beginning
+    for use in uses:
+        if use.version and (not spans or spans[-1][0] != use.version):
+            spans.append((use.version, num_before + 1))
+            num_before = 0
+        elif spans:
+            spans[-1] = (spans[-1][0], spans[-1][1] + 1)
+        else:
+            num_before += 1
+    return tuple(VersionSpan(version, num) for version, num in spans) if len(spans) > 1 else ()
 
 
 def _steps(uses: list[Use], num_left: int) -> tuple[list[StepRecord], list[Part], list[Use]]:

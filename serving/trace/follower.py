@@ -161,6 +161,7 @@ class Follower:
             pins_revision=self.engine.pins.desired.revision,
             pins_obeyed=self.engine.pins.obeyed,
             pins_detail=self.pins.detail,
+            step_seconds=stats.step_seconds,
             **dataclasses.asdict(beside),
         )
 

@@ -65,6 +65,7 @@ def trace_of(finished: FinishedRequest, target: str, segment_id: str) -> TraceRe
         steps=finished.steps,
         segment_id=segment_id,
         first_state=finished.first_state,
+        version_spans=finished.version_spans,
     )
 
 

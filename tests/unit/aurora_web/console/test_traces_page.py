@@ -5,6 +5,7 @@ import pytest
 from aurora_web.registry.models import Target
 from aurora_web.traces import services
 from aurora_web.traces.models import DeletedTrace, Trace, TraceAccess
+from speculators.records import VersionSpan
 from tests.unit.aurora_web.conftest import segment_payload
 
 pytestmark = pytest.mark.django_db
@@ -41,6 +42,16 @@ def test_a_trace_shows_what_was_proposed_instead(clients, address):
     )
     assert "Step 1: 1 of 2 drafts correct." in page
     assert '<span class="run prompt"><span class="t" title="token 1">w1</span>' in page
+
+
+def test_a_trace_that_a_swap_reached_says_which_version_drafted_for_how_long(clients, target):
+    services.ingest_segment(segment_payload(1, version_spans=(VersionSpan(1, 1), VersionSpan(2, 1))))
+    trace_id = Trace.objects.get().trace_id
+    assert "most of it: v1 for 1 step, then v2 for 1 step;" in text(
+        clients["viewer"].get(f"/targets/demo/traces/{trace_id}/")
+    )
+    told = clients["viewer"].get(f"/api/v1/targets/demo/traces/{trace_id}").json()
+    assert told["version_spans"] == [{"version": 1, "num_steps": 1}, {"version": 2, "num_steps": 1}]
 
 
 def test_a_viewer_sees_lengths_and_outcomes_only(clients, address):

@@ -35,6 +35,9 @@ def test_a_segment_counts_once_however_often_it_comes(target):
         ({"started_at": float("1e30")}, "started_at"),
         ({"domain": ""}, "domain"),
         ({"surplus": 1}, "surplus"),
+        ({"version_spans": [{"version": 1, "num_steps": 1}]}, "version_spans: expected 2 steps"),
+        ({"version_spans": [{"version": 1}]}, "version_spans"),
+        ({"version_spans": [{"version": -1, "num_steps": 2}]}, "version_spans"),
     ],
 )
 def test_a_bad_trace_refuses_the_whole_segment_and_is_named(target, change, named):

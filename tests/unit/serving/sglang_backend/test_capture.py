@@ -161,6 +161,22 @@ def test_a_swap_under_a_request_splits_its_counts():
     [(finished, _)] = scene.finished
     assert [(p.version, p.num_verify_steps, p.num_accept_tokens) for p in finished.parts] == [(1, 1, 1), (2, 2, 4)]
     assert finished.version == 2
+    assert [(span.version, span.num_steps) for span in finished.version_spans] == [(1, 1), (2, 2)]
+
+
+def test_steps_without_drafts_belong_to_the_span_around_them_and_one_version_has_no_spans():
+    scene, one, two = Scene(), request(RID, [5]), request("b" * 32, [6])
+    scene.prefill([one, two], [0, 0], [1, 1])
+    for position, (version, block) in enumerate(((1, 1), (1, 0), (2, 2), (2, 0), (1, 0)), start=1):
+        scene.applied(version)
+        scene.capture.block = block
+        scene.step([one], [position], [[10]] if block else [[12, 13]], [1])
+    scene.end(request(RID, [5], [10] * 6, reason="length"))
+    [(finished, _)] = scene.finished
+    assert [(span.version, span.num_steps) for span in finished.version_spans] == [(1, 3), (2, 1), (1, 1)]
+    scene.step([two], [1], [[12, 13]], [1])
+    scene.end(request("b" * 32, [6], [10, 12], reason="length"))
+    assert scene.finished[1][0].version_spans == ()
 
 
 def test_control_steps_are_one_part_per_domain_and_block():
