@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 
 from aurora_web.accounts.access import allow
 from aurora_web.accounts.models import AuditEvent
@@ -25,6 +25,12 @@ def overview(request: HttpRequest) -> HttpResponse:
         return render(request, "console/overview.html", _overview(request))
     part = lambda: render(request, "console/_overview.html", _overview(request)).content  # noqa: E731
     return HttpResponse(shelf.get(seen_alike(request), part))
+
+
+@allow("read")
+def targets(request: HttpRequest) -> HttpResponse:
+    """Typed by hand, from a target's address: the overview is the list."""
+    return redirect("console:overview")
 
 
 def _overview(request: HttpRequest) -> dict[str, Any]:

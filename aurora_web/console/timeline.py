@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 from aurora_web.accounts.models import AuditEvent
+from aurora_web.console.words import what_was_done
 from aurora_web.metrics import charts
 from aurora_web.metrics.mix import shifts
 from aurora_web.registry.models import Status, Target, Transition
@@ -22,9 +23,11 @@ MAX_EVENTS = 500
 MAX_MARKERS = 100
 TOLD = ("at", "old", "new", "actor", "reason", "version__number", "version__gate_decision__reasons",
         "version__gate_decision__domains", "version__gate_decision__gain", "version__gate_decision__gain_low",
-        "version__gate_decision__gain_high")  # fmt: skip
+        "version__gate_decision__gain_high", "version__gate_decision__predicted_speedup",
+        "version__gate_decision__live_predicted_speedup")  # fmt: skip
 # Told by the transition of the version itself.
 TOLD_ELSEWHERE = ("version.", "canary.")
+PINS = ("domain.pin", "domain.unpin", "domain.pin_undo")
 SHIFT_BUCKET = 30
 
 
@@ -60,7 +63,7 @@ def markers(
     found = [
         *_transitions(_told_of_versions(target, begin, end).filter(new__in=DRAWN), MAX_MARKERS),
         *(event for event in _alerts(target, begin, end) if event["kind"] in MARKERS),
-        *_people(_told_of_people(target, begin, end).filter(action__in=PIN_WORDS), MAX_MARKERS),
+        *_people(_told_of_people(target, begin, end).filter(action__in=PINS), MAX_MARKERS),
         *_shifts(target, since, until, points, bucket),
     ]
     return sorted(found, key=lambda event: -event["at"])[:MAX_MARKERS]
@@ -101,10 +104,12 @@ def _told(row: Transition) -> tuple[str, str]:
 
 
 def _measured(decision: GateDecision) -> str:
-    """: +14 % predicted accept length (95 %: +8 % to +20 %), 1,240 traces, worst domain sql +2 %"""
+    """: +12 % predicted speed, +14 % accept length (95 %: +8 % to +20 %), 1,240 traces, worst domain sql +2 %"""
     if decision.gain is None:
         return f": {' '.join(decision.reasons)}"
-    said = f": {_percent(decision.gain)} predicted accept length"
+    speed = decision.predicted_speed_gain
+    said = f": {_percent(speed)} predicted speed, " if speed is not None else ": "
+    said += f"{_percent(decision.gain)} accept length"
     if decision.gain_low is not None and decision.gain_high is not None:
         said += f" (95 %: {_percent(decision.gain_low)} to {_percent(decision.gain_high)})"
     said += f", {sum(domain['num_traces'] for domain in decision.domains):,} traces"
@@ -152,34 +157,8 @@ def _told_of_people(target: Target, begin: datetime, end: datetime) -> QuerySet[
 def _people(events: QuerySet[AuditEvent], limit: int) -> Iterator[dict[str, Any]]:
     told_of = events.values_list("at", "actor", "action", "subject", "reason", "detail")
     for at, actor, action, subject, reason, detail in told_of[:limit]:
-        because = f": {reason}" if reason else ""
-        if action in PIN_WORDS:
-            said = PIN_WORDS[action].format(domain=subject, words=detail["words"])
-            yield _event(at, "pin", f"{actor} {said}{because}")
-            continue
-        new = detail.get("new") if isinstance(detail, dict) else None
-        changed = f" ({', '.join(new)})" if isinstance(new, dict) and new else ""
-        yield _event(at, "person", f"{actor}: {WORDS.get(action, action)}{changed}{because}")
-
-
-PIN_WORDS = {
-    "domain.pin": "pinned the domain {domain}: {words}",
-    "domain.unpin": "unpinned the domain {domain}",
-    "domain.pin_undo": "changed the pin of the domain {domain} back, to {words}",
-}
-WORDS = {
-    "target.register": "registered the target",
-    "target.settings": "changed settings",
-    "target.resume": "ended the hold after the rollback",
-    "target.freeze": "froze the target, no version goes live by itself",
-    "target.unfreeze": "unfroze the target, the policy decides again",
-    "domain.rule": "made a rule for the names of domains",
-    "domain.rule_end": "ended a rule for the names of domains",
-    "training.pause": "paused training",
-    "training.resume": "resumed training",
-    "training.now": "asked for a training slice at once",
-    "token.create": "made a replica token",
-}
+        kind = "pin" if action in PINS else "person"
+        yield _event(at, kind, f"{actor} {what_was_done(action, subject, reason, detail)}")
 
 
 def _shifts(

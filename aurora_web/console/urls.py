@@ -39,6 +39,7 @@ urlpatterns = [
     path("alerts/channels/", alerts.channels, name="alert_channels"),
     path("alerts/channels/<int:pk>/test/", alerts.test_channel, name="test_channel"),
     path("alerts/channels/<int:pk>/remove/", alerts.remove_channel, name="remove_channel"),
+    path("targets/", pages.targets, name="targets"),
     path("targets/new/", registration.begin, name="register"),
     path("targets/new/bulk/", registration_bulk.begin, name="register_bulk"),
     path("targets/new/<uuid:draft_id>/source/", registration.source, name="register_source"),

@@ -43,7 +43,7 @@ PLAN = {
     "canary_min_requests": "50",
 }  # fmt: skip
 LEFT_OUT = {
-    "activity/", "settings/", "targets/new/", "targets/new/bulk/",  # lead elsewhere
+    "activity/", "settings/", "targets/", "targets/new/", "targets/new/bulk/",  # lead elsewhere
     "targets/<str:slug>/launch/",  # SGLang's targets have it
     "targets/<str:slug>/versions/<int:number>/files/<str:name>", "targets/<str:slug>/traces/export/",  # downloads
 }  # fmt: skip

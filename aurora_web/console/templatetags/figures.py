@@ -11,6 +11,7 @@ from django import template
 from django.utils import timezone
 
 from aurora_web import moments
+from aurora_web.console.words import what_was_done
 
 register = template.Library()
 DASH = "–"
@@ -73,6 +74,12 @@ def ago(at: datetime | None) -> str:
         if seconds < limit:
             return f"{seconds / unit:.0f} {name} ago"
     return f"{seconds / 86400:.0f} d ago"
+
+
+@register.filter
+def done(event: Any) -> str:
+    """What an event of the audit log was, as a sentence without its actor."""
+    return what_was_done(event.action, event.subject, event.reason, event.detail)
 
 
 @register.filter

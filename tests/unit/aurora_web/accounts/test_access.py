@@ -44,6 +44,7 @@ PAGES = {
     ("GET", "/settings/policies/"): READ,
     ("GET", "/settings/retention/"): READ,
     ("POST", "/settings/retention/"): ADMINISTER,
+    ("GET", "/targets/"): READ,
     ("GET", "/targets/new/"): REGISTER,
     ("GET", "/targets/new/bulk/"): REGISTER,
     ("GET", f"/targets/new/{TRACE}/source/"): REGISTER,

@@ -128,7 +128,7 @@ def test_events_are_sentences_with_numbers(target, judged):
     told = timeline(target, now - 60, now + 1)
     said = [event["text"] for event in told]
     passed = next(each for each in said if each.startswith("candidate v2 passed"))
-    assert "+18 % predicted accept length (95 %: " in passed
+    assert "+18 % accept length (95 %: " in passed
     assert passed.endswith(", 20 traces, worst domain prose +3 %")
     assert any(each.startswith("candidate v3 was rejected: ") for each in said)
     assert "v2 was rolled back by olga: slow at noon" in said
