@@ -121,21 +121,25 @@ lock: $(VENV)/.dev
 
 # A bare Debian has python3 without ensurepip: install it when we may, say so when we may not.
 $(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Aurora needs Python 3.11 or newer and $(PYTHON) is $$($(PYTHON) --version 2>&1): name another one, like make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Aurora: making the virtual environment"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || ( ./deploy/apt-install python3-venv && rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) )
 
 # One call for all: pip resolves once. Without compiling everything ahead: of most packages little is ever imported.
-PIP_INSTALL = $(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements-torch.txt -r requirements.txt
+# Of what pip says, the large downloads.
+PIP_INSTALL = $(BIN)/pip install --no-compile --disable-pip-version-check --progress-bar off -r requirements-torch.txt -r requirements.txt
+LARGE = sed -nuE 's@^ *Downloading (.*/)?([^ ]+) \(([0-9]{2,}\.?[0-9]* MB)\).*@  downloading \2, \3@p; s/^Installing collected packages.*/  installing what was downloaded/p'
 
 $(VENV)/.runtime: requirements-torch.txt requirements.txt | $(VENV)/bin/pip
 	@echo "Aurora: installing torch (the largest part) and the other packages; a few minutes the first time"
-	@$(PIP_INSTALL)
+	@set -o pipefail; $(PIP_INSTALL) | $(LARGE)
 	@touch $@
 
 $(VENV)/.dev: requirements-torch.txt requirements.txt requirements-dev.txt | $(VENV)/bin/pip
 	@echo "Aurora: installing torch (the largest part), the other packages and the tools of the tests"
-	@$(PIP_INSTALL) -r requirements-dev.txt
+	@set -o pipefail; $(PIP_INSTALL) -r requirements-dev.txt | $(LARGE)
 	@touch $(VENV)/.runtime $@
 
 $(VENV)/.chromium: | $(VENV)/bin/pip
