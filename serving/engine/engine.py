@@ -46,7 +46,6 @@ from speculators.records import DomainPin, StepRecord
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
-MOST_PENDING = 8  # positions that a draft takes in before it drafts; with more it was not asked for a while
 
 
 class Engine:
@@ -150,6 +149,7 @@ class Engine:
             reverted_from=versions.reverted_from,
             revert_detail=versions.revert_detail,
             domains=self._domain_stats(),
+            step_seconds=self._costs.of_late(self._max_lookahead) if self._costs else (),
         )
 
     def measure_costs(self) -> Costs:
@@ -168,7 +168,7 @@ class Engine:
         is_control = self._is_compared(group) and self._control.draw()
         started = time.perf_counter()
         lookaheads = [0] * len(group) if is_control else self._lookaheads(group)
-        is_late = any(k and s.num_pending > MOST_PENDING for s, k in zip(group, lookaheads, strict=True))
+        num_taken_in = sum(s.num_pending for s, k in zip(group, lookaheads, strict=True) if k)
         proposals = self._stepper.propose(group, lookaheads)
         verdicts = self._stepper.verify(group, proposals)
         kept = self._commit(group, proposals, verdicts)
@@ -176,8 +176,9 @@ class Engine:
         if is_control:
             self._count_control(group, seconds)
         self._record(group, proposals, kept, seconds)
-        if self._costs is not None and not is_late:  # catching up is paid once, whatever is chosen from now on
-            self._costs.observe([len(proposal.tokens) for proposal in proposals], seconds)
+        if self._costs is not None:
+            drafts = [len(proposal.tokens) for proposal in proposals]
+            self._costs.observe(len(group), sum(drafts), max(drafts), num_taken_in, seconds)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -225,9 +226,9 @@ class Engine:
             return limits
         free = [i for i, sequence in enumerate(group) if limits[i] and not sequence.is_pinned]
         bounds = [limits[i] for i in free]
-        num_pinned = sum(limits) - sum(bounds)
-        costs = self._costs.by_drafts(len(group), sum(limits))[num_pinned:]
-        chosen = choose([self._acceptance(group[i]) for i in free], bounds, costs, len(group) - len(free))
+        pinned = [limits[i] for i in range(len(group)) if i not in free]
+        costs = self._costs.of_batch(len(group), sum(limits)).beside(pinned)
+        chosen = choose([self._acceptance(group[i]) for i in free], bounds, costs, len(pinned))
         for i, lookahead in zip(free, chosen, strict=True):
             floor = SWAP_PROBE_LOOKAHEAD if self._versions.is_probing(group[i].served) else 0
             limits[i] = min(max(floor, lookahead), limits[i])
@@ -388,7 +389,7 @@ class Engine:
     def _domain_stats(self) -> tuple[DomainStats, ...]:
         if self._costs is None or self._versions.live.draft is None:
             return ()
-        costs = self._costs.by_lookahead(1, self._max_lookahead)
+        costs = self._costs.of_late(self._max_lookahead)
         found = []
         for domain, acceptance in sorted(self._versions.chooser.domains().items()):
             rates = acceptance.rates()[: self._max_lookahead]

@@ -2,14 +2,15 @@
 
 With a(i) the chance that draft i passes given that those before it did, a request with lookahead k gets
 E(k) = 1 + a(1) + a(1) a(2) + ... tokens from a step. A batch pays for its step together, so its lookaheads are chosen
-together: drafts are added, the likeliest first, for as long as tokens per second of the whole batch rise.
+together. What that costs depends on how many drafts there are to verify and on how deep the deepest goes, since each
+depth is one more pass of the draft, whoever takes part in it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 PRIOR_RATE = 0.5  # of a version that has not been seen at work
 PRIOR_WEIGHT = 2.0  # in drafts
@@ -19,6 +20,29 @@ PROBE_LOOKAHEAD = 2
 SWAP_PROBE_LOOKAHEAD = 1  # at least, in the first steps after a swap, whether it pays or not
 PROBE_SHARE = 0.01  # of the time, for probes while speculation is off,
 LONGEST_PAUSE = 200  # but never fewer than one in so many steps
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds of the next step of a batch, by what its requests draft."""
+
+    verify: Sequence[float]  # the target's pass, by drafts in all
+    first: float = 0.0  # the draft's first pass,
+    further: float = 0.0  # each further one,
+    request: float = 0.0  # and what the first one takes in for each request that drafts
+    depth: int = 0  # that is drafted anyway, by requests that there is nothing to choose for
+
+    def seconds(self, num_drafts: int, deepest: int, num_drafting: int) -> float:
+        """Of a step with so many drafts of so many requests, ``deepest`` of one of them."""
+        deepest = max(deepest, self.depth)
+        draft = self.first + self.further * (deepest - 1) if deepest else 0.0
+        return self.verify[num_drafts] + draft + self.request * num_drafting
+
+    def beside(self, lookaheads: Sequence[int]) -> StepCosts:
+        """What more drafts cost beside those of requests with such fixed lookaheads."""
+        taken = self.request * sum(lookahead > 0 for lookahead in lookaheads)
+        verify = [seconds + taken for seconds in self.verify[sum(lookaheads) :]]
+        return replace(self, verify=verify, depth=max((self.depth, *lookaheads)))
 
 
 @dataclass(slots=True)
@@ -75,40 +99,43 @@ def fastest(rates: Sequence[float], cost_by_lookahead: Sequence[float]) -> int:
 
 
 def fastest_together(
-    rates: Sequence[Sequence[float]], limits: Sequence[int], costs: Sequence[float], num_others: int = 0
+    rates: Sequence[Sequence[float]], limits: Sequence[int], costs: StepCosts, num_others: int = 0
 ) -> list[int]:
-    """Lookaheads of the requests of one step; ``costs[n]``: seconds of it with n drafts in all.
+    """Lookaheads of the requests of one step: for each depth in turn, the likeliest drafts that are no deeper.
 
     ``num_others``: requests of the step that there is nothing to choose for; each gets a token whatever is chosen.
     """
     gains = []
     for request, (each, limit) in enumerate(zip(rates, limits, strict=True)):
         reach = 1.0
-        for rate in each[:limit]:
+        for depth, rate in enumerate(each[:limit], start=1):
             reach *= rate
-            gains.append((reach, request))
-    gains.sort(key=lambda gain: -gain[0])
-    tokens = float(len(limits) + num_others)
-    best, best_speed = 0, tokens / costs[0]
-    for num, (gain, _) in enumerate(gains, start=1):
-        tokens += gain
-        if tokens / costs[num] > best_speed:
-            best, best_speed = num, tokens / costs[num]
+            gains.append((-reach, depth, request))
+    gains.sort()
+    least = float(len(limits) + num_others)
+    best_speed, best_depth, best_num = least / costs.seconds(0, 0, 0), 0, 0
+    for deepest in range(1, max(limits, default=0) + 1):
+        tokens, num, drafting = least, 0, 0
+        for lost, depth, _ in gains:
+            if depth > deepest:
+                continue
+            tokens, num, drafting = tokens - lost, num + 1, drafting + (depth == 1)
+            if (speed := tokens / costs.seconds(num, deepest, drafting)) > best_speed:
+                best_speed, best_depth, best_num = speed, deepest, num
     lookaheads = [0] * len(limits)
-    for _, request in gains[:best]:
+    for request in [request for _, depth, request in gains if depth <= best_depth][:best_num]:
         lookaheads[request] += 1
     return lookaheads
 
 
-def pause(costs: Sequence[float], num_requests: int) -> int:
+def pause(costs: StepCosts, num_requests: int) -> int:
     """Steps between probes, for them to take PROBE_SHARE of the time."""
-    num = min(PROBE_LOOKAHEAD * num_requests, len(costs) - 1)
-    return max(1, min(LONGEST_PAUSE, math.ceil((costs[num] / costs[0] - 1) / PROBE_SHARE)))
+    num = min(PROBE_LOOKAHEAD * num_requests, len(costs.verify) - 1)
+    probe = costs.seconds(num, PROBE_LOOKAHEAD, num_requests)
+    return max(1, min(LONGEST_PAUSE, math.ceil((probe / costs.seconds(0, 0, 0) - 1) / PROBE_SHARE)))
 
 
-def choose(
-    requests: Sequence[Acceptance], limits: Sequence[int], costs: Sequence[float], num_others: int = 0
-) -> list[int]:
+def choose(requests: Sequence[Acceptance], limits: Sequence[int], costs: StepCosts, num_others: int = 0) -> list[int]:
     """Lookaheads for the next step, of requests with such acceptance and at most ``limits``.
 
     ``costs``, ``num_others``: as in ``fastest_together``. Where speculation does not pay, a small probe now and

@@ -10,13 +10,15 @@ import torch
 from serving.engine.api import Request, RequestError, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.control import BLOCK_STEPS
-from serving.engine.costs import Costs
-from serving.engine.engine import MOST_PENDING, Engine
+from serving.engine.costs import Costs, Parts
+from serving.engine.engine import Engine
 from serving.engine.stepper import Stepper
 from speculators.checkpoint import CheckpointError
 from tests.unit.serving.engine.running import engine_of, output, submit
 
 PROMPT = (1, 2, 3, 4, 5)
+# Costs of a usual kind: measured ones are of whatever else this machine does just then.
+PARTS = Parts(verify={1: 1.0, 9: 1.6}, first={1: 0.1}, further={1: 0.08}, position=0.01)
 
 
 def test_states_are_those_of_every_token_but_the_last(tiny, good):
@@ -306,9 +308,8 @@ def test_a_good_version_passes_its_probe(tiny, good):
 
 
 def test_garbage_is_switched_off_but_probed(tiny, garbage, monkeypatch):
-    """With costs of a usual kind: measured ones are of whatever else this machine does just then."""
-    monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs({1: {k: 1.0 + 0.15 * k for k in (0, 4, 8)}}))
-    monkeypatch.setattr(Costs, "observe", lambda self, lookaheads, seconds: None)
+    monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs(PARTS))
+    monkeypatch.setattr(Costs, "observe", lambda self, *step: None)
     with engine_of(tiny[0], probe_steps=4) as engine:
         engine.swap(1, engine.load_draft(garbage)).result(60)
         for _ in range(4):
@@ -317,27 +318,27 @@ def test_garbage_is_switched_off_but_probed(tiny, garbage, monkeypatch):
         assert drafted / finished.num_verify_steps < 0.3
 
 
-def test_what_catching_up_takes_is_no_cost_of_drafting(tiny, garbage, monkeypatch):
-    """A probe after many plain steps takes all their tokens in; as its cost that would keep speculation off."""
-    late, drafted, observed, honest = [], [], [], Stepper.propose
+def test_costs_are_told_what_each_step_drafted_and_took_in(tiny, garbage, monkeypatch):
+    """A probe after many plain steps takes all their tokens in, which is not what drafting costs."""
+    seen, observed, honest = [], [], Stepper.propose
 
     def watch(self, group, lookaheads):
-        pending = [s.num_pending for s, k in zip(group, lookaheads, strict=True) if k]
-        drafted.append(pending)
-        if pending and max(pending) > MOST_PENDING:
-            late.append(pending)
-        return honest(self, group, lookaheads)
+        pending = sum(s.num_pending for s, k in zip(group, lookaheads, strict=True) if k)
+        proposals = honest(self, group, lookaheads)
+        drafts = [len(proposal.tokens) for proposal in proposals]
+        seen.append((len(group), sum(drafts), max(drafts), pending))
+        return proposals
 
     monkeypatch.setattr(Stepper, "propose", watch)
-    monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs({1: {k: 1.0 + 0.15 * k for k in (0, 4, 8)}}))
-    monkeypatch.setattr(Costs, "observe", lambda self, lookaheads, seconds: observed.append(sum(lookaheads)))
+    monkeypatch.setattr(Engine, "measure_costs", lambda self: Costs(PARTS))
+    monkeypatch.setattr(Costs, "observe", lambda self, *step: observed.append(step))
     with engine_of(tiny[0], probe_steps=4) as engine:
         engine.swap(1, engine.load_draft(garbage)).result(60)
         for _ in range(3):
             submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
-    assert late
-    assert len(observed) == len(drafted) - len(late)
-    assert len([lookahead for lookahead in observed if lookahead]) == len([p for p in drafted if p]) - len(late)
+    assert [step[:4] for step in observed] == seen
+    assert max(step[3] for step in seen) > 8
+    assert min(step[4] for step in observed) > 0
 
 
 @pytest.mark.parametrize("damage", ["truncate", "digest", "shape", "nan", "missing"])

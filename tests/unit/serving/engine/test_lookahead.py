@@ -3,13 +3,22 @@ import random
 
 import pytest
 
-from serving.engine.lookahead import Acceptance, Chooser, choose, expected_tokens, fastest, fastest_together, pause
+from serving.engine.lookahead import (
+    Acceptance,
+    Chooser,
+    StepCosts,
+    choose,
+    expected_tokens,
+    fastest,
+    fastest_together,
+    pause,
+)
 
 COSTS = [1.0, 1.2, 1.4, 1.6, 1.8]  # of lookahead 0..4, in units of a plain step
 
 
 def chosen(chooser, domains, limits, costs):
-    return choose([chooser.acceptance(domain) for domain in domains], limits, costs)
+    return choose([chooser.acceptance(domain) for domain in domains], limits, StepCosts(costs))
 
 
 def feed(chooser, domain, rate, steps=200, lookahead=4):
@@ -52,7 +61,7 @@ def test_domains_do_not_share_their_fate():
 def test_speculation_is_probed_while_off_and_comes_back_by_itself():
     chooser = Chooser(4)
     feed(chooser, "sql", 0.02)
-    assert pause(COSTS, 1) == 40  # a probe of two costs 0.4 of a plain step
+    assert pause(StepCosts(COSTS), 1) == 40  # a probe of two costs 0.4 of a plain step
     seconds = plain = 0.0
     for _ in range(420):
         [lookahead] = chosen(chooser, ["sql"], [4], COSTS)
@@ -72,7 +81,7 @@ def test_when_nobody_drafts_all_probe_in_one_step():
     costs = [1.0 + 0.1 * num for num in range(9)]
     steps = [chosen(chooser, ["sql", "chat"], [4, 1], costs) for _ in range(200)]
     assert {tuple(step) for step in steps} == {(0, 0), (2, 1)}
-    assert sum(step == [2, 1] for step in steps) == 200 // (pause(costs, 2) + 1)
+    assert sum(step == [2, 1] for step in steps) == 200 // (pause(StepCosts(costs), 2) + 1)
 
 
 def test_a_domain_that_nobody_drafts_for_is_probed_beside_one_that_does():
@@ -85,19 +94,36 @@ def test_a_domain_that_nobody_drafts_for_is_probed_beside_one_that_does():
     assert 0 < sum(step[1] == 2 for step in steps) < 20
 
 
-def test_drafts_of_a_batch_are_chosen_together():
-    """Of all sums of drafts up to the limits, the one with the most tokens per second: tried one by one."""
+@pytest.mark.parametrize("draft", [{}, {"first": 0.1, "further": 0.15, "request": 0.04}, {"further": 0.3}])
+def test_drafts_of_a_batch_are_chosen_together(draft):
+    """Of all combinations of drafts up to the limits, the one with the most tokens per second: tried one by one."""
     rates, limits = [[0.9, 0.8, 0.7], [0.4, 0.4, 0.4], [0.6, 0.1, 0.1]], [3, 3, 2]
-    costs = [1.0, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9, 2.1, 2.4]
+    costs = StepCosts([1.0, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9, 2.1, 2.4], **draft)
     chosen = fastest_together(rates, limits, costs)
 
     def speed(lookaheads):
         tokens = sum(expected_tokens(rate, k) for rate, k in zip(rates, lookaheads, strict=True))
-        return tokens / costs[sum(lookaheads)]
+        return tokens / costs.seconds(sum(lookaheads), max(lookaheads), sum(k > 0 for k in lookaheads))
 
     every = itertools.product(*(range(limit + 1) for limit in limits))
     assert speed(chosen) == pytest.approx(max(map(speed, every)))
-    assert fastest_together([], [], [1.0]) == []
+    assert fastest_together([], [], StepCosts([1.0])) == []
+
+
+def test_a_pass_of_the_draft_that_few_take_part_in_is_not_worth_it():
+    """Two more drafts of one request would pay if a pass cost nothing; one each for all is what pays."""
+    rates, limits = [[0.9, 0.9, 0.9], [0.5, 0.1, 0.1], [0.5, 0.1, 0.1], [0.5, 0.1, 0.1]], [3] * 4
+    verify = [1.0 + 0.01 * num for num in range(13)]
+    assert fastest_together(rates, limits, StepCosts(verify)) == [3, 1, 1, 1]
+    assert fastest_together(rates, limits, StepCosts(verify, first=0.1, further=0.25)) == [1, 1, 1, 1]
+
+
+def test_beside_fixed_lookaheads_only_what_comes_on_top_counts():
+    costs = StepCosts([1.0, 1.1, 1.2, 1.3, 1.4], first=0.2, further=0.1, request=0.05)
+    beside = costs.beside([2, 0])
+    assert beside.seconds(0, 0, 0) == pytest.approx(costs.seconds(2, 2, 1))
+    assert beside.seconds(1, 1, 1) == pytest.approx(costs.seconds(3, 2, 2))
+    assert beside.seconds(2, 3, 1) == pytest.approx(costs.seconds(4, 3, 2))
 
 
 def test_drafts_behind_the_first_wrong_one_were_not_tried():
@@ -112,8 +138,8 @@ def test_drafts_behind_the_first_wrong_one_were_not_tried():
 
 def test_requests_without_a_choice_make_drafts_of_one_less_worth_it():
     rates, costs = [[0.5, 0.5]], [1.0, 1.2, 1.35]
-    assert fastest_together(rates, [2], costs) == [2]
-    assert fastest_together(rates, [2], costs, num_others=3) == [0]
+    assert fastest_together(rates, [2], StepCosts(costs)) == [2]
+    assert fastest_together(rates, [2], StepCosts(costs), num_others=3) == [0]
 
 
 def test_a_new_version_starts_from_what_the_one_before_it_was_like():
