@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
@@ -38,17 +39,26 @@ def reachable(folder: Path, purpose: str, user: pwd.struct_passwd | None) -> Pat
     return chosen
 
 
-def socket_dir(folder: Path, user: pwd.struct_passwd | None) -> Path:
-    """A short private directory for unix sockets (their paths may have 107 bytes), keyed by ``folder``.
+def socket_dir(folder: Path) -> Path:
+    """Where the unix sockets of ``folder`` are (their paths may have 107 bytes): the same in every process."""
+    return Path("/tmp") / f"aurora-{os.geteuid()}-{key(folder)}"
+
+
+def make_private(made: Path, user: pwd.struct_passwd | None) -> None:
+    """Make a directory of ``user``'s, or ours, that nobody else may enter.
 
     Raises ProcessError where somebody else made it before us.
     """
     owner = user.pw_uid if user is not None else os.geteuid()
-    made = Path("/tmp") / f"aurora-{os.geteuid()}-{key(folder)}"
     made.mkdir(mode=0o700, exist_ok=True)
     found = made.lstat()
     if made.is_symlink() or found.st_uid not in {owner, os.geteuid()}:
         raise ProcessError(f"{made} belongs to user {found.st_uid}, not to us: remove it")
     if found.st_uid != owner:
         os.chown(made, owner, -1)
-    return made
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a directory that its server has left; one that still holds something stays."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -15,7 +15,15 @@ from urllib.parse import quote
 
 import psycopg
 
-from aurora_web.supervisor.places import ROOTS_PLACE, can_traverse, key, reachable, socket_dir
+from aurora_web.supervisor.places import (
+    ROOTS_PLACE,
+    can_traverse,
+    key,
+    make_private,
+    reachable,
+    remove_empty,
+    socket_dir,
+)
 from aurora_web.supervisor.process import ProcessError, start, stop, tail, unprivileged_user, wait_until
 
 USER = "aurora"
@@ -70,7 +78,7 @@ class Postgres:
     def __init__(self, folder: Path, log: Path) -> None:
         self.user = unprivileged_user()
         self.folder = reachable(folder, "postgres", self.user)
-        self.sockets = socket_dir(folder, self.user)
+        self.sockets = socket_dir(folder)
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -82,6 +90,7 @@ class Postgres:
         """Make the cluster where there is none, start it, make the database; returns when it answers."""
         bin_dir = within_reach(installed(), self.user) / BIN
         data = self._data(bin_dir)
+        make_private(self.sockets, self.user)
         options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         self.process = start(
             [str(bin_dir / "postgres"), "-D", str(data), "-k", str(self.sockets), *options],
@@ -98,6 +107,7 @@ class Postgres:
         """A fast shutdown: sessions are ended, everything committed is kept."""
         if self.process is not None:
             stop(self.process, signal.SIGINT, 30)
+            remove_empty(self.sockets)
 
     def _data(self, bin_dir: Path) -> Path:
         said = subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True).stdout

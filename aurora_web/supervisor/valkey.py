@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from aurora_web.supervisor.places import socket_dir
+from aurora_web.supervisor.places import make_private, remove_empty, socket_dir
 from aurora_web.supervisor.process import ProcessError, start, stop, wait_until
 
 
@@ -29,7 +29,7 @@ class Valkey:
 
     def __init__(self, folder: Path, log: Path) -> None:
         self.folder = folder
-        self.socket = socket_dir(folder, None) / "valkey.sock"
+        self.socket = socket_dir(folder) / "valkey.sock"
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -40,6 +40,7 @@ class Valkey:
     def start(self) -> None:
         """Start the server; returns when it answers."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.socket.parent, None)
         settings = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -58,6 +59,7 @@ class Valkey:
         """Write what is pending and end."""
         if self.process is not None:
             stop(self.process)
+            remove_empty(self.socket.parent)
 
     def _answers(self) -> bool:
         try:

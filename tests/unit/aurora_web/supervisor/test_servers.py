@@ -28,6 +28,7 @@ def test_postgres_keeps_what_was_committed_and_refuses_another_major_version(ope
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
     finally:
         server.stop()
+    assert not server.sockets.exists()
     (server.folder / "data" / "PG_VERSION").write_text("9\n")
     with pytest.raises(ProcessError, match="written by Postgres 9"):
         server.start()
@@ -68,3 +69,4 @@ def test_valkey_keeps_a_queue_over_a_restart(open_dir: Path) -> None:
             client.close()
         finally:
             server.stop()
+        assert not server.socket.parent.exists()
