@@ -221,6 +221,28 @@ def test_eight_streams_during_fifty_swaps(replica, judge, drafts):
     assert len({each["target_sha256"] for each in reports} - {""}) == 1
 
 
+def test_swaps_that_reach_a_request_change_no_text_and_its_trace_says_who_drafted(replica, judge, drafts):
+    """Versions change under one request for as long as it runs."""
+    replica.swap(100, drafts.random(0))
+    prompt, num_tokens, answers = judge.prompt("arithmetic"), 300, []
+    request = threading.Thread(
+        target=lambda: answers.append(replica.server.generate(prompt, num_tokens, extra_key="swapped"))
+    )
+    request.start()
+    numbers = itertools.count(101)
+    while request.is_alive():
+        replica.swap(next(numbers), drafts.random(1))
+        replica.swap(next(numbers), drafts.random(0))
+    request.join()
+    assert answers[0]["output_ids"] == judge.greedy(prompt, num_tokens)
+    trace, _, _ = replica.trace(answers[0]["meta_info"]["id"])
+    versions = [span.version for span in trace.version_spans]
+    assert len(versions) > 1
+    assert versions == sorted(set(versions))
+    assert sum(span.num_steps for span in trace.version_spans) == len(trace.steps)
+    assert trace.version in versions
+
+
 def waiting(replica) -> str:
     """What the replica keeps on its disk for the console."""
     texts = []
