@@ -89,7 +89,7 @@ bench: $(VENV)/.dev
 
 # Pages on a full database (3 GB below tests/bench/output, kept for the next run), sockets, ingest, latency.
 bench-web: $(VENV)/.dev $(VENV)/.chromium
-	$(BIN)/python -m tests.bench.bench_web $(if $(QUICK),--quick)
+	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) pages watchers ingest live
 
 screenshots: $(VENV)/.dev $(VENV)/.chromium
 	$(BIN)/python -m tests.browser.screenshots
@@ -112,7 +112,7 @@ test-sglang: $(VENV)/models/smollm2 $(SGLANG)/.plugin
 	AURORA_TEST_MODEL=$(CURDIR)/$< $(RUN_SGLANG) -m pytest tests/sglang -p no:cacheprovider -n 2 --dist loadfile --durations=10
 
 bench-sglang: $(VENV)/.dev $(SGLANG)/.plugin
-	$(RUN_SGLANG) -m tests.bench.bench_sglang
+	$(RUN_SGLANG) -m tests.bench sglang
 
 lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --strip-extras --no-header requirements.in -o requirements.txt

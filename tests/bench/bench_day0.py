@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import time
 from itertools import islice
@@ -28,6 +26,7 @@ from tokenizers import Tokenizer
 from serving.pocket.report import distinct_3gram_share
 from serving.traffic.domains.registry import get_domain
 from tests.bench.frozen import compare_versions
+from tests.bench.machine import machine
 from tests.bench.measure import Served, accept_length, reached, speedup, windows
 from tests.bench.ring import Ring, temporary_ring, wait_for
 
@@ -132,8 +131,7 @@ def run(ring: Ring, given: argparse.Namespace) -> dict[str, Any]:
     client.started = time.monotonic()
     shift_at = given.shift_at if given.shift_to else given.seconds
     client.run(given.domain, seed, shift_at)
-    result: dict[str, Any] = {"machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"}
-    result["day0"] = summary(client.served, 0.0, given.window)
+    result: dict[str, Any] = {"machine": machine(), "day0": summary(client.served, 0.0, given.window)}
     if given.shift_to:
         frozen, before = live_version(ring, slug), len(client.served)
         client.run(given.shift_to, seed, given.seconds)

@@ -4,7 +4,8 @@ Every ``--every`` seconds a JSON line about the time since the line before, from
 version and its accept length by replay at the largest lookahead, as the gate saw it; over all domains and for each of
 them accept length, tokens/s, speedup over the control with its 95 % interval, requests on either side; and the memory
 of all processes together (proportional set size). Before them the seconds until the console was ready, at the first
-start and at a second one; after them which versions were rejected or rolled back, and why.
+start and at a second one; after them the distinct-3-gram share of each domain's latest 100 outputs, and which versions
+were rejected or rolled back, and why.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from serving.pocket.report import distinct_3gram_share
 from tests.bench.machine import machine
 from tests.bench.ring import Ring, running_ring, wait_for
 
@@ -27,6 +30,7 @@ SELECT v.number, t.new, t.actor, t.reason
 FROM registry_transition t JOIN registry_speculatorversion v ON v.id = t.version_id
 WHERE t.new IN ('rejected', 'rolled_back') ORDER BY t.at
 """
+_LATEST = "SELECT tokens[prompt_len + 1:] FROM traces_trace WHERE domain = %s ORDER BY started_at DESC LIMIT 100"
 
 
 def figures(row: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +72,20 @@ def held_out(report: dict[str, Any] | None) -> list[float] | None:
     rows = report["candidate"]
     length = sum(row["num_accept_tokens"] for row in rows) / sum(row["num_verify_steps"] for row in rows)
     return [round(length, 2), report["lookahead"], sum(row["num_traces"] for row in rows)]
+
+
+def distinct_3grams(ring: Ring) -> dict[str, float]:
+    """Of the latest outputs of each domain that was captured: a low share means text that repeats itself."""
+    domains = [name for (name,) in ring.rows("SELECT DISTINCT domain FROM traces_trace ORDER BY 1")]
+    return {each: round(distinct_3gram_share([row[0] for row in ring.rows(_LATEST, each)]), 3) for each in domains}
+
+
+def keep_live(ring: Ring, slug: str, folder: Path) -> None:
+    """Copy the live version's checkpoint, in place of an earlier one."""
+    versions = ring.get(f"/targets/{slug}/versions", limit=500)["items"]
+    live = next(version for version in versions if version["status"] == "live")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(live["uri"], folder)
 
 
 def memory_mib(ring: Ring) -> int:
@@ -114,6 +132,7 @@ def main() -> None:
     parser.add_argument("--demo", default="smollm2", choices=["smollm2", "pocket"])
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--every", type=float, default=300.0)
+    parser.add_argument("--keep", type=Path, help="directory for the checkpoint that is live at the end")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aurora-bench-") as name:
         Path(name).chmod(0o755)  # Postgres runs as nobody where we are root
@@ -125,6 +144,9 @@ def main() -> None:
                 time.sleep(given.every)
                 print(json.dumps(look(ring, given.demo, began, since)), flush=True)
                 since = time.time()
+            if given.keep:
+                keep_live(ring, given.demo, given.keep)
+            print(json.dumps({"distinct_3grams": distinct_3grams(ring)}), flush=True)
             for number, status, actor, reason in ring.rows(_UNDONE):
                 print(json.dumps({status: number, "by": actor, "because": reason}), flush=True)
 

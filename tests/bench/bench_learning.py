@@ -18,6 +18,7 @@ import json
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def _example(target: Target, finished: FinishedRequest) -> Example:
     return target.example(source, finished.states, finished.final)
 
 
+def steps(trainer: Trainer, examples: list[Example]) -> Iterator[float]:
+    """Train on all examples in random order, again and again; the CPU seconds spent so far, after each step."""
+    spent = 0.0
+    while True:
+        for batch in training_batches(examples, trainer.recipe.max_positions, random.Random(trainer.step_count)):
+            started = time.thread_time()
+            trainer.step(batch)
+            spent += time.thread_time() - started
+            yield spent
+
+
 def learn(
     target: Target, examples: list[Example], held_out: list[Example], recipe: Recipe, lookahead: int, seconds: float
 ) -> dict[str, Any]:
@@ -83,16 +95,12 @@ def learn(
     config = DraftConfig.for_target(target.config)
     trainer = Trainer(target, config, lookahead, seed=0, recipe=recipe)
     trainer.start_anew(vocabulary.choose(target.folder, target.config, config.draft_vocab_size))
-    spent, marks, curve = 0.0, [seconds * (i + 1) / 5 for i in range(5)], {}
-    while marks:
-        for batch in training_batches(examples, recipe.max_positions, random.Random(trainer.step_count)):
-            started = time.thread_time()
-            trainer.step(batch)
-            spent += time.thread_time() - started
-            if spent >= marks[0]:
-                curve[round(marks.pop(0), 1)] = accept_length(trainer, target, held_out, lookahead)
-                if not marks:
-                    break
+    marks, curve = [seconds * (i + 1) / 5 for i in range(5)], {}
+    for spent in steps(trainer, examples):
+        if spent >= marks[0]:
+            curve[round(marks.pop(0), 1)] = accept_length(trainer, target, held_out, lookahead)
+        if not marks:
+            break
     return {
         "accept_length": curve,
         "steps": trainer.step_count,

@@ -1,6 +1,7 @@
 """Plain decoding against transformers: `python -m tests.bench.bench_plain [--model smollm2]`.
 
 The same held-out prompts, float32, one thread, greedy, so many tokens whatever comes; prefill is in the time of both.
+Beside it transformers in bfloat16, which the engine has no like of (its activations are float32).
 Rounds are interleaved; each engine gets as many requests at once as the batch is large. Ratios are of medians.
 """
 
@@ -29,9 +30,9 @@ MAX_PROMPT = 128
 Decode = Callable[[list[tuple[int, ...]], int], list[list[int]]]
 
 
-def of_transformers(folder: Path) -> Decode:
+def of_transformers(folder: Path, dtype: torch.dtype) -> Decode:
     """`generate` with left padding, as its users batch."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     pad = int(model.generation_config.pad_token_id)
 
     def decode(batch: list[tuple[int, ...]], num_tokens: int) -> list[list[int]]:
@@ -73,7 +74,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     folder = prepared(given.model)
-    engines = {"transformers": of_transformers(folder), "aurora": of_aurora(folder)}
+    engines = {
+        "transformers": of_transformers(folder, torch.float32),
+        "aurora": of_aurora(folder),
+        "transformers_bf16": of_transformers(folder, torch.bfloat16),
+    }
     found = [each[-MAX_PROMPT:] for each in itertools.chain(*prompts(given.model, 8).values())]
     for decode in engines.values():
         decode(found[:1], 4)  # warm
@@ -89,11 +94,12 @@ def main() -> None:
                 texts.append(decode(batch, given.tokens))
                 rates[name].append(size * given.tokens / (time.perf_counter() - started))
             num += size
-            equal += sum(a == b for a, b in zip(*texts, strict=True))
+            equal += sum(a == b for a, b in zip(*texts[:2], strict=True))
         medians = {name: statistics.median(values) for name, values in rates.items()}
         result[f"batch_{size}"] = {
             "tokens_per_second": {name: round(value, 1) for name, value in medians.items()},
             "ratio": round(medians["aurora"] / medians["transformers"], 2),
+            "ratio_bf16": round(medians["aurora"] / medians["transformers_bf16"], 2),
             "equal_texts": f"{equal} of {num}",  # transformers forbids end tokens, and pads in a batch
         }
     print(json.dumps(result, indent=2))

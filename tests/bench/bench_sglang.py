@@ -23,15 +23,23 @@ from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.pocket.expand import expand
 from serving.traffic.domains.registry import get_domain
+from speculators import checkpoint
+from speculators.draft_config import DraftConfig
+from tests.bench.bench_learning import steps, traces
 from tests.bench.measure import interval
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import Drafts, Judge, Replica
 from tests.sglang.server import LOOKAHEAD, Server, stream
+from training_worker import vocabulary
+from training_worker.target import Target
+from training_worker.trainer import Trainer
 
 CLIENTS = 16
 STREAMS = 8
 WARM_UP_SECONDS = 5.0
 DOMAINS = ("sql", "arithmetic", "json_tools")
+TRACES = 32  # of each domain, for the draft that the accept lengths are compared with
+TRAINED_SECONDS = 30.0  # of one CPU
 
 
 def batch_seconds(server: Server, prompts: list[list[int]], max_tokens: int) -> float:
@@ -140,6 +148,20 @@ def p(values: list[float], share: float) -> float:
     return round(sorted(values)[int(len(values) * share)], 1)
 
 
+def trained_draft(target_dir: Path, folder: Path) -> Path:
+    """A checkpoint of a draft that has learnt for ``TRAINED_SECONDS`` from what the target answers."""
+    target = Target(target_dir)
+    config = DraftConfig.for_target(target.config)
+    trainer = Trainer(target, config, LOOKAHEAD, seed=0)
+    trainer.start_anew(vocabulary.choose(target_dir, target.config, config.draft_vocab_size))
+    examples = [each for domain in DOMAINS for each in traces(target, "pocket", domain, TRACES, 0.0)]
+    for seconds in steps(trainer, examples):
+        if seconds >= TRAINED_SECONDS:
+            break
+    checkpoint.save(folder, config, trainer.published().state_dict())
+    return folder
+
+
 def our_accept_length(target: Path, draft: Path, prompts: list[list[int]], num: int) -> tuple[int, int]:
     """(accept tokens, verify steps) of the embedded engine at the same lookahead, greedy, through end tokens."""
     engine = Engine(target, EngineConfig(max_requests=8, max_len=512, fixed_lookahead=LOOKAHEAD, control_share=0.0))
@@ -176,7 +198,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--draft", type=Path, help="a trained draft of the pocket target, for the accept lengths")
+    parser.add_argument("--draft", type=Path, help="of the pocket target, for the accept lengths; else one is trained")
     parser.add_argument("--only", choices=["throughput", "swaps", "accept"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -201,7 +223,7 @@ def main() -> None:
             if given.only in (None, "swaps"):
                 print(json.dumps(gaps(replica, drafts, prompts, given.swaps)), flush=True)
             if given.only in (None, "accept"):
-                draft = given.draft or drafts.random(0)
+                draft = given.draft or trained_draft(target, root / "trained")
                 print(json.dumps(accept_lengths(replica, target, draft, prompts[::2], 40)), flush=True)
         finally:
             without.stop()

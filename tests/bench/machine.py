@@ -1,9 +1,10 @@
-"""What a figure was measured on."""
+"""What a figure was measured on, and of what."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 
@@ -15,3 +16,10 @@ def machine() -> str:
     return (
         f"{model or platform.machine()}, {os.cpu_count()} cores, {gigabytes:.0f} GB, Python {platform.python_version()}"
     )
+
+
+def commit() -> str:
+    """The short hash of what is checked out, with ``-dirty`` where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

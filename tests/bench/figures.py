@@ -1,0 +1,272 @@
+"""From what a benchmark printed to figures with their goals, and tables with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Facts = Any  # JSON of one benchmark: an object, or a list where it prints lines
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """At least this, and the aim."""
+
+    at_least: float
+    aim: float
+    is_less_better: bool = False
+
+    def verdict(self, measured: float | None) -> str:
+        """``missed``, ``met`` or ``aim met``; what was never reached is missed."""
+        if measured is None:
+            return "missed"
+        sign = -1 if self.is_less_better else 1
+        if sign * measured >= sign * self.aim:
+            return "aim met"
+        return "met" if sign * measured >= sign * self.at_least else "missed"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row: a number with its unit, and a goal where one was set."""
+
+    what: str
+    measured: float | None
+    unit: str = ""
+    goal: Goal | None = None
+    beside: str = ""  # what else belongs to the number: an interval, a count
+
+    def row(self) -> list[str]:
+        """what, at least, aim, measured, verdict"""
+        least, aim = (self._said(self.goal.at_least), self._said(self.goal.aim)) if self.goal else ("", "")
+        measured = "not reached" if self.measured is None else self._said(self.measured)
+        verdict = self.goal.verdict(self.measured) if self.goal else ""
+        return [self.what, least, aim, measured + (f" ({self.beside})" if self.beside else ""), verdict]
+
+    def _said(self, value: float) -> str:
+        number = f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
+        return f"{number}{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What RESULTS.md says of one benchmark."""
+
+    title: str
+    figures: list[Figure]
+    tables: list[list[list[str]]]  # each a header and its rows
+
+
+def costs(facts: Facts) -> Section:
+    ratio, text = facts["relative_to_a_plain_step"], facts["greedy_against_plain"]
+    is_real = facts["model"] == "smollm2"  # the goals are about the real model
+    figures = [
+        Figure("verify of 5 tokens", ratio["verify_5_tokens"], "x", Goal(1.3, 1.0, True) if is_real else None),
+        Figure("draft step", ratio["draft_step"], "x", Goal(0.15, 0.08, True) if is_real else None),
+        Figure("verify of 9 tokens", ratio["verify_9_tokens"], "x"),
+        Figure("whole step of lookahead 4", ratio["step_of_lookahead_4"], "x"),
+        Figure("the same at batch 4, over a plain step of that batch", ratio["step_of_lookahead_4_batch_4"], "x"),
+        Figure("a plain step", ratio["plain_step_ms"], " ms"),
+        Figure(
+            "greedy mismatches against plain decoding, random draft, lookahead 4", text["mismatches"], "",
+            Goal(0, 0, True), f"{text['outputs']} outputs, {text['tokens']:,} tokens, {text['ties']} exact ties",
+        ),
+    ]  # fmt: skip
+    return Section(f"What a step costs, relative to one plain token ({facts['model']})", figures, [])
+
+
+def plain(facts: Facts) -> Section:
+    figures = []
+    for size, goal in ((1, Goal(1.1, 1.5)), (8, Goal(1.5, 3.0))):
+        found = facts[f"batch_{size}"]
+        rates = ", ".join(f"{name} {rate} tokens/s" for name, rate in found["tokens_per_second"].items())
+        beside = f"{rates}; equal texts: {found['equal_texts']}"
+        figures.append(Figure(f"batch {size}, float32 on both sides", found["ratio"], "x", goal, beside))
+        figures.append(Figure(f"batch {size}, over transformers in bfloat16", found["ratio_bf16"], "x"))
+    return Section(f"Plain decoding over transformers' `generate` ({facts['model']})", figures, [])
+
+
+def day0(facts: Facts) -> Section:
+    figures, before = [], None
+    for name in ("day0", "shift"):
+        phase = facts.get(name)
+        if phase is None:
+            continue
+        what = f"day 0, {phase['domain']}" if name == "day0" else f"after the shift {before} -> {phase['domain']}"
+        figures += [
+            Figure(f"{what}: 1.0x within", phase["seconds_to_1.0x"], " s", Goal(60, 10, True)),
+            Figure(f"{what}: 1.5x within", phase["seconds_to_1.5x"], " s", Goal(120, 20, True)),
+            Figure(
+                f"{what}: speedup at the end", phase["end_speedup"], "x", None,
+                f"accept length {phase['end_accept_length']:.2f}, distinct 3-grams {phase['distinct_3gram_share']}",
+            ),
+        ]  # fmt: skip
+        before = phase["domain"]
+    compared = facts.get("frozen_against_adapted")
+    if compared:
+        frozen, adapted = compared["frozen"], compared["adapted"]
+        ratio = adapted["speedup"] / frozen["speedup"]
+        beside = (
+            f"{compared['num_prompts']} held-out prompts: {frozen['speedup']:.2f}x at accept length "
+            f"{frozen['accept_length']:.2f}, {adapted['speedup']:.2f}x at {adapted['accept_length']:.2f}; "
+            f"{compared['num_mismatches']} mismatches"
+        )
+        figures.append(Figure("after the shift: adapted draft over the one frozen at it", ratio, "x", None, beside))
+    return Section("Day 0 on the pocket target" + (" and a hard shift" if "shift" in facts else ""), figures, [])
+
+
+def hour(facts: Facts) -> Section:
+    starts, windows = facts[0], [line for line in facts if "after_seconds" in line]
+    shares = next((line["distinct_3grams"] for line in facts if "distinct_3grams" in line), {})
+    undone = [next(iter(line)) for line in facts if "because" in line]
+    speeds = [line["all"]["speedup"] for line in windows if line["all"]["speedup"][0] is not None]
+    last, worst = windows[-1], min(speeds)
+    figures = [
+        *(
+            Figure(f"accept length after {minutes} min, held-out traces, lookahead 4", _at(windows, minutes), "", goal)
+            for minutes, goal in ((5, Goal(1.3, 1.6)), (20, Goal(1.6, 2.2)), (60, Goal(1.9, 2.8)))
+        ),
+        Figure("worst five minutes against no speculation", worst[0], "x", Goal(0.95, 0.99), _within(worst)),
+        Figure("speedup, last five minutes", speeds[-1][0], "x", Goal(1.25, 1.8), _within(speeds[-1])),
+        Figure("memory of everything, most", max(w["memory_mib"] for w in windows) / 1024, " GB", Goal(4, 2.5, True)),
+        Figure("first start, packages downloaded", starts["first_start"], " s", Goal(120, 60, True)),
+        Figure("second start", starts["second_start"], " s", Goal(10, 5, True)),
+    ]
+    head = ["after", "version", "held-out accept length (traces)", "accept length in service", "tokens/s", "without"]
+    rows = [
+        [
+            f"{line['after_seconds'] / 60:.0f} min", f"v{line['live']}",
+            f"{line['held_out'][0]} ({line['held_out'][2]})" if line["held_out"] else "–", *_speeds(line["all"]),
+            f"{line['memory_mib'] / 1024:.1f} GB",
+        ]
+        for line in windows
+    ]  # fmt: skip
+    domains = [[name, *_speeds(found), str(shares.get(name, "–"))] for name, found in _domains(last)]
+    by_domain = ["domain, last five minutes", *head[3:], "speedup", "distinct 3-grams"]
+    told = f"{undone.count('rejected')} versions were rejected by the gate, {undone.count('rolled_back')} rolled back"
+    return Section(
+        f"The default demo's first hour ({told})",
+        figures,
+        [[[*head, "speedup", "memory"], *rows], [by_domain, *domains]],
+    )
+
+
+def _at(windows: list[Any], minutes: int) -> float | None:
+    """Held-out accept length of the version that was live then."""
+    found = next((line for line in windows if line["after_seconds"] >= 60 * minutes - 1), None)
+    return found["held_out"][0] if found and found["held_out"] else None
+
+
+def _within(speedup: Sequence[float | None]) -> str:
+    return f"95 % interval {speedup[1]} to {speedup[2]}" if speedup[1] is not None else ""
+
+
+def _speeds(found: dict[str, Any]) -> list[str]:
+    value, low, high = found["speedup"]
+    speedup = "–" if value is None else f"{value}x ({low} to {high})"
+    return [str(found["accept_length"]), str(found["tokens_per_second"]), str(found["without"]), speedup]
+
+
+def _domains(line: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (name, found)
+        for name, found in line.items()
+        if name != "all" and isinstance(found, dict) and "speedup" in found
+    ]
+
+
+def lookahead(facts: Facts) -> Section:
+    rows = [
+        [f["lookahead"], f"{f['speed']}x", f"{f['accept_length']:.2f}" if f["accept_length"] else "–"]
+        for f in facts[1:]
+    ]
+    title = (
+        f"The engine's choice of lookaheads, {facts[0]['requests']} requests at once (SmolLM2, the hour's last draft)"
+    )
+    return Section(title, [], [[["lookahead", "speed over no drafts", "accept length"], *rows]])
+
+
+def ingest(facts: Facts) -> Section:
+    lost = facts["acknowledged_and_lost"] + facts["stored_twice"]
+    return Section("Traces into the console", [
+        Figure("trace rows ingested per second over the API", facts["rows_per_second"], "", Goal(2000, 10_000)),
+        Figure("acknowledged rows lost, or stored twice, when the console is killed", lost, "", Goal(0, 0, True),
+               f"of {facts['acknowledged']:,}"),
+    ], [])  # fmt: skip
+
+
+def live(facts: Facts) -> Section:
+    browser, drawn = facts["task_to_browser_ms"], facts["drawn_ms"]
+    return Section("From a task to the browser", [
+        Figure("task to browser, p95", browser["p95"], " ms", Goal(100, 30, True), f"p50 {browser['p50']} ms"),
+        Figure("task to drawn chart, p95", drawn["p95"], " ms", Goal(500, 300, True), f"p50 {drawn['p50']} ms"),
+    ], [])  # fmt: skip
+
+
+def watchers(facts: Facts) -> Section:
+    late, parts = facts["latency_ms"], facts["parts_ms"]
+    is_new = not facts["messages_lost"] and max(late["p95"], parts["p95"]) <= 1000
+    frames = f"{facts['most_frames_a_second']} frames a second each at most"
+    of_all = f"of {facts['messages_each']} each"
+    return Section("Watchers on one web process", [
+        Figure("watchers whose newest state is at most 1 s late (p95)", facts["watchers"] if is_new else None, "",
+               Goal(300, 1000), frames),
+        Figure("messages lost", facts["messages_lost"], "", Goal(0, 0, True), of_all),
+        Figure("publish to arrival, p95", late["p95"], " ms", None, f"p50 {late['p50']} ms"),
+        Figure("parts that the server draws, p95", parts["p95"], " ms", None, f"p50 {parts['p50']} ms"),
+    ], [])  # fmt: skip
+
+
+def pages(facts: Facts) -> Section:
+    worst, found = facts["pages"][0], facts["rows"]
+    heaviest = max(facts["first_view_bytes"].items(), key=lambda each: each[1])
+    rows = [
+        [
+            f"`{p['path']}`",
+            f"{p['p50_ms']} ms",
+            f"{p['p95_ms']} ms",
+            str(p["num_queries"]),
+            f"{p['bytes_sent'] / 1024:.0f} KiB",
+        ]
+        for p in facts["pages"][:10]
+    ]
+    counts = ", ".join(f"{found[name]:,} {name}" for name in ("targets", "versions", "windows", "traces"))
+    return Section(f"Pages and API on a full database ({counts})", [
+        Figure(f"p95 server time, the slowest of {len(facts['pages'])} addresses", worst["p95_ms"], " ms",
+               Goal(150, 50, True), f"{len(facts['over_limit'])} over 150 ms, {facts['over_aim']} over 50 ms"),
+        Figure(f"weight of a first view, packed, the heaviest of {len(facts['first_view_bytes'])} pages",
+               heaviest[1] / 1e6, " MB", Goal(1.0, 0.6, True), f"`{heaviest[0]}`"),
+    ], [[["the slowest addresses", "p50", "p95", "queries", "sent"], *rows]])  # fmt: skip
+
+
+def sglang(facts: Facts) -> Section:
+    found = {key: value for line in facts for key, value in line.items()}
+    swap_range = " to ".join(map(str, found["p99_ratio_interval"]))
+    loss, lost = found["interval_percent"], "throughput lost to capture, 16 clients: upper end of the 95 % interval"
+    steps = found["num_verify_steps"]
+    return Section("SGLang on a CPU", [
+        Figure(lost, loss[1], " %", Goal(5, 2, True),
+               f"median {found['throughput_lost_percent']} %, interval from {loss[0]} %, {found['rounds']} rounds"),
+        Figure("token gap p99 of 8 streams, during swaps over at rest", found["p99_ratio"], "x", Goal(1.2, 1.0, True),
+               f"95 % interval {swap_range}; {found['swaps']} swaps"),
+        Figure("accept length on SGLang and on our engine, a trained draft: difference",
+               100 * abs(found["sglang"] / found["embedded"] - 1), " %", Goal(1, 0, True),
+               f"{found['sglang']} and {found['embedded']}; {steps[0]:,} and {steps[1]:,} verify steps"),
+    ], [])  # fmt: skip
+
+
+SECTIONS: dict[str, Callable[[Facts], Section]] = {
+    "costs": costs,
+    "costs_pocket": costs,
+    "plain": plain,
+    "hour": hour,
+    "lookahead": lookahead,
+    "day0_sql_to_json_tools": day0,
+    "day0_arithmetic_to_sql": day0,
+    "ingest": ingest,
+    "live": live,
+    "watchers": watchers,
+    "pages": pages,
+    "sglang": sglang,
+}

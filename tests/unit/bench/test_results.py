@@ -1,0 +1,100 @@
+"""What becomes of a benchmark's output: figures against their goals, and a part of RESULTS.md for each."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.bench.__main__ import BENCHMARKS, facts
+from tests.bench.figures import SECTIONS, Figure, Goal
+from tests.bench.results import RESULTS, Record, put, rendered
+
+
+def record(name: str, found: Any) -> Record:
+    return Record(name, "python -m tests.bench.x", "abc1234", "1 May 2026", "a machine", found)
+
+
+@pytest.mark.parametrize(
+    ("goal", "measured", "verdict"),
+    [
+        (Goal(1.25, 1.8), 1.24, "missed"),
+        (Goal(1.25, 1.8), 1.25, "met"),
+        (Goal(1.25, 1.8), 1.8, "aim met"),
+        (Goal(100, 30, is_less_better=True), 101, "missed"),
+        (Goal(100, 30, is_less_better=True), 100, "met"),
+        (Goal(100, 30, is_less_better=True), 29, "aim met"),
+        (Goal(0, 0, is_less_better=True), 1, "missed"),
+        (Goal(60, 10, is_less_better=True), None, "missed"),
+    ],
+)
+def test_a_figure_is_held_against_its_goal_in_the_right_direction(
+    goal: Goal, measured: float | None, verdict: str
+) -> None:
+    assert goal.verdict(measured) == verdict
+
+
+def test_a_row_says_what_was_asked_for_and_what_was_found() -> None:
+    figure = Figure("ingest", 2117.4, "", Goal(2000, 10_000), "one run")
+    assert figure.row() == ["ingest", "2,000", "10,000", "2,117 (one run)", "met"]
+    assert Figure("1.5x within", None, " s", Goal(120, 20, True)).row()[3:] == ["not reached", "missed"]
+    assert Figure("a step", 6.6543, " ms").row() == ["a step", "", "", "6.65 ms", ""]
+
+
+def line(seconds: int, accept: float, speedup: float | None, memory: int) -> dict[str, Any]:
+    row = {
+        "accept_length": accept,
+        "tokens_per_second": 25.0,
+        "without": 24.0,
+        "speedup": [speedup, None if speedup is None else speedup - 0.05, None if speedup is None else speedup + 0.05],
+        "requests": [200, 100],
+    }
+    return {
+        "after_seconds": seconds, "live": seconds // 60, "held_out": [accept + 0.1, 4, 20], "versions": {"live": 1},
+        "memory_mib": memory, "all": row, "chat": row,
+    }  # fmt: skip
+
+
+def test_the_hours_figures_are_of_the_right_minutes() -> None:
+    starts = {"machine": "a machine", "first_start": 24.6, "second_start": 7.1}
+    windows = [line(301, 1.3, 0.97, 3000), line(1202, 1.5, 1.1, 4200), line(3604, 1.6, 1.3, 3900)]
+    end = [{"distinct_3grams": {"chat": 0.5}}, {"rejected": 4, "by": "policy", "because": "slower"}]
+    section = SECTIONS["hour"]([starts, *windows, *end])
+    found = {figure.what: (figure.measured, figure.row()[4]) for figure in section.figures}
+    assert found["accept length after 5 min, held-out traces, lookahead 4"] == (pytest.approx(1.4), "met")
+    assert found["accept length after 20 min, held-out traces, lookahead 4"] == (pytest.approx(1.6), "met")
+    assert found["accept length after 60 min, held-out traces, lookahead 4"] == (pytest.approx(1.7), "missed")
+    assert found["worst five minutes against no speculation"] == (0.97, "met")
+    assert found["speedup, last five minutes"] == (1.3, "met")
+    assert found["memory of everything, most"] == (pytest.approx(4200 / 1024), "missed")
+    assert "1 versions were rejected" in section.title
+    assert section.tables[1][1][-1] == "0.5"
+    cut_short = SECTIONS["hour"]([starts, *windows[:2]])
+    assert [f.measured for f in cut_short.figures if "60 min" in f.what] == [None]
+
+
+def test_every_benchmark_has_a_section() -> None:
+    assert BENCHMARKS.keys() == SECTIONS.keys()
+
+
+def test_lines_and_documents_are_read_alike() -> None:
+    assert facts('{\n "a": 1\n}\n') == {"a": 1}
+    assert facts('{"a": 1}\n{"b": 2}\n') == [{"a": 1}, {"b": 2}]
+
+
+def test_a_part_takes_the_place_of_its_former_self_and_of_nothing_else() -> None:
+    found = {"rows_per_second": 2500, "acknowledged": 40_000, "acknowledged_and_lost": 0, "stored_twice": 0}
+    before = put(put("# Figures\n\nWords.\n", "live", "old live"), "ingest", r"old \1 ingest")
+    after = put(before, "ingest", rendered(record("ingest", found)))
+    assert after.startswith("# Figures\n\nWords.\n")
+    assert "old live" in after
+    assert "ingest -->\n## Traces into the console" in after
+    assert "| 2,500 | met |" in after
+    assert r"old \1 ingest" not in after
+    assert after.count("<!-- bench:ingest -->") == after.count("<!-- /bench:ingest -->") == 1
+
+
+def test_the_parts_of_the_file_are_benchmarks_that_exist() -> None:
+    parts = re.findall(r"<!-- bench:(\w+) -->", RESULTS.read_text(encoding="utf-8"))
+    assert set(parts) <= BENCHMARKS.keys()
