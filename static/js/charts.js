@@ -9,7 +9,7 @@ const MAX_LAYERS = 6; // as many as there are colours; the others are grey
 const MAX_DOTTED = 40; // a line of fewer points shows each; every point is an element of its own
 const MAX_POINTS = 1000;
 const MIN_MS = 250; // between two drawings of one chart, and between two of any that traffic asks for: four a second at most
-const WINDOW_MS = 2000; // the same for what comes with each second's counts: a point is the sum of ten seconds
+const WINDOW_MS = 3000; // between two of one chart for each second's counts (a point is the sum of ten): two a second for all six
 const ANSWER_MS = 8000;
 const MARKS = {
   swap: ["triangle-up", "--series-1"], rollback: ["triangle-down", "--bad"], alert: ["x", "--bad"], shift: ["diamond", "--series-2"],
@@ -192,7 +192,7 @@ export class Charts {
     this.timer = null;
     if (document.hidden) return; // the snapshot that comes when the page is seen again draws everything
     const ready = [...this.due.keys()].filter((name) => this.near.has(name) && Date.now() >= this.dueAt(name));
-    const name = ready.sort((a, b) => this.asked.has(b) - this.asked.has(a) || this.since(b) - this.since(a))[0];
+    const name = ready.sort((a, b) => this.urgency(b) - this.urgency(a) || this.since(b) - this.since(a))[0];
     if (name) {
       const isAsked = this.asked.delete(name);
       this.due.delete(name);
@@ -201,6 +201,11 @@ export class Charts {
       if (!isAsked) this.pushedAt = Date.now();
     }
     this.schedule();
+  }
+
+  // What a person waits for, then the loss that was just reported; the others' points move slowly, and take turns.
+  urgency(name) {
+    return 2 * this.asked.has(name) + (name === "loss");
   }
 
   // Milliseconds that it has been wanting to be drawn.
