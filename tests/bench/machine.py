@@ -19,7 +19,12 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The short hash of what is checked out, with ``-dirty`` where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The short hash of what is checked out; ``-dirty`` where files differ from it, RESULTS.md apart."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!RESULTS.md")
+    return (_git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip()
