@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import time
 import uuid
 from typing import Any
@@ -17,9 +18,14 @@ from playwright.sync_api import Page, Playwright, sync_playwright
 from tests.bench.bench_live import CHROMIUM
 from tests.bench.ring import REPO, Ring, temporary_ring, wait_for
 from tests.browser.accessibility import SET_THEME
+from tests.browser.registering import fill_plan, to_the_plan
 
 IMAGES = REPO / "docs" / "images"
 DEMO = "/targets/pocket/"
+SEVERAL = [
+    {"slug": "chat", "policy": {"approval": "manual"}},
+    {"slug": "code", "policy": {"expected_domains": ["sql"]}},
+]
 # name -> address; {...} is what the ring has by then
 PAGES = {
     "approvals": "/approvals/",  # first: newer versions soon take the place of the one that waits
@@ -41,8 +47,13 @@ PAGES = {
     "rollback": "/rollback/",
     "alerts": "/alerts/",
     "rules": "/alerts/rules/?target=pocket",
-    "register": "/targets/new/",
+    "register": "{draft}/source/",
+    "register-check": "{draft}/check/",
+    "register-plan": "{draft}/plan/",
+    "register-review": "{draft}/review/",
+    "register-several": "{several}/bulk/",
     "audit": "/audit/",
+    "event": "/audit/{event}/",
     "system": "/system/",
     "preferences": "/settings/preferences/",
     "policies": "/settings/policies/",
@@ -58,8 +69,8 @@ stores(id INTEGER, name TEXT, level TEXT, quantity INTEGER, stock INTEGER, price
 Show the stock and quantity and level of stores whose level is silver."""
 WIDTH, HEIGHT = 1280, 860
 HEIGHTS = {"live": 1500, "domains": 1100, "approval": 1000, "playground": 1150}  # pixels; longer pages are cut there
-QUALITY = 60
-MOST_BYTES = 3_000_000  # all pictures together
+QUALITY = 50
+MOST_BYTES = 3_300_000  # all pictures together
 
 
 def sign_up(page: Page, link: str) -> None:
@@ -88,7 +99,22 @@ def facts(ring: Ring, seconds: float) -> dict[str, Any]:
         "waiting_id": waiting["id"],
         "generation": ring.get("/targets/pocket/swaps")[0]["generation"],
         "trace": uuid.UUID(next(t["trace_id"] for t in ring.get("/targets/pocket/traces")["items"] if t["version"])),
+        "event": ring.one("SELECT max(id) FROM accounts_auditevent WHERE action = 'target.settings'"),
     }
+
+
+def registrations(page: Page, base: str, directory: str) -> dict[str, str]:
+    """Paths of two registrations that wait for their last click: one target by steps, several from YAML."""
+    to_the_plan(page, base, directory)
+    fill_plan(page, slug="support-chat")
+    page.wait_for_url("**/review/")
+    draft = page.url
+    page.goto(f"{base}/targets/new/bulk/")
+    entries = [{**entry, "path": directory} for entry in SEVERAL]
+    page.get_by_label("Targets, as YAML").fill(json.dumps({"targets": entries}, indent=2))
+    page.get_by_role("button", name="Check the entries").click()
+    page.get_by_role("heading", name="Check: 2 of 2 can be registered").wait_for()
+    return {name: url.removeprefix(base).rsplit("/", 2)[0] for name, url in (("draft", draft), ("several", page.url))}
 
 
 def admin_token(ring: Ring) -> str:
@@ -124,6 +150,7 @@ def picture(ring: Ring, playwright: Playwright, seconds: float, wait: float) -> 
     page = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}).new_page()
     sign_up(page, link)
     base, size = f"http://127.0.0.1:{ring.web_port}", 0
+    found |= registrations(page, base, str(ring.state_dir / "models" / "pocket"))
     for name, path in PAGES.items():
         size += take(page, base + path.format(**found), name)
         print(f"docs/images/{name}-light.webp, -dark.webp", flush=True)
