@@ -159,7 +159,7 @@ def _figures(found: Target, chosen: TimeRange, live: SpeculatorVersion | None) -
     last = run.slices.first() if run else None
     replicas = list(found.replicas.all())
     since = timezone.now().timestamp() - LIVE_SECONDS
-    recent = metrics.total(found, since, live.number if live else 0)
+    recent = metrics.total_of(found, live.number if live else 0, since)
     missing = "" if recent["counts"]["num_requests"] else "no request has finished in this time"
     return {
         "target": found,

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Min
 from django.utils import timezone
 
 from aurora_web import live
@@ -229,7 +230,6 @@ def summary(
     domain: str | None = None,
     since: float | None = None,
     until: float | None = None,
-    version: int | None = None,
     with_batch_sizes: bool = True,
 ) -> dict[str, Any]:
     """Counts and their ratios, the speedup with its interval.
@@ -237,13 +237,12 @@ def summary(
     ``{"target", "since", "until", "total": Row, "domains": [Row]}``, Row = ``{"domain", "counts", "control_counts",
     "accept_length", "plain_share", "accept_rate", "tokens_per_second", "control_tokens_per_second",
     "speedup": {"value", "low", "high", "reason"}, "batch_buckets": [Row]}``; ratios are None where there is nothing
-    to divide. ``since`` (Unix seconds) defaults to ten minutes ago, ``until`` to now; with ``version`` only the
-    requests of that version count, beside the control of the same time. Without ``with_batch_sizes`` every
-    ``batch_buckets`` is empty.
+    to divide. ``since`` (Unix seconds) defaults to ten minutes ago, ``until`` to now. Without ``with_batch_sizes``
+    every ``batch_buckets`` is empty.
     """
     until = time.time() if until is None else until
     since = until - 600 if since is None else since
-    rows = _summed(target, since, until, domain, version)
+    rows = _summed(target, since, until, domain)
     expected = [name for name in target.expected_domains if domain in (None, name)]
     by_domain: dict[str, list[dict[str, Any]]] = {name: [] for name in expected}  # they have rows without requests
     for row in rows:
@@ -257,9 +256,20 @@ def summary(
     }
 
 
-def total(target: Target, since: float, version: int | None = None) -> dict[str, Any]:
+def total(target: Target, since: float) -> dict[str, Any]:
     """The total of a summary until now, without its domains and batch sizes."""
-    return _figures_of("", _summed(target, since, time.time(), None, version), with_batch_sizes=False)
+    return _figures_of("", _summed(target, since, time.time()), with_batch_sizes=False)
+
+
+def total_of(target: Target, version: int, since: float) -> dict[str, Any]:
+    """The total of what one version served, beside the control since its first request at or after ``since``.
+
+    The control from before would compare unlike things: under another mix of traffic both sides are faster or slower.
+    """
+    served = MetricWindow.objects.filter(target=target, version=version, started_at__gte=_window_start(since))
+    first = served.aggregate(at=Min("started_at"))["at"]
+    rows = [] if first is None else _summed(target, first.timestamp(), time.time(), version=version)
+    return _figures_of("", rows, with_batch_sizes=False)
 
 
 def _figures_of(domain: str, rows: list[dict[str, Any]], with_batch_sizes: bool) -> dict[str, Any]:
@@ -277,9 +287,12 @@ GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 
 
 def _summed(
-    target: Target, since: float, until: float, domain: str | None, version: int | None
+    target: Target, since: float, until: float, domain: str | None = None, version: int | None = None
 ) -> list[dict[str, Any]]:
-    """Rows for figures() of every window that ``since`` to ``until`` touch; ``version``, ``lookahead`` are 0 or 1."""
+    """Rows for figures() of every window that ``since`` to ``until`` touch; ``version``, ``lookahead`` are 0 or 1.
+
+    ``version``: of its requests and the control's alone.
+    """
     begin, end = _window_start(since).timestamp(), _window_start(until).timestamp() + WINDOW_SECONDS
     found = rollups.grouped(_SUMMARY, target, begin, end, SUMMED, domain=domain, version=version)
     return [dict(zip((*rollups.KEYS, *SUMMED), row, strict=True)) for row in found]

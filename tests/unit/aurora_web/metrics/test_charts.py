@@ -68,11 +68,22 @@ def test_the_speedup_looks_back_five_minutes_and_no_further(target):
     assert found[0]["value"] is not None
 
 
-def test_the_summary_of_one_version_leaves_the_others_out(target):
+def test_the_figures_of_one_version_leave_the_others_out(target):
     ingest(count_window(version=1, seconds=1.0), count_window(version=2, seconds=0.5), count_window(version=0))
-    whole, live = metrics.summary(target)["total"], metrics.summary(target, version=2)["total"]
+    since = time.time() - 300
+    whole, live = metrics.total(target, since), metrics.total_of(target, 2, since)
     assert live["counts"]["num_requests"] == 20 < whole["counts"]["num_requests"]
     assert live["speedup"]["value"] > whole["speedup"]["value"]
+    assert metrics.total_of(target, 3, since)["speedup"]["value"] is None
+
+
+def test_a_version_is_compared_with_the_control_of_the_time_in_which_it_served(target):
+    ingest(count_window(version=1, seconds=0.25), count_window(version=0, seconds=0.5))
+    MetricWindow.objects.update(started_at=timezone.now() - timedelta(seconds=120))
+    ingest(count_window(version=2, seconds=1.0), count_window(version=0, seconds=2.0))  # slower traffic since
+    live = metrics.total_of(target, 2, time.time() - 300)
+    assert live["control_counts"]["num_requests"] == 20
+    assert live["speedup"]["value"] == pytest.approx(2.0, rel=0.05)
 
 
 @pytest.mark.parametrize(("seconds", "bucket"), [(300, 10), (1800, 10), (10800, 60), (86400, 600), (28 * 86400, 21600)])

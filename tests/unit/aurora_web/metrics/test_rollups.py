@@ -61,7 +61,7 @@ def answers(target, until):
         "served": by_version.served_by_domain(target, [1, 2, 3]),
         "strata": read_strata(target, begin, end),
         "summary": metrics.summary(target, since=since, until=until),
-        "one version": metrics.summary(target, since=since, until=until, version=2, domain="sql"),
+        "one domain": metrics.summary(target, since=since, until=until, domain="sql"),
     }
     for bucket in (60, 300, 1800, HOUR, 21600, 86400):
         found[f"points {bucket}"] = charts.points(target, since, until, bucket)
