@@ -93,6 +93,14 @@ class DraftRunner:
         return self._guess(hidden[last], queries[last], rows.last())
 
     @torch.inference_mode()
+    def look(self, features_NK: Tensor, next_ids_N: Tensor, span: Span, num: int) -> Tensor:
+        """Write the entries of a span, and guess from the last ``num`` before its last one: logits [num, V]."""
+        hidden = self._fc(features_NK)
+        queries = self._write(hidden, next_ids_N, Rows([span]))
+        chosen = slice(span.num - 1 - num, span.num - 1)
+        return self._guess(hidden[chosen], queries[chosen], Rows([Span(span.slot, span.end - 1 - num, num)])).logits
+
+    @torch.inference_mode()
     def chain(self, hidden_BH: Tensor, ids_B: Tensor, spans: Sequence[Span]) -> Guess:
         """One entry for each request (spans of one row), on the hidden states of the guess before."""
         rows = Rows(spans)
@@ -101,6 +109,10 @@ class DraftRunner:
     def to_target(self, draft_ids: Sequence[int]) -> list[int]:
         """Draft vocabulary -> target vocabulary."""
         return [self._target_ids[draft_id] for draft_id in draft_ids]
+
+    def among_mine(self, probabilities_NV: Tensor) -> Tensor:
+        """Of distributions over the target's vocabulary, what they give to the tokens that this draft can say."""
+        return probabilities_NV[:, self._d2t]
 
     def over_target(self, probabilities_V: Tensor, vocab_size: int) -> Tensor:
         """A distribution over the draft's vocabulary as one over the target's."""

@@ -37,6 +37,7 @@ from serving.engine.queues import Inbox, Submitted
 from serving.engine.sequence import Proposal, Sequence
 from serving.engine.stepper import Stepper, Verdict
 from serving.engine.versions import CONTROL, Versions
+from serving.engine.watch import Watch
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 from speculators.draft_config import DraftConfig
@@ -65,6 +66,7 @@ class Engine:
         self._inbox = Inbox()
         self._versions: Versions[DraftRunner] = Versions(config.probe_steps, MAX_LOOKAHEAD)
         self._max_lookahead = config.max_lookahead
+        self._watch = Watch()
         self._control = ControlBlocks(config.control_share, config.seed, ignore_control)
         self._free_slots = list(range(config.max_requests))
         self._running: list[Sequence] = []
@@ -168,6 +170,7 @@ class Engine:
         is_control = self._is_compared(group) and self._control.draw()
         started = time.perf_counter()
         lookaheads = [0] * len(group) if is_control else self._lookaheads(group)
+        looked = 0.0 if is_control or self._costs is None else self._look(group, lookaheads)
         num_taken_in = sum(s.num_pending for s, k in zip(group, lookaheads, strict=True) if k)
         proposals = self._stepper.propose(group, lookaheads)
         verdicts = self._stepper.verify(group, proposals)
@@ -178,7 +181,8 @@ class Engine:
         self._record(group, proposals, kept, seconds)
         if self._costs is not None:
             drafts = [len(proposal.tokens) for proposal in proposals]
-            self._costs.observe(len(group), sum(drafts), max(drafts), num_taken_in, seconds)
+            self._costs.observe(len(group), sum(drafts), max(drafts), num_taken_in, seconds - looked)
+            self._watch.save(seconds)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -233,6 +237,10 @@ class Engine:
             floor = SWAP_PROBE_LOOKAHEAD if self._versions.is_probing(group[i].served) else 0
             limits[i] = min(max(floor, lookahead), limits[i])
         return limits
+
+    def _look(self, group: list[Sequence], lookaheads: list[int]) -> float:
+        off = [s for s, k in zip(group, lookaheads, strict=True) if not k and s.lookahead and not s.is_pinned]
+        return self._watch.look(off, [self._acceptance(sequence) for sequence in off], self._stepper)
 
     def _acceptance(self, sequence: Sequence) -> Acceptance:
         """What is known of the sequence's domain under the version that it is bound to."""

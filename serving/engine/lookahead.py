@@ -8,7 +8,6 @@ depth is one more pass of the draft, whoever takes part in it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,10 +15,7 @@ PRIOR_RATE = 0.5  # of a version that has not been seen at work
 PRIOR_WEIGHT = 2.0  # in drafts
 DECAY = 0.985  # per verify step: the last ~70 steps count
 CARRIED_WEIGHT = 4.0  # in drafts: what the version before a new one was like counts for so many of its own
-PROBE_LOOKAHEAD = 2
 SWAP_PROBE_LOOKAHEAD = 1  # at least, in the first steps after a swap, whether it pays or not
-PROBE_SHARE = 0.01  # of the time, for probes while speculation is off,
-LONGEST_PAUSE = 200  # but never fewer than one in so many steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ class Acceptance:
     max_lookahead: int
     passed: list[float] = field(default_factory=list)  # by position, as is ``tried``
     tried: list[float] = field(default_factory=list)
-    steps_off: int = 0  # steps of a batch that drafted nothing for this domain, since the last one that did
+    steps_off: int = 0  # steps of a batch that drafted nothing for this domain, since it was last seen drafting
 
     def __post_init__(self) -> None:
         self.passed = self.passed or [0.0] * self.max_lookahead
@@ -68,6 +64,15 @@ class Acceptance:
         for i in range(min(num_proposed, num_correct + 1)):
             self.tried[i] += 1
             self.passed[i] += i < num_correct
+
+    def watch(self, passed: Sequence[float]) -> None:
+        """Count first drafts that were never verified: with which chance each would have passed."""
+        for chance in passed:
+            for i in range(self.max_lookahead):
+                self.passed[i] *= DECAY
+                self.tried[i] *= DECAY
+            self.tried[0] += 1
+            self.passed[0] += chance
 
     def carried(self) -> Acceptance:
         """What to expect of the next version: these rates, soon outweighed by its own."""
@@ -128,18 +133,10 @@ def fastest_together(
     return lookaheads
 
 
-def pause(costs: StepCosts, num_requests: int) -> int:
-    """Steps between probes, for them to take PROBE_SHARE of the time."""
-    num = min(PROBE_LOOKAHEAD * num_requests, len(costs.verify) - 1)
-    probe = costs.seconds(num, PROBE_LOOKAHEAD, num_requests)
-    return max(1, min(LONGEST_PAUSE, math.ceil((probe / costs.seconds(0, 0, 0) - 1) / PROBE_SHARE)))
-
-
 def choose(requests: Sequence[Acceptance], limits: Sequence[int], costs: StepCosts, num_others: int = 0) -> list[int]:
     """Lookaheads for the next step, of requests with such acceptance and at most ``limits``.
 
-    ``costs``, ``num_others``: as in ``fastest_together``. Where speculation does not pay, a small probe now and
-    then; when nobody drafts, all probe in one step, because it is the step that costs.
+    ``costs``, ``num_others``: as in ``fastest_together``.
     """
     seen = {id(acceptance): acceptance for acceptance in requests}
     rates = {key: acceptance.rates() for key, acceptance in seen.items()}
@@ -147,15 +144,7 @@ def choose(requests: Sequence[Acceptance], limits: Sequence[int], costs: StepCos
     active = {id(acceptance) for acceptance, lookahead in zip(requests, chosen, strict=True) if lookahead}
     for key, acceptance in seen.items():
         acceptance.steps_off = 0 if key in active else acceptance.steps_off + 1
-    due = {key for key, acceptance in seen.items() if acceptance.steps_off > pause(costs, len(requests) + num_others)}
-    if due and not active:
-        due = set(seen)
-    for key in due:
-        seen[key].steps_off = 0
-    return [
-        min(PROBE_LOOKAHEAD, limit) if id(acceptance) in due else lookahead
-        for acceptance, limit, lookahead in zip(requests, limits, chosen, strict=True)
-    ]
+    return chosen
 
 
 class Chooser:

@@ -96,6 +96,11 @@ class Sequence:
         """Committed positions that are not in the draft's cache yet."""
         return self.num_cached - self.num_drafted
 
+    @property
+    def num_watchable(self) -> int:
+        """Pending positions whose guess is a generated token that is known: entry i is of token i + 2."""
+        return max(0, self.num_cached - 1 - max(self.num_drafted, len(self.request.prompt) - 1))
+
     def pending_span(self) -> Span:
         """Their draft entries."""
         return Span(self.slot, self.num_drafted, self.num_pending)

@@ -111,6 +111,25 @@ class Stepper:
             spans = [Span(group[i].slot, group[i].num_cached + depth, 1) for i in active]
             guess = draft.chain(hidden, torch.tensor(tokens), spans)
 
+    def look(self, sequence: Sequence, num: int) -> list[float]:
+        """With which chance first drafts at the ``num`` latest known positions would have passed.
+
+        The request must be bound to a draft, and ``num`` be at most its ``num_watchable``.
+        """
+        draft, span = sequence.served.draft, sequence.pending_span()
+        assert draft is not None
+        ids = torch.tensor(sequence.tokens[span.start + 1 : span.end + 1])
+        logits_NV = draft.look(self.states.features(span), ids, span, num)
+        sequence.num_drafted = sequence.num_cached
+        if sequence.is_greedy:
+            guesses = draft.to_target(greatest(logits_NV))
+            return [float(guess == token) for guess, token in zip(guesses, sequence.tokens[-num:], strict=True)]
+        states = self.states.final(Span(span.slot, span.end - num, num))
+        q_NV = self._distribution(sequence, self.decoder.logits(states))
+        p_NV = self._distribution(sequence, logits_NV)
+        passed: list[float] = torch.minimum(p_NV, draft.among_mine(q_NV)).sum(-1).tolist()
+        return passed
+
     def verify(self, group: Many[Sequence], proposals: Many[Proposal]) -> list[Verdict]:
         """One pass of the target over every request's last token and drafts."""
         spans = [s.verify_span(len(p.tokens)) for s, p in zip(group, proposals, strict=True)]
