@@ -14,7 +14,7 @@ from serving.engine.lookahead import Acceptance
 from serving.engine.sequence import Sequence
 from serving.engine.stepper import Stepper
 
-SHARE = 0.005  # of the time of steps
+SHARE = 0.003  # of the time of steps
 MOST_POSITIONS, LEAST_POSITIONS = 16, 4  # of one look
 
 
