@@ -83,6 +83,12 @@ def done(event: Any) -> str:
 
 
 @register.filter
+def done_without_why(event: Any) -> str:
+    """The same for a page that gives the reason a place of its own."""
+    return what_was_done(event.action, event.subject, "", event.detail)
+
+
+@register.filter
 def older_than(at: datetime, age: timedelta) -> bool:
     """Whether a moment lies further back than that."""
     return timezone.now() - at > age

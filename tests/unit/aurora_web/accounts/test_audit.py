@@ -183,3 +183,14 @@ def test_one_event_by_the_api(client, bearer):
     assert (body["before"], body["after"], body["detail"]["note"]) == ({"x": 1}, {"x": 2}, "n")
     assert body["at"].startswith(f"{event.at:%Y-%m-%dT%H:%M:%S}")
     assert client.get("/api/v1/audit/999999", **bearer("viewer")).status_code == 404
+
+
+def test_the_page_of_an_event_says_in_a_sentence_what_was_done(clients, target):
+    detail = {"old": {"max_lookahead": 4}, "new": {"max_lookahead": 6}}
+    made = AuditEvent.objects.create(
+        actor="ada", action="target.settings", subject=target.slug, reason="it pays", detail=detail
+    )
+    page = clients["viewer"].get(f"/audit/{made.pk}/").content.decode()
+    assert f"<h1>ada changed settings of {target.slug} (max lookahead)</h1>" in page
+    assert '<a href="/audit/?action=target.settings"><code>target.settings</code></a>' in page
+    assert "<dd>it pays</dd>" in page
