@@ -30,6 +30,7 @@ from aurora_web.metrics import services as metrics
 from aurora_web.moments import in_utc
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.registry.services import IncompatibleTarget, change_settings, find_version
+from aurora_web.rollouts.predicted import longer_by_a_draft
 from aurora_web.training.models import TrainingRun
 
 NUM_VERSIONS = 15
@@ -166,6 +167,7 @@ def _figures(found: Target, chosen: TimeRange, live: SpeculatorVersion | None) -
         **_sums(found, chosen),
         "recent": recent,
         "recent_reason": missing,
+        "longer_by_a_draft": longer_by_a_draft(replicas),
         "live_minutes": round(LIVE_SECONDS / 60),
         "live": live,
         "run": run,

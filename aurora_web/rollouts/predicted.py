@@ -5,9 +5,10 @@ An estimate: the replay went at the largest lookahead, and at work an engine cho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from aurora_web.registry.models import Target
+from aurora_web.rollouts.models import Replica
 from speculators.records import DomainScore
 
 
@@ -15,6 +16,18 @@ def step_seconds(target: Target) -> list[float]:
     """Seconds of one step by lookahead, from the replica that was seen last; [] where none has measured them."""
     known = target.replicas.filter(is_alive=True).exclude(step_seconds=[]).order_by("-seen_at")
     return known.values_list("step_seconds", flat=True).first() or []
+
+
+def longer_by_a_draft(replicas: Iterable[Replica]) -> float | None:
+    """By how much of itself a step grows when each request drafts a token: the share of first drafts that must pass.
+
+    As the replica that was seen last measures it, with as many requests at once as of late; None where none does.
+    """
+    measured = [each for each in replicas if each.is_alive and len(each.step_seconds) > 1 and each.step_seconds[0]]
+    if not measured:
+        return None
+    plain, drafting = max(measured, key=lambda each: each.seen_at).step_seconds[:2]
+    return float(drafting / plain) - 1
 
 
 def predicted_speedup(

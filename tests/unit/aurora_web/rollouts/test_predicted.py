@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from aurora_web.console.timeline import timeline
+from aurora_web.metrics import services as metrics
 from aurora_web.rollouts import replicas
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.predicted import predicted_speedup
 from speculators.records import RecordError
+from tests.unit.aurora_web.conftest import count_window
 
 SECONDS = [1.0, 1.25, 1.5]
 
@@ -68,3 +70,15 @@ def test_a_replica_that_measures_nothing_leaves_accept_length_alone(judged, obse
 def test_costs_that_are_no_numbers_are_refused(target, observed):
     with pytest.raises(RecordError, match="step_seconds"):
         replicas.observe(observed(step_seconds=(1.0, float("nan"))))
+
+
+def test_where_little_is_drafted_the_page_says_from_which_acceptance_on_it_would_pay(target, judged, observed, clients):
+    judged()
+    metrics.ingest_counts({"counts": [count_window(plain=3000).to_json()]})
+    metrics.roll_up()
+    page = clients["viewer"].get(f"/targets/{target.slug}/").content.decode()
+    assert "of the steps drafted nothing" in page
+    assert "lengthens a step" not in page
+    replicas.observe(observed(step_seconds=(0.02, 0.031, 0.04)))
+    page = clients["viewer"].get(f"/targets/{target.slug}/").content.decode()
+    assert "a first draft lengthens a step by 55.0 % here: it pays where more than that pass" in page
