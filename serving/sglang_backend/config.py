@@ -38,6 +38,7 @@ class PluginConfig:
     segment_quota_bytes: int
     spool_quota_bytes: int
     is_capture_wanted: bool
+    is_prefix_per_draft: bool  # whether cached prefixes are kept apart by the draft that read them
     admin_key: str  # of a server launched with --admin-api-key or --api-key; the sidecar needs it
 
     def recording(self, engine_name: str, model_path: str, draft_path: str) -> Recording:
@@ -84,6 +85,7 @@ def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> 
         segment_quota_bytes=_mib(given, "AURORA_SEGMENT_QUOTA_MIB", 2048),
         spool_quota_bytes=_mib(given, "AURORA_SPOOL_QUOTA_MIB", 1024),
         is_capture_wanted=_switch(given, "AURORA_CAPTURE", True),
+        is_prefix_per_draft=_switch(given, "AURORA_PREFIX_PER_DRAFT", True),
         admin_key=given.get("AURORA_SGLANG_KEY", ""),
     )
 

@@ -24,6 +24,7 @@ from serving.sglang_backend.copies import stream_of
 from serving.sglang_backend.engine import PINS_DETAIL, PINS_OBEYED, PROBE_STEPS, SglangEngine, Weights
 from serving.sglang_backend.guard import HOOKS, Guard
 from serving.sglang_backend.metrics import MetricsReader
+from serving.sglang_backend.prefixes import keep_apart
 from serving.sglang_backend.ranks import Command, CpuGroup, RankSwapper
 from serving.sglang_backend.weights import DraftMemory, TargetWatch
 from serving.trace.follower import Beside
@@ -57,7 +58,8 @@ class Replica:
         self.swapper = RankSwapper(self.memory, group, self._applied, self._policy)
         self.capture: Capture | None = None
         self.engine: SglangEngine | None = None
-        self.scheduler: Any = None  # set by the first turn's hook
+        self.scheduler: Any = None  # set by every turn's hook
+        self.draft_sha256 = ""  # of the draft that a swap brought; "" = the one of the launch
         self.broken = ""
         self._stack = ExitStack()
 
@@ -75,13 +77,14 @@ class Replica:
     def turn(self, scheduler: Any, requests: list[Any]) -> list[Any]:
         """The requests of this turn without our commands, which are carried out here, between two steps."""
         commands = [each for each in requests if isinstance(each, Command)]
-        if not commands:
-            return requests
         self.scheduler = scheduler
         for command in commands:
             with stream_of(scheduler):
                 self.control_guard.run("command", lambda command=command: self.swapper.handle(command))  # type: ignore[misc]
-        return [each for each in requests if not isinstance(each, Command)]
+        others = [each for each in requests if not isinstance(each, Command)]
+        if self.config.is_prefix_per_draft and self.draft_sha256:
+            self.control_guard.run("prefix", lambda: keep_apart(others, self.draft_sha256))
+        return others
 
     def outgoing(self) -> list[Command]:
         """What rank 0 has to say to all ranks."""
@@ -91,6 +94,7 @@ class Replica:
         return found
 
     def _applied(self, command: Command) -> None:
+        self.draft_sha256 = command.sha256
         record = getattr(self.scheduler, "record_weight_version_change", None)
         if record is not None:
             record(new_version=str(command.version))

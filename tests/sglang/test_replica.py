@@ -69,12 +69,11 @@ def proposals(draft, embed, tokens, features, position, num):
 
 
 @torch.inference_mode()
-def test_accepted_and_rejected_nodes_equal_a_recomputation(replica, judge, drafts):
+def assert_nodes(replica, judge, folder, prompt):
     """Every step's proposals by our draft from transformers' states; what is kept by transformers' greedy choice."""
-    prompt = judge.prompt("sql")
-    answer = replica.server.generate(prompt, 24, extra_key="nodes")
+    answer = replica.server.generate(prompt, 24)
     trace, _, _ = replica.trace(answer["meta_info"]["id"])
-    config, state = checkpoint.load(drafts.random(0))
+    config, state = checkpoint.load(folder)
     draft = Eagle3Draft(config)
     draft.load_state_dict(state)
     tokens = list(trace.tokens)
@@ -92,6 +91,25 @@ def test_accepted_and_rejected_nodes_equal_a_recomputation(replica, judge, draft
         assert step.num_correct_drafts == min(correct, len(truth) - done - 1)
         done += step.num_correct_drafts + 1
     assert done == len(truth)
+    return answer["meta_info"]["cached_tokens"]
+
+
+def test_accepted_and_rejected_nodes_equal_a_recomputation(replica, judge, drafts):
+    assert_nodes(replica, judge, drafts.random(0), judge.prompt("sql") + judge.prompt("arithmetic"))
+
+
+def test_a_prefix_that_another_draft_has_read_is_read_anew(replica, judge, drafts):
+    """Else it would draft from what that one wrote; see serving/sglang_backend/prefixes.py."""
+    prompt = judge.prompt("arithmetic") + judge.prompt("json_tools")
+    before, after = drafts.random(0), drafts.random(6)
+    replica.swap(61, before)
+    assert_nodes(replica, judge, before, prompt)
+    replica.swap(62, after)
+    assert assert_nodes(replica, judge, after, prompt) == 0
+    assert assert_nodes(replica, judge, after, prompt) > 4
+    replica.swap(63, before)
+    assert assert_nodes(replica, judge, before, prompt) > 4
+    replica.swap(1, before)  # what the next tests count on
 
 
 def test_our_counts_equal_sglangs_own(replica):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from serving.sglang_backend import config as settings
@@ -10,6 +12,7 @@ from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
 from serving.sglang_backend.guard import HOOKS, SILENT_STEPS, Guard
 from serving.sglang_backend.labels import Label, label_of, with_headers
 from serving.sglang_backend.metrics import EngineCounts, parse
+from serving.sglang_backend.prefixes import keep_apart
 
 GOOD = {"AURORA_CONSOLE_URL": "http://10.0.0.1:8000", "AURORA_TARGET_SLUG": "demo", "AURORA_STATE_DIR": "/var/aurora"}
 
@@ -32,11 +35,24 @@ def test_settings_come_from_the_environment():
         ("AURORA_STATE_DIR", ""),
         ("AURORA_QUEUE_MIB", "much"),
         ("AURORA_CAPTURE", "maybe"),
+        ("AURORA_PREFIX_PER_DRAFT", "sometimes"),
     ],
 )
 def test_a_wrong_value_is_named(variable, value):
     with pytest.raises(PluginConfigError, match=variable):
         settings.load("127.0.0.1", 30000, {**GOOD, variable: value})
+
+
+def test_requests_are_told_apart_by_the_draft_that_serves():
+    one, ours, other = (SimpleNamespace(extra_key=key) for key in (None, "tenant", None))
+    abort = SimpleNamespace(rid="x")
+    keep_apart([one, SimpleNamespace(batch=[ours, other]), abort], "ab" * 32)
+    assert [each.extra_key for each in (one, ours, other)] == [
+        "draft=abababababababab",
+        "tenant|draft=abababababababab",
+        "draft=abababababababab",
+    ]
+    assert not hasattr(abort, "extra_key")
 
 
 def test_without_a_console_the_plugin_is_off():
