@@ -86,7 +86,8 @@ def pages(browser: Any) -> list[str]:
     trace = Trace.objects.filter(target__slug=BUSY).order_by("-started_at").values_list("trace_id", flat=True)[0]
     month = f"from={time.strftime('%Y-%m-%dT%H:%M', time.gmtime(time.time() - 27 * 86400))}"
     ranges = [f"{base}/{suffix}" for suffix in ("", "?range=24h", f"?{month}")]
-    parts = ("connection/", "standing/", "domains/pins/", *(f"parts/?part={name}" for name in VIEWS),
+    views = [name for name in VIEWS if name != "launch-part"]  # only a target on SGLang has one
+    parts = ("connection/", "standing/", "domains/pins/", *(f"parts/?part={name}" for name in views),
              f"parts/?part=tables&{month}", "parts/?range=24h&part=figures&part=tables&part=canary",
              "parts/?range=24h&part=charts-table", "?range=24h&view=table")  # fmt: skip
     about = ("settings/", "rollback/", "versions/", "versions/?page=2", f"versions/{live.number}/",
