@@ -72,7 +72,7 @@ PARTS = {
         "console:" + name
         for name in (
             "activity parts connection standing launch pins inbox processes export_traces economics_csv version_file "
-            "register_servers settings_index"
+            "register_servers settings_index targets"
         ).split()
     ),
     "accounts:oidc_login",
