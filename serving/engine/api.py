@@ -183,8 +183,7 @@ class DomainStats:
     """What the engine currently believes about one domain under the live version."""
 
     domain: str
-    lookahead: int  # what the next step of a lone request would use; 0 = speculation is off, and the draft watched
-    accept_length: float  # expected at that lookahead
+    tokens_per_step: float  # of late; 1 = as without speculation
     position_rates: tuple[float, ...]  # acceptance of draft 1, 2, ... given that those before it passed
 
 

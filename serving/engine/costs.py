@@ -25,7 +25,7 @@ import torch
 from aurora_kernels.sampling import greatest
 
 from serving.draft_runner import DraftRunner
-from serving.engine.lookahead import StepCosts
+from serving.engine.drafting import StepCosts
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from serving import draft_runner
 from serving.draft_runner import DraftRunner
 from serving.engine import costs as cost_model
+from serving.engine.acceptance import Acceptance
 from serving.engine.api import (
     DomainStats,
     EngineStats,
@@ -31,7 +33,7 @@ from serving.engine.api import (
 from serving.engine.config import MAX_LOOKAHEAD, EngineConfig
 from serving.engine.control import ControlBlocks
 from serving.engine.costs import Costs
-from serving.engine.lookahead import SWAP_PROBE_LOOKAHEAD, Acceptance, choose, expected_tokens, fastest
+from serving.engine.drafting import SWAP_PROBE_LOOKAHEAD, Drafting, Planner
 from serving.engine.pins import Pins
 from serving.engine.queues import Inbox, Submitted
 from serving.engine.sequence import Proposal, Sequence
@@ -67,6 +69,7 @@ class Engine:
         self._versions: Versions[DraftRunner] = Versions(config.probe_steps, MAX_LOOKAHEAD)
         self._max_lookahead = config.max_lookahead
         self._watch = Watch()
+        self._planner = Planner()
         self._control = ControlBlocks(config.control_share, config.seed, ignore_control)
         self._free_slots = list(range(config.max_requests))
         self._running: list[Sequence] = []
@@ -169,19 +172,22 @@ class Engine:
             return
         is_control = self._is_compared(group) and self._control.draw()
         started = time.perf_counter()
-        lookaheads = [0] * len(group) if is_control else self._lookaheads(group)
-        looked = 0.0 if is_control or self._costs is None else self._look(group, lookaheads)
-        num_taken_in = sum(s.num_pending for s, k in zip(group, lookaheads, strict=True) if k)
-        proposals = self._stepper.propose(group, lookaheads)
+        drafting = Drafting([0] * len(group)) if is_control else self._drafting(group)
+        looked = 0.0 if is_control or self._costs is None else self._look(group, drafting.limits)
+        num_taken_in = sum(s.num_pending for s, limit in zip(group, drafting.limits, strict=True) if limit)
+        proposals = self._stepper.propose(group, drafting)
         verdicts = self._stepper.verify(group, proposals)
         kept = self._commit(group, proposals, verdicts)
         seconds = time.perf_counter() - started
         if is_control:
             self._count_control(group, seconds)
+        if not is_control:
+            self._learn(group, proposals, verdicts)
         self._record(group, proposals, kept, seconds)
         if self._costs is not None:
-            drafts = [len(proposal.tokens) for proposal in proposals]
-            self._costs.observe(len(group), sum(drafts), max(drafts), num_taken_in, seconds - looked)
+            num_drafts = sum(len(proposal.tokens) for proposal in proposals)
+            num_passes = max(len(proposal.confidences) for proposal in proposals)
+            self._costs.observe(len(group), num_drafts, num_passes, num_taken_in, seconds - looked)
             self._watch.save(seconds)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -224,22 +230,19 @@ class Engine:
                 sequence.control.add(seconds, len(group))
                 self._control.count(sequence.request.domain, seconds, len(group))
 
-    def _lookaheads(self, group: list[Sequence]) -> list[int]:
+    def _drafting(self, group: list[Sequence]) -> Drafting:
         limits = [max(0, min(sequence.lookahead, sequence.num_left - 1)) for sequence in group]
         if self.config.fixed_lookahead is not None or self._costs is None or not any(limits):
-            return limits
-        free = [i for i, sequence in enumerate(group) if limits[i] and not sequence.is_pinned]
-        bounds = [limits[i] for i in free]
-        pinned = [limits[i] for i in range(len(group)) if i not in free]
-        costs = self._costs.of_batch(len(group), sum(limits)).beside(pinned)
-        chosen = choose([self._acceptance(group[i]) for i in free], bounds, costs, len(pinned))
-        for i, lookahead in zip(free, chosen, strict=True):
-            floor = SWAP_PROBE_LOOKAHEAD if self._versions.is_probing(group[i].served) else 0
-            limits[i] = min(max(floor, lookahead), limits[i])
-        return limits
+            return Drafting(limits)
+        floors, free = list(limits), {}
+        for i, sequence in enumerate(group):
+            if limits[i] and not sequence.is_pinned:
+                free[i] = self._acceptance(sequence)
+                floors[i] = min(limits[i], SWAP_PROBE_LOOKAHEAD * self._versions.is_probing(sequence.served))
+        return self._planner.draft(limits, floors, free, partial(self._costs.of_batch, len(group), sum(limits)))
 
-    def _look(self, group: list[Sequence], lookaheads: list[int]) -> float:
-        off = [s for s, k in zip(group, lookaheads, strict=True) if not k and s.lookahead and not s.is_pinned]
+    def _look(self, group: list[Sequence], limits: list[int]) -> float:
+        off = [s for s, k in zip(group, limits, strict=True) if not k and s.lookahead and not s.is_pinned]
         return self._watch.look(off, [self._acceptance(sequence) for sequence in off], self._stepper)
 
     def _acceptance(self, sequence: Sequence) -> Acceptance:
@@ -254,8 +257,16 @@ class Engine:
             kept.append(sequence.append(tokens, self._ends))
         return kept
 
+    def _learn(self, group: list[Sequence], proposals: list[Proposal], verdicts: list[Verdict]) -> None:
+        """What the step has told of each request's draft."""
+        for sequence, proposal, verdict in zip(group, proposals, verdicts, strict=True):
+            if sequence.served.draft is not None:
+                num_correct, _, chance = verdict
+                seen = proposal.seen(num_correct, chance)
+                self._acceptance(sequence).observe(seen, num_correct)
+
     def _record(self, group: list[Sequence], proposals: list[Proposal], kept: list[list[int]], seconds: float) -> None:
-        """One StepRecord per request, counters, the chooser, the probe; then tell those who wait."""
+        """One StepRecord per request, counters, the probe; then tell those who wait."""
         for sequence, proposal, tokens in zip(group, proposals, kept, strict=True):
             num_proposed, num_correct = len(proposal.tokens), len(tokens) - 1
             sequence.steps.append(StepRecord(tuple(proposal.tokens), num_correct))
@@ -267,7 +278,6 @@ class Engine:
             self._num_accepted += len(tokens)
             if num_proposed:
                 domain = sequence.request.domain
-                self._acceptance(sequence).observe(num_proposed, num_correct)
                 if collapse := self._versions.observe(sequence.served, domain, num_proposed, len(tokens)):
                     self._versions.revert(collapse)
             sequence.request.on_step(sequence.steps[-1])
@@ -397,11 +407,7 @@ class Engine:
     def _domain_stats(self) -> tuple[DomainStats, ...]:
         if self._costs is None or self._versions.live.draft is None:
             return ()
-        costs = self._costs.of_late(self._max_lookahead)
-        found = []
-        for domain, acceptance in sorted(self._versions.chooser.domains().items()):
-            rates = acceptance.rates()[: self._max_lookahead]
-            pinned = self._pinned_lookahead(self.pins.of(domain))
-            lookahead = fastest(rates, costs) if pinned is None else pinned
-            found.append(DomainStats(domain, lookahead, expected_tokens(rates, lookahead), tuple(rates)))
-        return tuple(found)
+        return tuple(
+            DomainStats(domain, acceptance.tokens_per_step, tuple(acceptance.rates()[: self._max_lookahead]))
+            for domain, acceptance in sorted(self._versions.chooser.domains().items())
+        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from serving.draft_runner import DraftRunner
+from serving.engine.acceptance import Seen
 from serving.engine.api import FinishedRequest, FinishReason, Part, Request
 from serving.engine.control import Tally
 from serving.engine.versions import Served
@@ -15,12 +17,32 @@ from serving.model.attention import Span
 from speculators.records import StepRecord
 
 
+class HeldBack(NamedTuple):
+    """A draft that is not verified, for what the target says in its place to be compared with.
+
+    ``distribution``: over the draft's vocabulary when sampling, else None.
+    """
+
+    token: int
+    distribution: Tensor | None
+
+
 @dataclass(slots=True)
 class Proposal:
-    """Drafts for one verify step; ``probabilities`` [lookahead, V] over the target's vocabulary when sampling."""
+    """Drafts for one verify step."""
 
     tokens: list[int] = field(default_factory=list)
-    probabilities: list[Tensor] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)  # of each, over the target's vocabulary [V]; [] = greedy
+    confidences: list[float] = field(default_factory=list)  # how sure the draft was of each, and of one held back
+    held_back: HeldBack | None = None  # what the draft would have said next
+
+    def seen(self, num_correct_drafts: int, held_back_chance: float | None) -> list[Seen]:
+        """What the step has told of these drafts; ``held_back_chance`` None = nothing of the one held back."""
+        tried = range(min(len(self.tokens), num_correct_drafts + 1))
+        seen = [(self.confidences[i], float(i < num_correct_drafts)) for i in tried]
+        if held_back_chance is not None:
+            seen.append((self.confidences[-1], held_back_chance))
+        return seen
 
 
 class Sequence:

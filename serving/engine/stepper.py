@@ -12,21 +12,28 @@ from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 import torch
-from aurora_kernels.sampling import greatest
+from aurora_kernels.sampling import greatest, softmax
 from torch import Tensor
 
 from serving.draft_runner import DraftRunner
-from serving.engine.sequence import Proposal, Sequence
+from serving.engine.acceptance import Seen
+from serving.engine.drafting import Drafting
+from serving.engine.sequence import HeldBack, Proposal, Sequence
 from serving.model.attention import Span, room
 from serving.model.decoder import Decoder, States
 from speculators import verify
 
 
 class Verdict(NamedTuple):
-    """Outcome of one verify step: how many drafts passed, and the target's token after them."""
+    """Outcome of one verify step: how many drafts passed, and the target's token after them.
+
+    ``held_back_chance``: that the draft held back behind them would have passed; None = there was none, or one of those
+    before it did not pass.
+    """
 
     num_correct_drafts: int
     bonus_token: int
+    held_back_chance: float | None
 
 
 class SlotStates:
@@ -72,15 +79,15 @@ class Stepper:
             return greatest(logits)[0]
         return verify.draw(self._distribution(sequence, logits)[0], sequence.generator)
 
-    def propose(self, group: Many[Sequence], lookaheads: Many[int]) -> list[Proposal]:
-        """Up to ``lookaheads[i]`` draft tokens for each request of a group, by the draft that it is bound to."""
+    def propose(self, group: Many[Sequence], drafting: Drafting) -> list[Proposal]:
+        """Draft tokens for each request of a group as ``drafting`` says, by the draft that it is bound to."""
         proposals = [Proposal() for _ in group]
         by_draft: dict[DraftRunner, list[int]] = {}
-        for i, (sequence, lookahead) in enumerate(zip(group, lookaheads, strict=True)):
-            if lookahead > 0 and sequence.served.draft is not None:
+        for i, (sequence, limit) in enumerate(zip(group, drafting.limits, strict=True)):
+            if limit > 0 and sequence.served.draft is not None:
                 by_draft.setdefault(sequence.served.draft, []).append(i)
         for draft, active in by_draft.items():
-            self._draft(draft, group, active, lookaheads, proposals)
+            self._draft(draft, group, active, drafting, proposals)
         return proposals
 
     def _draft(
@@ -88,7 +95,7 @@ class Stepper:
         draft: DraftRunner,
         group: Many[Sequence],
         active: list[int],
-        lookaheads: Many[int],
+        drafting: Drafting,
         proposals: Many[Proposal],
     ) -> None:
         """Fill the proposals of the requests ``active`` of a group, all bound to ``draft``."""
@@ -99,20 +106,23 @@ class Stepper:
         for i in active:
             group[i].num_drafted = group[i].num_cached
         for depth in itertools.count():
-            tokens = self._pick(draft, group, active, guess.logits, proposals)
-            going_on = [row for row, i in enumerate(active) if lookaheads[i] > depth + 1]
-            if not going_on:
+            sure = confidences(guess.logits)
+            through = drafting.lets_through(depth, active, sure)
+            for i, confidence in zip(active, sure, strict=True):
+                proposals[i].confidences.append(confidence)
+            self._pick(draft, group, active, through, guess.logits, proposals)
+            on = [row for row, has_drafted in enumerate(through) if has_drafted]
+            going = drafting.going_on(depth + 1, [active[row] for row in on])
+            on = [row for row, goes_on in zip(on, going, strict=True) if goes_on]
+            if not on:
                 return
-            if len(going_on) < len(active):
-                active, tokens = [active[row] for row in going_on], [tokens[row] for row in going_on]
-                hidden = guess.hidden[going_on]
-            else:
-                hidden = guess.hidden
+            hidden = guess.hidden if len(on) == len(active) else guess.hidden[on]
+            active = [active[row] for row in on]
             spans = [Span(group[i].slot, group[i].num_cached + depth, 1) for i in active]
-            guess = draft.chain(hidden, torch.tensor(tokens), spans)
+            guess = draft.chain(hidden, torch.tensor([proposals[i].tokens[-1] for i in active]), spans)
 
-    def look(self, sequence: Sequence, num: int) -> list[float]:
-        """With which chance first drafts at the ``num`` latest known positions would have passed.
+    def look(self, sequence: Sequence, num: int) -> list[Seen]:
+        """Of first drafts at the ``num`` latest known positions: how sure, and the chance that they would have passed.
 
         The request must be bound to a draft, and ``num`` be at most its ``num_watchable``.
         """
@@ -121,14 +131,15 @@ class Stepper:
         ids = torch.tensor(sequence.tokens[span.start + 1 : span.end + 1])
         logits_NV = draft.look(self.states.features(span), ids, span, num)
         sequence.num_drafted = sequence.num_cached
+        sure = confidences(logits_NV)
         if sequence.is_greedy:
             guesses = draft.to_target(greatest(logits_NV))
-            return [float(guess == token) for guess, token in zip(guesses, sequence.tokens[-num:], strict=True)]
-        states = self.states.final(Span(span.slot, span.end - num, num))
-        q_NV = self._distribution(sequence, self.decoder.logits(states))
-        p_NV = self._distribution(sequence, logits_NV)
-        passed: list[float] = torch.minimum(p_NV, draft.among_mine(q_NV)).sum(-1).tolist()
-        return passed
+            passed = [float(guess == token) for guess, token in zip(guesses, sequence.tokens[-num:], strict=True)]
+        else:
+            states = self.states.final(Span(span.slot, span.end - num, num))
+            q_NV = self._distribution(sequence, self.decoder.logits(states))
+            passed = _in_common(draft, self._distribution(sequence, logits_NV), q_NV)
+        return list(zip(sure, passed, strict=True))
 
     def verify(self, group: Many[Sequence], proposals: Many[Proposal]) -> list[Verdict]:
         """One pass of the target over every request's last token and drafts."""
@@ -142,35 +153,61 @@ class Stepper:
         for sequence, proposal, span in zip(group, proposals, spans, strict=True):
             rows = slice(first, first + span.num)
             first += span.num
-            if sequence.is_greedy:
-                verdict = verify.verify_greedy(best[rows], proposal.tokens)
-            else:
-                q_SV = self._distribution(sequence, logits_NV[rows])
-                p_SV = torch.stack(proposal.probabilities) if proposal.tokens else q_SV[:0]
-                verdict = verify.verify_sampled(q_SV, p_SV, proposal.tokens, sequence.generator)
-            verdicts.append(Verdict(*verdict))
+            verdicts.append(self._verdict(sequence, proposal, best[rows], logits_NV[rows]))
         return verdicts
+
+    def _verdict(self, sequence: Sequence, proposal: Proposal, best_S: list[int], logits_SV: Tensor) -> Verdict:
+        held_back, chance = proposal.held_back, None
+        if sequence.is_greedy:
+            num_correct, bonus = verify.verify_greedy(best_S, proposal.tokens)
+            if held_back is not None and num_correct == len(proposal.tokens):
+                chance = float(held_back.token == bonus)
+            return Verdict(num_correct, bonus, chance)
+        q_SV = self._distribution(sequence, logits_SV)
+        p_SV = torch.stack(proposal.probabilities) if proposal.tokens else q_SV[:0]
+        num_correct, bonus = verify.verify_sampled(q_SV, p_SV, proposal.tokens, sequence.generator)
+        draft, is_reached = sequence.served.draft, num_correct == len(proposal.tokens)
+        if is_reached and draft is not None and held_back is not None and held_back.distribution is not None:
+            [chance] = _in_common(draft, held_back.distribution[None], q_SV[-1:])
+        return Verdict(num_correct, bonus, chance)
 
     def _pick(
         self,
         draft: DraftRunner,
         group: Many[Sequence],
         active: Many[int],
+        through: Many[bool],
         logits_BV: Tensor,
         proposals: Many[Proposal],
-    ) -> list[int]:
-        """Choose one draft token for each active request and add it to its proposal."""
+    ) -> None:
+        """Choose a draft token for each active request, and add it to its proposal where it is let ``through``."""
         tokens = draft.to_target(greatest(logits_BV))
-        for row, i in enumerate(active):
+        for row, (i, is_verified) in enumerate(zip(active, through, strict=True)):
+            token, p_V = tokens[row], None
             if not group[i].is_greedy:
                 p_V = self._distribution(group[i], logits_BV[row : row + 1])[0]
+            if not is_verified:
+                proposals[i].held_back = HeldBack(token, p_V)
+                continue
+            if p_V is not None:
                 p_V = draft.over_target(p_V, self.decoder.config.vocab_size)
-                tokens[row] = verify.draw(p_V, group[i].generator)
+                token = verify.draw(p_V, group[i].generator)
                 proposals[i].probabilities.append(p_V)
-            proposals[i].tokens.append(tokens[row])
-        return tokens
+            proposals[i].tokens.append(token)
 
     @staticmethod
     def _distribution(sequence: Sequence, logits_SV: Tensor) -> Tensor:
         sampling = sequence.request.sampling
         return verify.distribution(logits_SV, sampling.temperature, sampling.top_p)
+
+
+def confidences(logits_BV: Tensor) -> list[float]:
+    """How sure a draft is of its guesses: the probability of the likeliest one at temperature 1."""
+    sure: list[float] = softmax(logits_BV, 1.0).amax(-1).tolist()
+    return sure
+
+
+def _in_common(draft: DraftRunner, p_NV: Tensor, q_NV: Tensor) -> list[float]:
+    """The chance that a draft from p (over the draft's vocabulary) passes where the target says q."""
+    chances: list[float] = torch.minimum(p_NV, draft.among_mine(q_NV)).sum(-1).tolist()
+    return chances

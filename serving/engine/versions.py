@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from serving.engine.acceptance import Chooser
 from serving.engine.api import LoadedDraft, Probe
-from serving.engine.lookahead import Chooser
 
 CHOOSERS_KEPT = 4
 NOISE = 0.4  # tokens per step between two probes of the same draft in the same domains: each is a request or two

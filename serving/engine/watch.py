@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Many
 
-from serving.engine.lookahead import Acceptance
+from serving.engine.acceptance import Acceptance
 from serving.engine.sequence import Sequence
 from serving.engine.stepper import Stepper
 

@@ -69,9 +69,11 @@ class Metrics(Collector):
         yield CounterMetricFamily("aurora_requests_cut", "Answers that did not end by themselves", self._num_cut)
         yield from self._sums()
         yield from self._recorded()
-        accept = GaugeMetricFamily("aurora_expected_accept_length", "The engine's current belief", labels=["domain"])
+        accept = GaugeMetricFamily(
+            "aurora_expected_accept_length", "Tokens per step of late, drafted or not", labels=["domain"]
+        )
         for domain in stats.domains:
-            accept.add_metric([domain.domain], domain.accept_length)
+            accept.add_metric([domain.domain], domain.tokens_per_step)
         yield accept
 
     def _sums(self) -> Iterator[Metric]:

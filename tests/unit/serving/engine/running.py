@@ -7,9 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from serving.engine.api import FinishedRequest, Part, Request, SamplingParams, ignore_control
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from speculators import checkpoint
+from speculators.eagle3 import Eagle3Draft
 
 
 class Waiter:
@@ -71,3 +75,24 @@ def engine_of(
 
 def output(finished: FinishedRequest) -> list[int]:
     return list(finished.tokens[finished.prompt_len :])
+
+
+def of_plain_draft(
+    model: Any, folder: Path, tokens: list[int], temperature: float, num: int
+) -> tuple[list[float], list[float]]:
+    """How sure first drafts of the last ``num`` tokens are and the chance that each passes, by transformers and the
+    plain draft: all entries anew, no cache."""
+    config, state = checkpoint.load(folder)
+    draft, ids = Eagle3Draft.from_state(config, state), torch.tensor([tokens])
+    with torch.no_grad():
+        out = model(ids, output_hidden_states=True)
+        features = torch.cat([out.hidden_states[i + 1] for i in config.aux_layer_ids], -1)[:, :-1]
+        embeds = model.get_input_embeddings()(ids)[:, 1:]
+        logits, _ = draft(embeds, draft.fuse(features), torch.arange(len(tokens) - 1)[None])
+    said, target = logits[0, -1 - num : -1], out.logits[0, -1 - num : -1]  # entry i and position i + 1, of token i + 2
+    sure = torch.softmax(said, -1).amax(-1).tolist()
+    if temperature == 0:
+        pairs = zip(said, tokens[-num:], strict=True)
+        return sure, [float(draft.target_ids[row.argmax()] == token) for row, token in pairs]
+    p, q = torch.softmax(said / temperature, -1), torch.softmax(target / temperature, -1)
+    return sure, torch.minimum(p, q[:, draft.target_ids]).sum(-1).tolist()

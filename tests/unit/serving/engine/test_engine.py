@@ -311,11 +311,11 @@ def test_costs_are_told_what_each_step_drafted_and_took_in(tiny, garbage, monkey
     """A request's first draft takes the whole prompt in, which is not what drafting costs."""
     seen, observed, honest = [], [], Stepper.propose
 
-    def watch(self, group, lookaheads):
-        pending = sum(s.num_pending for s, k in zip(group, lookaheads, strict=True) if k)
-        proposals = honest(self, group, lookaheads)
-        drafts = [len(proposal.tokens) for proposal in proposals]
-        seen.append((len(group), sum(drafts), max(drafts), pending))
+    def watch(self, group, drafting):
+        pending = sum(s.num_pending for s, limit in zip(group, drafting.limits, strict=True) if limit)
+        proposals = honest(self, group, drafting)
+        num_passes = max(len(proposal.confidences) for proposal in proposals)
+        seen.append((len(group), sum(len(proposal.tokens) for proposal in proposals), num_passes, pending))
         return proposals
 
     monkeypatch.setattr(Stepper, "propose", watch)
@@ -364,7 +364,7 @@ def test_an_exception_in_a_step_ends_its_requests_and_nothing_else(tiny, good, m
         engine.swap(1, engine.load_draft(good)).result(60)
         honest = Stepper.propose
 
-        def broken(self, group, lookaheads):
+        def broken(self, group, drafting):
             raise RuntimeError("planted")
 
         monkeypatch.setattr(Stepper, "propose", broken)

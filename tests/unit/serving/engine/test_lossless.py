@@ -11,13 +11,14 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from serving.draft_runner import DraftRunner
+from serving.engine.drafting import Drafting
 from serving.engine.sequence import Sequence
 from serving.engine.stepper import Stepper, Verdict
 from serving.model.attention import Span
 from speculators import checkpoint, verify
 from speculators.eagle3 import Eagle3Draft
 from speculators.records import DomainPin, DomainPins
-from tests.unit.serving.engine.running import engine_of, output, submit
+from tests.unit.serving.engine.running import engine_of, of_plain_draft, output, submit
 
 TIE_MARGIN = 1e-4
 PROMPTS = [tuple(torch.randint(0, 60, (n,), generator=torch.Generator().manual_seed(n)).tolist()) for n in range(1, 13)]
@@ -114,6 +115,57 @@ def test_greedy_equals_plain_with_adaptive_lookahead(tiny, plain, good):
         engine.swap(1, engine.load_draft(good)).result(60)
         waiters = [submit(engine, p, max_tokens=40, ignore_eos=True) for p in PROMPTS]
         assert mismatches([w.result() for w in waiters], plain) == 0
+
+
+@pytest.fixture
+def choosy(monkeypatch):
+    """Drafts that are likelier than so are verified, others are held back; about as many of each."""
+
+    def lets_through(self, depth, rows, confidences):
+        return [confidence > 0.08 for confidence in confidences]
+
+    monkeypatch.setattr(Drafting, "lets_through", lets_through)
+
+
+@pytest.fixture
+def held_back(monkeypatch):
+    """Of each draft that was held back behind none: (tokens, temperature, how sure, chance, the target's token)."""
+    found, honest = [], Stepper.verify
+
+    def verify_(self, group, proposals):
+        verdicts = honest(self, group, proposals)
+        for sequence, proposal, verdict in zip(group, proposals, verdicts, strict=True):
+            if proposal.held_back is not None and not proposal.tokens:
+                told = (proposal.confidences[0], verdict.held_back_chance, verdict.bonus_token)
+                found.append((list(sequence.tokens), sequence.request.sampling.temperature, *told))
+        return verdicts
+
+    monkeypatch.setattr(Stepper, "verify", verify_)
+    return found
+
+
+def test_greedy_equals_plain_where_unlikely_drafts_are_held_back(tiny, plain, good, choosy, held_back):
+    finished = run_greedy(tiny[0], good, 3)
+    assert mismatches(finished, plain) == 0
+    assert sum(f.num_proposed_drafts for f in finished) > 50
+    assert len(held_back) > 50
+
+
+@pytest.mark.parametrize("draft", ["good", "small_vocabulary"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_draft_that_was_held_back_is_judged_as_if_it_had_been_verified(
+    tiny, request, choosy, held_back, draft, temperature
+):
+    folder = request.getfixturevalue(draft)
+    with engine_of(tiny[0], fixed_lookahead=3) as engine:
+        engine.swap(1, engine.load_draft(folder)).result(60)
+        sampling = {"max_tokens": 40, "ignore_eos": True, "temperature": temperature, "seed": 3}
+        [waiter.result() for waiter in [submit(engine, prompt, **sampling) for prompt in PROMPTS]]
+    assert len(held_back) > 50
+    for tokens, _, sure, chance, bonus in held_back[::7]:
+        expected_sure, expected = of_plain_draft(tiny[1], folder, [*tokens, bonus], temperature, 1)
+        assert sure == pytest.approx(*expected_sure, abs=2e-2)
+        assert chance == pytest.approx(*expected, abs=2e-2)
 
 
 def test_greedy_equals_plain_with_other_pins_beside_it_in_the_batch(tiny, plain, good):
@@ -241,6 +293,11 @@ def test_sampled_output_has_the_targets_distribution(tiny, exact, draft, request
     assert is_same_distribution(sample(tiny[0], request.getfixturevalue(draft), 3), exact(3))
 
 
+def test_sampled_output_has_it_where_unlikely_drafts_are_held_back(tiny, exact, good, choosy, held_back):
+    assert is_same_distribution(sample(tiny[0], good, 3, num_samples=1000), exact(3))
+    assert 300 < len(held_back) < 1700, "of two or three steps of each, some"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.5, 1.0), (1.0, 1.0), (1.5, 0.7)])
 @pytest.mark.parametrize("draft", ["good", "garbage", "small_vocabulary"])
@@ -272,14 +329,31 @@ def test_a_residual_that_forgets_the_draft_is_caught(tiny, exact, garbage, monke
     assert not is_same_distribution(sample(tiny[0], garbage, 3, num_samples=1000), exact(3))
 
 
+def test_holding_a_draft_back_for_what_it_says_is_caught(tiny, exact, good, monkeypatch):
+    """That a draft is unsure may be a reason, that it has drawn an unlikely token may not."""
+    honest = Stepper._pick
+
+    def picky(self, draft, group, active, through, logits_BV, proposals):
+        honest(self, draft, group, active, through, logits_BV, proposals)
+        for row, i in enumerate(active):
+            token, p_V = proposals[i].tokens[-1], proposals[i].probabilities[-1]
+            if p_V[token] < 0.5 * p_V.max():
+                proposals[i].tokens.pop()
+                proposals[i].probabilities.pop()
+                through[row] = False
+
+    monkeypatch.setattr(Stepper, "_pick", picky)
+    assert not is_same_distribution(sample(tiny[0], good, 3, num_samples=1000), exact(3))
+
+
 def test_a_dropped_bonus_token_is_caught(tiny, plain, good, monkeypatch):
     honest = Stepper.verify
 
     def without_bonus(self, group, proposals):
         return [
-            Verdict(v.num_correct_drafts - 1, p.tokens[v.num_correct_drafts - 1])
+            Verdict(v.num_correct_drafts - 1, p.tokens[v.num_correct_drafts - 1], None)
             if v.num_correct_drafts > 1
-            else Verdict(v.num_correct_drafts, p.tokens[0])
+            else Verdict(v.num_correct_drafts, p.tokens[0], None)
             if p.tokens
             else v
             for v, p in zip(honest(self, group, proposals), proposals, strict=True)

@@ -91,13 +91,6 @@ def test_no_control_is_drawn_where_speculation_is_off(tiny, good):
     assert sum(part.num_verify_steps for _, part in told) == prose.num_verify_steps == 39
 
 
-def test_the_stats_say_what_is_pinned(engine):
-    engine.pins.replace(pinned())
-    run(engine, "sql").result()
-    engine.pins.replace(pinned(DomainPin("sql", 5)))
-    assert {d.domain: d.lookahead for d in engine.stats().domains}["sql"] == 5
-
-
 def test_clients_names_are_resolved_as_at_ingest(engine):
     rules = (NameRule("exact", "mysql", "database"), NameRule("regex", "pg[0-9]+", "database"))
     engine.pins.replace(pinned(DomainPin("database", 2), rules=rules))

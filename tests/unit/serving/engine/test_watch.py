@@ -3,16 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from serving.engine import watch
+from serving.engine.acceptance import Acceptance
 from serving.engine.costs import Costs, Parts
 from serving.engine.engine import Engine
-from serving.engine.lookahead import Acceptance
 from serving.engine.stepper import Stepper
-from speculators import checkpoint
-from speculators.eagle3 import Eagle3Draft
-from tests.unit.serving.engine.running import engine_of, submit
+from tests.unit.serving.engine.running import engine_of, of_plain_draft, submit
 
 DEAR = Parts(verify={1: 1.0, 2: 50.0, 9: 400.0}, first={1: 0.1}, further={1: 0.08}, position=0.01)
 LIKE_ITSELF = Parts(verify={1: 1.0, 9: 1.6}, first={1: 0.1}, further={1: 0.08}, position=0.01)
@@ -34,31 +31,15 @@ def costing(monkeypatch):
 @pytest.fixture
 def looks(monkeypatch):
     """What every look was about, and what it found."""
-    seen, honest = [], Stepper.look
+    found, honest = [], Stepper.look
 
     def look(self, sequence, num):
-        passed = honest(self, sequence, num)
-        seen.append((list(sequence.tokens), sequence.request.sampling.temperature, num, passed))
-        return passed
+        seen = honest(self, sequence, num)
+        found.append((list(sequence.tokens), sequence.request.sampling.temperature, num, seen))
+        return seen
 
     monkeypatch.setattr(Stepper, "look", look)
-    return seen
-
-
-def of_plain_draft(model, folder, tokens, temperature, num):
-    """The same by transformers and the plain draft: all entries anew, no cache."""
-    config, state = checkpoint.load(folder)
-    draft, ids = Eagle3Draft.from_state(config, state), torch.tensor([tokens])
-    with torch.no_grad():
-        out = model(ids, output_hidden_states=True)
-        features = torch.cat([out.hidden_states[i + 1] for i in config.aux_layer_ids], -1)[:, :-1]
-        embeds = model.get_input_embeddings()(ids)[:, 1:]
-        logits, _ = draft(embeds, draft.fuse(features), torch.arange(len(tokens) - 1)[None])
-    said, target = logits[0, -1 - num : -1], out.logits[0, -1 - num : -1]  # entry i and position i + 1, of token i + 2
-    if temperature == 0:
-        return [float(draft.target_ids[row.argmax()] == token) for row, token in zip(said, tokens[-num:], strict=True)]
-    p, q = torch.softmax(said / temperature, -1), torch.softmax(target / temperature, -1)
-    return torch.minimum(p, q[:, draft.target_ids]).sum(-1).tolist()
+    return found
 
 
 @pytest.mark.parametrize("draft", ["good", "small_vocabulary"])
@@ -71,11 +52,14 @@ def test_a_look_finds_what_the_plain_draft_would_have_said(tiny, request, costin
         sampling = {"max_tokens": 60, "ignore_eos": True, "temperature": temperature, "seed": 3}
         [waiter.result() for waiter in [submit(engine, prompt, **sampling) for prompt in PROMPTS]]
     assert len(looks) > 1
-    assert {len(passed) == num >= watch.LEAST_POSITIONS for _, _, num, passed in looks} == {True}
-    for tokens, _, num, passed in looks:
-        assert passed == pytest.approx(of_plain_draft(tiny[1], folder, tokens, temperature, num), abs=2e-2)
+    assert {len(seen) == num >= watch.LEAST_POSITIONS for _, _, num, seen in looks} == {True}
+    for tokens, _, num, seen in looks:
+        sure, passed = of_plain_draft(tiny[1], folder, tokens, temperature, num)
+        assert [confidence for confidence, _ in seen] == pytest.approx(sure, abs=2e-2)
+        assert [chance for _, chance in seen] == pytest.approx(passed, abs=2e-2)
     if draft == "good":
-        assert 0.2 < sum(sum(passed) for *_, passed in looks) / sum(num for *_, num, _ in looks) < 1
+        chances = [chance for *_, seen in looks for _, chance in seen]
+        assert 0.2 < sum(chances) / len(chances) < 1
 
 
 def test_garbage_stays_off_and_is_seen_to_be_garbage(tiny, garbage, costing, looks):
@@ -94,7 +78,7 @@ def test_a_draft_that_has_become_right_comes_back_by_itself(tiny, good, costing,
     with engine_of(tiny[0], probe_steps=1) as engine:
         engine.swap(1, engine.load_draft(good)).result(60)
         bad = engine._versions.chooser.acceptance("default")
-        bad.watch([0.0] * 60)
+        bad.watch([((i % 10 + 0.5) / 10, 0.0) for i in range(600)])
         sampling = {"max_tokens": 100, "ignore_eos": True, "temperature": 1.0}
         finished = [submit(engine, (i, 5), seed=i, **sampling).result() for i in range(8)]
     drafted = [[len(step.proposed) > 0 for step in each.steps] for each in finished]
@@ -120,7 +104,7 @@ def test_looks_take_their_share_of_the_time(monkeypatch):
 
     def look(sequence, num):
         now[0] += 0.04
-        return [1.0] * num
+        return [(0.9, 1.0)] * num
 
     sequence = SimpleNamespace(num_watchable=40, num_pending=40)
     watching, seconds, steps = watch.Watch(), 0.0, 40_000
