@@ -17,6 +17,7 @@ from aurora_web.metrics.ratios import divide
 from aurora_web.registry.models import Target
 from aurora_web.training.history import loss_points
 
+LATE_SECONDS = 5.0  # that counts take to come; as in static/js/charts.js
 FRESH_SECONDS = 120.0  # the newest windows come singly, so that what is pushed afterwards can be added to them
 
 
@@ -86,11 +87,12 @@ def table(
     speedups = {math.ceil(s["at"] / bucket) - 1: s for s in charts.speedups(target, since, until, bucket, domain)}
     capture = {row["at"]: row for row in capture_series(target, since, until, bucket)}
     losses = {math.floor(p["at"] / bucket) * bucket: p["loss"] for p in loss_points(target, since, until)}
+    over = min(until, time.time() - LATE_SECONDS)
     moments = sorted(by_bucket.keys() | capture.keys() | losses.keys(), reverse=True)
     return [
         _row(at, by_bucket.get(at, []), bucket)
         | _speedup(speedups.get(round(at / bucket)))
-        | _capture(capture.get(at), bucket)
+        | _capture(capture.get(at), bucket, is_over=at + bucket <= over)
         | {"loss": losses.get(at)}
         for at in moments
     ]
@@ -120,9 +122,10 @@ def _speedup(found: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _capture(found: dict[str, Any] | None, bucket: int) -> dict[str, Any]:
+def _capture(found: dict[str, Any] | None, bucket: int, *, is_over: bool) -> dict[str, Any]:
+    """A bucket that is not over, or whose last counts are still on their way, has no rate."""
     return {
-        "traces_per_second": found["traces"] / bucket if found else None,
+        "traces_per_second": found["traces"] / bucket if found and is_over else None,
         "num_dropped_traces": found["dropped"] if found else None,
     }
 

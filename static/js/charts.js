@@ -1,13 +1,14 @@
 // The charts of a target's page: counts from the API and the push, added up per bucket and divided only here.
 // All charts have one x-axis: a zoom on one is a zoom on all. Events are marked on every chart, with their sentence.
 import { colour } from "./colours.js";
+import { dotted, line, stacked, stepped } from "./lines.js";
 import { unwall, wall, zoneNote } from "./zone.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const MAX_LINES = 7; // and the events
 const MAX_LAYERS = 6; // as many as there are colours; the others are grey
-const MAX_DOTTED = 40; // a line of fewer points shows each; every point is an element of its own
 const MAX_POINTS = 1000;
+const LATE_SECONDS = 5; // that counts take to come
 const MIN_MS = 250; // between two drawings of one chart, and between two of any that traffic asks for: four a second at most
 const WINDOW_MS = 3000; // between two of one chart for each second's counts (a point is the sum of ten): two a second for all six
 const ANSWER_MS = 8000;
@@ -301,23 +302,13 @@ function wrapped(text) {
   return plain.replace(/(.{50,70}?)\s/g, "$1<br>");
 }
 
-function line(name, rows, x, y, look) {
-  const known = rows.filter((row) => Number.isFinite(y(row)));
-  return { name, x: known.map((row) => wall(x(row))), y: known.map(y), ...dotted(known), ...look };
-}
-
-function dotted(rows) {
-  return rows.length > MAX_DOTTED ? { mode: "lines" } : { mode: "lines+markers", marker: { size: 4 } };
-}
-
-const middle = (row) => row.middle;
 const series = (i) => ({ color: colour(`--series-${(i % 6) + 1}`), dash: DASHES[i % 6], width: 2 });
 
 function accept(charts) {
   const domains = charts.domains();
   const shown = charts.domain ? [charts.domain] : busiest(charts, domains);
   const traces = shown.map((name) =>
-    line(name, charts.sums(name), middle, (row) => row.drafted_tokens / row.steps, { line: series(Math.max(0, domains.indexOf(name))) }));
+    stepped(charts.data.bucket_seconds, name, charts.sums(name), (row) => row.drafted_tokens / row.steps, { line: series(Math.max(0, domains.indexOf(name))) }));
   return { traces, extra: { yaxis: { rangemode: "normal" } } };
 }
 
@@ -351,8 +342,8 @@ function speed(charts) {
   const rows = charts.sums(charts.domain);
   return {
     traces: [
-      line("with speculation", rows, middle, (row) => row.tokens / row.seconds, { line: { color: colour("--series-1"), width: 2.5 } }),
-      line("without (control)", rows, middle, (row) => row.control_tokens / row.control_seconds, { line: { color: colour("--series-2"), dash: "dash", width: 2 } }),
+      stepped(charts.data.bucket_seconds, "with speculation", rows, (row) => row.tokens / row.seconds, { line: { color: colour("--series-1"), width: 2.5 } }),
+      stepped(charts.data.bucket_seconds, "without (control)", rows, (row) => row.control_tokens / row.control_seconds, { line: { color: colour("--series-2"), dash: "dash", width: 2 } }),
     ],
     extra: {},
   };
@@ -365,16 +356,18 @@ function loss(charts) {
 
 function lookahead(charts) {
   const look = { line: { color: colour("--series-5"), width: 2 } };
-  return { traces: [line("lookahead", charts.sums(charts.domain), middle, (row) => row.proposed_drafts / row.all_steps, look)], extra: { showlegend: false } };
+  return { traces: [stepped(charts.data.bucket_seconds, "lookahead", charts.sums(charts.domain), (row) => row.proposed_drafts / row.all_steps, look)], extra: { showlegend: false } };
 }
 
+// A bucket that is not over yet, or whose last counts are still on their way, has no rate.
 function capture(charts) {
-  const rows = charts.captured();
   const size = charts.data.bucket_seconds;
+  const over = Date.now() / 1000 - LATE_SECONDS - size / 2;
+  const rows = charts.captured().filter((row) => row.middle <= over);
   return {
     traces: [
-      line("kept", rows, middle, (row) => row.traces / size, { line: { color: colour("--series-3"), width: 2 } }),
-      line("dropped", rows, middle, (row) => row.dropped / size, { line: { color: colour("--bad"), dash: "dash", width: 2 } }),
+      stepped(charts.data.bucket_seconds, "kept", rows, (row) => row.traces / size, { line: { color: colour("--series-3"), width: 2 } }),
+      stepped(charts.data.bucket_seconds, "dropped", rows, (row) => row.dropped / size, { line: { color: colour("--bad"), dash: "dash", width: 2 } }),
     ],
     extra: {},
   };
@@ -382,6 +375,7 @@ function capture(charts) {
 
 // Shares of the tokens, stacked; what is beyond the busiest versions is one layer.
 function versions(charts) {
+  const size = charts.data.bucket_seconds;
   const rows = charts.sums(charts.domain);
   const totals = new Map();
   for (const row of rows) for (const [version, tokens] of Object.entries(row.versions)) totals.set(version, (totals.get(version) ?? 0) + tokens);
@@ -391,7 +385,7 @@ function versions(charts) {
   const others = ranked.slice(MAX_LAYERS);
   if (others.length) layers.push(["others", "--muted", (row) => others.reduce((sum, version) => sum + (row.versions[version] ?? 0), 0)]);
   const traces = layers.map(([name, shade, tokens]) => ({
-    name, mode: "lines", stackgroup: "tokens", groupnorm: "percent", x: rows.map((row) => wall(row.middle)), y: rows.map(tokens),
+    name, mode: "lines", stackgroup: "tokens", groupnorm: "percent", ...stacked(rows, size, tokens),
     line: { width: 0.5, color: colour(shade) }, hovertemplate: `${name} %{y:.0f} %<extra></extra>`,
   }));
   return { traces, extra: { yaxis: { range: [0, 100], ticksuffix: " %" } } };

@@ -1,7 +1,7 @@
 """Settings as people use them: theme and zone follow them, charts have their clock, numbers change by themselves."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -73,6 +73,24 @@ def test_the_charts_clock_goes_both_ways_over_the_nights_when_clocks_change(view
     expected = [datetime.fromtimestamp(at, BERLIN).replace(tzinfo=None) for at in moments]
     assert [datetime.fromisoformat(wall) for wall in walls] == expected
     assert back == moments
+
+
+def test_a_line_has_a_gap_where_nothing_was_measured(viewer, base):
+    """Buckets of 10 s: three, nothing for five minutes, one alone, nothing, two with one missing between."""
+    viewer.goto(base)
+    starts = [0, 10, 20, 320, 600, 620]
+    line, layer = viewer.evaluate(
+        """async starts => {
+            const { stepped, stacked } = await import("/static/js/lines.js");
+            const rows = starts.map((at) => ({ middle: 1.8e9 + at + 5, value: at }));
+            return [stepped(10, "a", rows, (row) => row.value, {}), stacked(rows, 10, (row) => row.value + 1)];
+        }""",
+        starts,
+    )
+    assert line["y"] == [0, 10, 20, None, 320, 320, None, 600, 620]
+    moments = [datetime.fromisoformat(at) for at in line["x"]]
+    assert moments[5] - moments[4] == timedelta(seconds=10), "a bucket alone is as wide as it is"
+    assert layer["y"] == [0, 1, 11, 21, 0, 0, 321, 0, 0, 601, 621, 0]
 
 
 def test_a_firing_alert_is_counted_in_the_navigation_without_reloading(viewer, base, steered):

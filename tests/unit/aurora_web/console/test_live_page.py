@@ -4,8 +4,10 @@ import csv
 import io
 import time
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+from django.db.models import F
 from django.http import QueryDict
 
 from aurora_web.accounts.models import AuditEvent
@@ -13,6 +15,7 @@ from aurora_web.console import charts, phases
 from aurora_web.console.ranges import time_range
 from aurora_web.console.timeline import MARKERS, MAX_EVENTS, markers, timeline
 from aurora_web.metrics import services as metrics
+from aurora_web.metrics.models import CaptureWindow
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts import replicas, services
@@ -214,6 +217,7 @@ def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, observ
     metrics.roll_up()
     for num_traces in (10, 30):
         replicas.observe(observed(num_traces=num_traces))
+    CaptureWindow.objects.update(started_at=F("started_at") - timedelta(seconds=30))
     answer = clients["viewer"].get("/api/v1/targets/demo/charts.csv?range=5m&domain=sql")
     assert answer["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
@@ -222,6 +226,28 @@ def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, observ
     assert sum(float(row["traces_per_second"] or 0) for row in rows) == pytest.approx(2.0)
     page = text(clients["viewer"].get("/targets/demo/?range=5m&view=table"))
     assert "v1 67%, control 33%" in page
+
+
+def test_a_bucket_that_is_not_over_has_no_rate(target, observed, monkeypatch):
+    """Else the newest one looks as if traffic had stopped."""
+    for num_traces in (10, 30):
+        replicas.observe(observed(num_traces=num_traces))
+    [window] = CaptureWindow.objects.all()
+    start = window.started_at.timestamp()
+    monkeypatch.setattr(charts.time, "time", lambda: start + 1000)
+    for seconds, rate in ((3, None), (10, 2.0), (60, 2.0)):
+        [row] = charts.table(target, start - 60, start + seconds, [], 10)
+        assert (row["traces_per_second"], row["num_dropped_traces"]) == (rate, 0)
+
+
+def test_nor_has_one_whose_last_counts_may_be_on_their_way(target, observed, monkeypatch):
+    for num_traces in (10, 30):
+        replicas.observe(observed(num_traces=num_traces))
+    [window] = CaptureWindow.objects.all()
+    start = window.started_at.timestamp()
+    monkeypatch.setattr(charts.time, "time", lambda: start + 12)
+    [row] = charts.table(target, start - 60, start + 12, [], 10)
+    assert row["traces_per_second"] is None
 
 
 def test_a_formula_in_a_cell_is_made_harmless():
