@@ -12,6 +12,8 @@ import logging
 import random
 from typing import Any
 
+from serving.sglang_backend.guard import Guard
+
 log = logging.getLogger(__name__)
 
 BLOCK_STEPS = 16
@@ -25,9 +27,10 @@ class ControlPolicy:
     All ranks call ``get_steps_for_batch`` once per decoding step, in the same order.
     """
 
-    def __init__(self, num_steps: int, inner: Any = None) -> None:
+    def __init__(self, num_steps: int, inner: Any = None, guard: Guard | None = None) -> None:
         self.num_steps = num_steps
         self.inner = inner
+        self.guard = guard or Guard()
         self.control_share = 0.0
         self.is_speculating = True
         self.is_available = True
@@ -35,6 +38,7 @@ class ControlPolicy:
         self._left = 0
         self._is_control = False
         self._lottery = random.Random(SEED)
+        self._graph_sizes: list[int] | None = None
 
     @property
     def candidate_steps(self) -> list[int]:
@@ -54,14 +58,18 @@ class ControlPolicy:
 
     def get_steps_for_batch(self, batch_size: int) -> int:
         """Draft steps of the step that is about to run."""
+        if self.guard.holds("control", self._is_plain):
+            return 0
+        return self.num_steps if self.inner is None else int(self.inner.get_steps_for_batch(batch_size))
+
+    def _is_plain(self) -> bool:
+        """Whether the next step does without drafts: drawn once per block."""
         if self._left == 0:
             self._left = BLOCK_STEPS
             self.block += 1
             self._is_control = self._lottery.random() < self.control_share
         self._left -= 1
-        if self._is_control or not self.is_speculating:
-            return 0
-        return self.num_steps if self.inner is None else int(self.inner.get_steps_for_batch(batch_size))
+        return self._is_control or not self.is_speculating
 
     def on_verify_complete(self, num_correct_drafts_per_req: list[int], batch_size: int) -> int | None:
         if self.inner is None or self._is_control or not self.is_speculating:
@@ -70,7 +78,7 @@ class ControlPolicy:
         return found
 
 
-def install(worker: Any) -> ControlPolicy | None:
+def install(worker: Any, guard: Guard) -> ControlPolicy | None:
     """Give the worker our policy before it builds its graphs; None, with the reason logged, where it cannot have it."""
     from sglang.srt.speculative.adaptive_runtime_state import AdaptiveController
     from sglang.srt.speculative.adaptive_spec_params import adaptive_unsupported_reason
@@ -80,7 +88,7 @@ def install(worker: Any) -> ControlPolicy | None:
         log.warning("no control without speculation on this server: %s", reason)
         return None
     if worker.adaptive_controller is not None:
-        policy = ControlPolicy(worker.speculative_num_steps, worker.adaptive_controller.params)
+        policy = ControlPolicy(worker.speculative_num_steps, worker.adaptive_controller.params, guard)
         worker.adaptive_controller.params = policy
         return policy
 
@@ -95,6 +103,6 @@ def install(worker: Any) -> ControlPolicy | None:
                 worker.adaptive_controller = None
                 log.exception("no control without speculation on this server: its state could not be built")
 
-    policy = ControlPolicy(worker.speculative_num_steps)
+    policy = ControlPolicy(worker.speculative_num_steps, guard=guard)
     worker.adaptive_controller = Controller(worker, policy)
     return policy

@@ -22,6 +22,7 @@ from serving.sglang_backend.assembler import Assembler
 from serving.sglang_backend.control import ControlPolicy
 from serving.sglang_backend.events import Applied
 from serving.sglang_backend.ranks import NOT_YET, Answer, Command, RankSwapper
+from serving.sglang_backend.roll_call import RollCall
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 
@@ -51,6 +52,7 @@ class SglangEngine:
     def __init__(
         self,
         swapper: RankSwapper,
+        roll: RollCall,
         versions: Versions[Weights],
         assembler: Assembler,
         policy: ControlPolicy | None,
@@ -58,6 +60,7 @@ class SglangEngine:
         pins: Pins,
     ) -> None:
         self.swapper = swapper
+        self.roll = roll
         self.versions = versions
         self.assembler = assembler
         self.policy = policy
@@ -238,8 +241,23 @@ class SglangEngine:
                 raise SwapError(f"rank {slow}: not ready to {kind} within {READY_SECONDS:.0f} s")
             time.sleep(ASK_AGAIN_SECONDS)
 
+    def _await_all_ranks(self) -> None:
+        """Until every rank takes commands. Raises SwapError, naming the rank, when one does not."""
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            lines = self.roll.lines()
+            if away := [f"rank {rank} runs without Aurora: {line}" for rank, line in enumerate(lines) if line]:
+                raise SwapError("; ".join(away))
+            if None not in lines:
+                return
+            if time.monotonic() > deadline:
+                silent = f"it has said nothing within {READY_SECONDS:.0f} s; is AURORA_CONSOLE_URL set for it?"
+                raise SwapError(f"rank {lines.index(None)} runs without Aurora: {silent}")
+            time.sleep(ASK_AGAIN_SECONDS)
+
     def _command(self, kind: str, change: Applied | None = None, **given: Any) -> Answer:
         """Send and wait for rank 0's answer; answers of commands that were given up are thrown away."""
+        self._await_all_ranks()
         self._ticket += 1
         ticket = self._ticket
         if change is not None:

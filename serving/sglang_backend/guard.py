@@ -8,7 +8,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 20
-HOOKS = ("prefill", "step", "verify", "final", "stream")  # those that capture needs
+HOOKS = ("prefill", "step", "extend", "verify", "final", "stream")  # those that capture needs
 SILENT_STEPS = 200  # verify steps after which each of them must have fired
 
 
@@ -25,22 +25,41 @@ class Guard:
     def is_tripped(self) -> bool:
         return self.num_failures >= self.max_failures
 
+    @property
+    def problem(self) -> str:
+        """Why the hooks do nothing any more; "" while they work."""
+        return f"{self.num_failures} failures, the last one in {self.last_failure}" if self.is_tripped else ""
+
     def silent(self, num_steps: int) -> list[str]:
         """Hooks that have not fired although others have, or although SGLang counts ``num_steps`` verify steps itself.
 
         A server that is only asked for its health takes none, so prefills prove nothing.
         """
         steps = max(num_steps, self.fired.get("step", 0), self.fired.get("verify", 0))
-        return [name for name in HOOKS if not self.fired.get(name)] if steps >= SILENT_STEPS else []
+        return self.not_fired() if steps >= SILENT_STEPS else []
 
-    def run(self, name: str, work: Callable[[], None]) -> None:
-        """Do ``work``; an exception is logged and counted, never raised."""
+    def not_fired(self) -> list[str]:
+        """Hooks that capture needs and that have never fired."""
+        return [name for name in HOOKS if not self.fired.get(name)]
+
+    def run(self, name: str, work: Callable[[], None], *, is_owed: bool = False) -> None:
+        """Do ``work``; an exception is counted, and logged as long as they are few, never raised.
+
+        ``is_owed``: SGLang or other ranks count on it, so it is done after too many failures too.
+        """
         self.fired[name] = self.fired.get(name, 0) + 1
-        if self.is_tripped:
+        if self.is_tripped and not is_owed:
             return
         try:
             work()
         except Exception as error:
             self.num_failures += 1
             self.last_failure = f"{name}: {type(error).__name__}: {error}"
-            log.exception("hook %s failed (%d of %d); serving goes on", name, self.num_failures, self.max_failures)
+            if self.num_failures <= self.max_failures:
+                log.exception("hook %s failed (%d of %d); serving goes on", name, self.num_failures, self.max_failures)
+
+    def holds(self, name: str, question: Callable[[], bool]) -> bool:
+        """The answer; False where asking fails."""
+        found: list[bool] = []
+        self.run(name, lambda: found.append(question()))
+        return bool(found and found[0])

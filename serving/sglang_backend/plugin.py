@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import pkgutil
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from serving.sglang_backend import config as settings
-from serving.sglang_backend import labels
+from serving.sglang_backend import control, labels, roll_call
+from serving.sglang_backend.capture import Capture
 from serving.sglang_backend.guard import Guard
+from serving.sglang_backend.ranks import Command
 from serving.sglang_backend.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,10 @@ class Plugin:
 
     def __init__(self) -> None:
         self.guard = Guard()  # of capture: it gives up after too many failures
-        self.control_guard = Guard(sys.maxsize)  # of the rest: our commands must be taken out of SGLang's requests
+        self.control_guard = Guard()  # of the rest
         self.replica: Replica | None = None
         self.missing: list[str] = []
+        self.roll = roll_call.RollCall()
         self.has_begun = False
 
     def register(self) -> None:
@@ -50,6 +52,7 @@ class Plugin:
 
     def _safely(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """Whatever happens in a hook, even a call that it does not expect, SGLang goes on as if it were not there."""
+        is_owed = hook in (self.before_turn, self.after_pull)  # the ranks count on each other's
 
         def call(*given: Any, **named: Any) -> Any:
             found: list[Any] = [None]
@@ -57,7 +60,7 @@ class Plugin:
             def work() -> None:
                 found[0] = hook(*given, **named)
 
-            self.control_guard.run(hook.__name__, work)
+            self.control_guard.run(hook.__name__, work, is_owed=is_owed)
             return found[0]
 
         return call
@@ -78,44 +81,57 @@ class Plugin:
 
     # -- the scheduler's process ------------------------------------------------------------------------------------
 
+    @property
+    def capture(self) -> Capture | None:
+        return self.replica.capture if self.replica else None
+
     def after_init(self, result: None, worker: Any, *given: Any, **named: Any) -> None:
         """Target and draft are loaded, graphs are not captured yet."""
 
         def work() -> None:
             arguments = worker.server_args
+            policy = control.install(worker, self.control_guard)  # first: all ranks must capture the same graphs
+            self.roll = roll_call.of_this_process()
             config = settings.load(arguments.host, arguments.port)
-            self.replica = Replica(worker, config, self.guard, self.control_guard, self.missing)
+            self.replica = Replica(worker, config, policy, self.roll, self.guard, self.control_guard, self.missing)
 
         self._or_off(work)
 
     def _or_off(self, work: Callable[[], None]) -> None:
+        """Do ``work``; when it fails, the server serves without Aurora, and the other ranks hear why."""
         try:
             work()
         except settings.PluginConfigError as error:
-            self.replica = None
             log.error("Aurora is off, the server serves without it: %s", error)
-        except Exception:
-            self.replica = None
+            self._off(str(error))
+        except Exception as error:
             log.exception("Aurora is off, the server serves without it")
+            self._off(f"{type(error).__name__}: {error}")
 
-    def around_forward(self, original: Callable[..., Any], worker: Any, batch: Any, *given: Any, **named: Any) -> Any:
-        capture = self.replica.capture if self.replica else None
-        if capture is None or batch.forward_mode.is_extend() or batch.is_extend_in_batch:
-            return original(worker, batch, *given, **named)
+    def _off(self, problem: str) -> None:
+        replica, self.replica = self.replica, None
+        self.roll.say(problem)
+        if replica is not None:
+            replica.close()
+
+    def around_forward(self, original: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        capture = self.capture
+        if capture is None or not self.guard.holds("batch", lambda: _is_decoding(given[1])):
+            return original(*given, **named)
         self.guard.run("step", capture.step_begins)
-        result = original(worker, batch, *given, **named)
+        result = original(*given, **named)
         self.guard.run("step", capture.step_ends)
         return result
 
     def after_verify(self, result: Any, worker: Any, batch: Any, *given: Any, **named: Any) -> None:
-        replica = self.replica
-        if replica is not None and replica.capture is not None and not batch.forward_mode.is_idle():
-            capture = replica.capture
-            capture.block = replica.policy.block if replica.policy else 0
-            self.guard.run("verify", lambda: capture.verified(batch, batch.spec_info, result))
+        replica, capture = self.replica, self.capture
+        if replica is None or capture is None or batch.forward_mode.is_idle():
+            return
+        capture.block = replica.policy.block if replica.policy else 0
+        self.guard.run("verify", lambda: capture.verified(batch, batch.spec_info, result))
 
     def around_decode_extend(self, original: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        capture = self.replica.capture if self.replica else None
+        capture = self.capture
         if capture is None:
             return original(*given, **named)
         self.guard.run("extend", capture.mark)
@@ -124,23 +140,31 @@ class Plugin:
         return result
 
     def before_prefill_extend(self, worker: Any, batch: Any, hidden: Any, *given: Any, **named: Any) -> None:
-        capture = self.replica.capture if self.replica else None
+        capture = self.capture
         if capture is not None:
             self.guard.run("prefill", lambda: capture.prefilled(batch, hidden))
 
     def before_logits(self, processor: Any, input_ids: Any, hidden: Any, *given: Any, **named: Any) -> None:
-        replica = self.replica
-        if replica is not None and replica.capture is not None and processor is replica.logits_processor:
-            capture = replica.capture
+        replica, capture = self.replica, self.capture
+        if replica is not None and capture is not None and processor is replica.logits_processor:
             self.guard.run("final", lambda: capture.final.note(hidden))
 
     def before_turn(self, scheduler: Any, requests: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self.replica is not None and not self.has_begun:
+        """Commands are taken out on every rank, with a replica or without: SGLang would end over them."""
+        if not self.has_begun:
             self.has_begun = True
-            self._or_off(self.replica.begin)
-        if self.replica is None or not requests:
+            self.control_guard.run("begin", self._begin)
+        commands = [each for each in requests if isinstance(each, Command)]
+        if not requests or (self.replica is None and not commands):
             return None
-        return (scheduler, self.replica.turn(scheduler, requests)), {}
+        others = [each for each in requests if not isinstance(each, Command)]
+        if self.replica is not None:
+            self.replica.turn(scheduler, commands, others)
+        return (scheduler, others), {}
+
+    def _begin(self) -> None:
+        if self.replica is not None:
+            self._or_off(self.replica.begin)
 
     def after_pull(self, result: list[Any] | None, receiver: Any) -> list[Any] | None:
         """Rank 0's commands travel with the requests; the other ranks' receivers give None and wait for these."""
@@ -150,7 +174,7 @@ class Plugin:
         return [*result, *commands] if commands else None
 
     def before_stream(self, streamer: Any, requests: Any, *given: Any, **named: Any) -> None:
-        capture = self.replica.capture if self.replica else None
+        capture = self.capture
         if capture is not None:
             self.guard.run("stream", lambda: capture.streamed(requests))
 
@@ -158,6 +182,10 @@ class Plugin:
 
     def after_routing_key(self, result: str | None, serving: Any, request: Any) -> str | None:
         return result if request is None else labels.with_headers(result, request.headers)
+
+
+def _is_decoding(batch: Any) -> bool:
+    return not (batch.forward_mode.is_extend() or batch.is_extend_in_batch)
 
 
 def activate() -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -90,8 +91,9 @@ class Prepared:
 class RankSwapper:
     """One rank's side: reads in the background, copies between two steps, proves in the background.
 
-    ``on_applied`` is called on the scheduler's thread right after the copy, ``on_policy`` with every policy command;
-    answers of commands go to ``answers``, which only rank 0 reads. ``target`` is set when the target is loaded.
+    ``on_applied`` is called on the scheduler's thread right before the copy, which ``between_steps`` surrounds;
+    ``on_policy`` with every policy command. Answers of commands go to ``answers``, which only rank 0 reads. ``target``
+    is set when the target is loaded.
     """
 
     def __init__(
@@ -100,11 +102,13 @@ class RankSwapper:
         group: RankGroup,
         on_applied: Callable[[Command], None],
         on_policy: Callable[[Command], None],
+        between_steps: Callable[[], Any] = nullcontext,
     ) -> None:
         self.memory = memory
         self.group = group
         self.on_applied = on_applied
         self.on_policy = on_policy
+        self.between_steps = between_steps
         self.target: TargetWatch | None = None
         self.answers: SimpleQueue[Answer] = SimpleQueue()
         self._prepared: dict[str, Future[Prepared]] = {}
@@ -164,12 +168,14 @@ class RankSwapper:
         lines = self.group.gather(problem)
         if prepared is None or any(lines):
             return lines
-        self.memory.load(prepared.payload)
+        self._proof = None  # of what is about to be overwritten: a copy that fails leaves this rank without one
         self.on_applied(command)
+        with self.between_steps():
+            self.memory.load(prepared.payload)
+            ready = _mark(self.memory)
         if self.target is not None:
             self.target.look()
         self._keep(command.sha256, self._prepared[command.sha256])
-        ready = _mark(self.memory)
         self._proof = _in_background(lambda: self._prove(command, prepared.state, ready))
         return lines
 

@@ -16,16 +16,17 @@ import torch
 from serving.engine.api import FinishedRequest
 from serving.engine.pins import Pins
 from serving.engine.versions import Served, Versions
-from serving.sglang_backend import control
 from serving.sglang_backend.assembler import Assembler
 from serving.sglang_backend.capture import Capture, EventQueue
 from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig
+from serving.sglang_backend.control import ControlPolicy
 from serving.sglang_backend.copies import stream_of
 from serving.sglang_backend.engine import PINS_DETAIL, PINS_OBEYED, PROBE_STEPS, SglangEngine, Weights
-from serving.sglang_backend.guard import HOOKS, Guard
+from serving.sglang_backend.guard import Guard
 from serving.sglang_backend.metrics import MetricsReader
 from serving.sglang_backend.prefixes import keep_apart
 from serving.sglang_backend.ranks import Command, CpuGroup, RankSwapper
+from serving.sglang_backend.roll_call import RollCall
 from serving.sglang_backend.weights import DraftMemory, TargetWatch
 from serving.trace.follower import Beside
 from serving.trace.parts import running
@@ -41,10 +42,19 @@ class Replica:
     """Built when SGLang has built target and draft, before it captures graphs; ``worker`` is its EAGLEWorkerV2."""
 
     def __init__(
-        self, worker: Any, config: PluginConfig, guard: Guard, control_guard: Guard, missing: list[str]
+        self,
+        worker: Any,
+        config: PluginConfig,
+        policy: ControlPolicy | None,
+        roll: RollCall,
+        guard: Guard,
+        control_guard: Guard,
+        missing: list[str],
     ) -> None:
         self.worker = worker
         self.config = config
+        self.policy = policy
+        self.roll = roll
         self.guard = guard
         self.control_guard = control_guard
         self.missing = missing
@@ -53,14 +63,14 @@ class Replica:
         self.memory = DraftMemory(runner)
         self.device = torch.device(runner.device)
         self.logits_processor = _logits_processor(self.target)
-        self.policy = control.install(worker)
         group = CpuGroup(runner.tp_group.cpu_group, self.memory.size)
-        self.swapper = RankSwapper(self.memory, group, self._applied, self._policy)
+        self.swapper = RankSwapper(self.memory, group, self._applied, self._policy, lambda: stream_of(self.scheduler))
         self.capture: Capture | None = None
         self.engine: SglangEngine | None = None
         self.scheduler: Any = None  # set by every turn's hook
         self.draft_sha256 = ""  # of the draft that a swap brought; "" = the one of the launch
         self.broken = ""
+        self._is_given_up = False  # the other ranks have been told that this one fails too often
         self._stack = ExitStack()
 
     def begin(self) -> None:
@@ -69,22 +79,29 @@ class Replica:
             self.swapper.target = TargetWatch(self.target)
         except Exception:  # without it this rank can still swap, and the others count on that
             log.exception("rank %d cannot read the target's weights: its part is not compared", self.memory.rank)
+        self.roll.say()
         if self.memory.rank == 0:
             self._lead()
 
+    def close(self) -> None:
+        """End what ``begin`` has started."""
+        self._stack.close()
+
     # -- on the scheduler's thread ----------------------------------------------------------------------------------
 
-    def turn(self, scheduler: Any, requests: list[Any]) -> list[Any]:
-        """The requests of this turn without our commands, which are carried out here, between two steps."""
-        commands = [each for each in requests if isinstance(each, Command)]
+    def turn(self, scheduler: Any, commands: list[Command], requests: list[Any]) -> None:
+        """Between two steps: carry out our commands, and name the draft in the requests that SGLang is about to take.
+
+        Both whatever has failed before: the ranks wait for each other's lines, and must find the same cached prefixes.
+        """
         self.scheduler = scheduler
         for command in commands:
-            with stream_of(scheduler):
-                self.control_guard.run("command", lambda command=command: self.swapper.handle(command))  # type: ignore[misc]
-        others = [each for each in requests if not isinstance(each, Command)]
+            self.control_guard.run("command", lambda command=command: self.swapper.handle(command), is_owed=True)  # type: ignore[misc]
         if self.config.is_prefix_per_draft and self.draft_sha256:
-            self.control_guard.run("prefix", lambda: keep_apart(others, self.draft_sha256))
-        return others
+            self.control_guard.run("prefix", lambda: keep_apart(requests, self.draft_sha256), is_owed=True)
+        if self.control_guard.is_tripped and not self._is_given_up:
+            self._is_given_up = True
+            self.control_guard.run("roll", lambda: self.roll.say(self.control_guard.problem), is_owed=True)
 
     def outgoing(self) -> list[Command]:
         """What rank 0 has to say to all ranks."""
@@ -120,7 +137,7 @@ class Replica:
         self.capture = Capture(queue, self.device, keeps_states=config.is_capture_wanted, pins=pins)
         self.assembler = Assembler(queue, versions, self._finished, self._count, self._collapsed)
         aux_layer_ids = captured_layers(self.target)
-        self.engine = SglangEngine(self.swapper, versions, self.assembler, self.policy, aux_layer_ids, pins)
+        self.engine = SglangEngine(self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins)
         self.metrics = MetricsReader(config.engine_url)
         target_config = _target_config(arguments.model_path, self.worker.target_worker.model_config.hf_config)
         name = f"sglang {_sglang_version()}, aurora {PLUGIN_VERSION}"
@@ -151,13 +168,16 @@ class Replica:
         if finished.num_verify_steps and not self.broken:
             self._check_hooks(finished)
 
+    @property
+    def _failures(self) -> str:
+        return self.guard.problem or self.control_guard.problem
+
     def _check_hooks(self, finished: FinishedRequest) -> None:
         """After a request that took a verify step, every hook must have fired, and its states must fit its tokens."""
-        silent = [name for name in HOOKS if not self.guard.fired.get(name)]
-        if silent:
+        if silent := self.guard.not_fired():
             self.broken = f"hooks {', '.join(silent)} have not fired, {PROBABLY}"
-        elif self.guard.is_tripped:
-            self.broken = f"{self.guard.num_failures} failures, the last one in {self.guard.last_failure}"
+        elif self._failures:
+            self.broken = self._failures
         elif finished.states is not None and finished.final is not None:
             wanted = len(finished.tokens) - 1 - finished.first_state
             if len(finished.states) != wanted or len(finished.final) != wanted:
@@ -190,8 +210,7 @@ class Replica:
     def _capture_state(self) -> tuple[str, str]:
         if self.missing:
             return "broken", f"this SGLang has no {', '.join(self.missing)}"
-        if self.guard.is_tripped and not self.broken:
-            self.broken = f"{self.guard.num_failures} failures, the last one in {self.guard.last_failure}"
+        self.broken = self.broken or self._failures
         if not self.broken and (silent := self.guard.silent(self.metrics.counts.num_verify_steps)):
             self.broken = (
                 f"hooks {', '.join(silent)} have not fired, {PROBABLY}"  # then no request ever finishes for us

@@ -112,6 +112,16 @@ class Server:
         return stream(self.url, prompt, max_tokens)
 
 
+def with_plugin(folder: Path, code: str) -> Path:
+    """A plugin of SGLang's that is found, and therefore called, before those of the environment: set as PYTHONPATH."""
+    facts = folder / "spoiler-0.dist-info"
+    facts.mkdir(parents=True)
+    (folder / "spoiler.py").write_text(code)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: spoiler\nVersion: 0\n")
+    (facts / "entry_points.txt").write_text("[sglang.srt.plugins]\nspoiler = spoiler:activate\n")
+    return folder
+
+
 def stream(url: str, prompt: list[int], max_tokens: int) -> Iterator[tuple[float, int]]:
     """(monotonic time, tokens so far) of every piece of a streamed greedy answer, through end-of-sequence tokens."""
     sampling = {"max_new_tokens": max_tokens, "temperature": 0, "ignore_eos": True}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import Replica
+from tests.sglang.server import with_plugin
 
 MOVED = "sglang.srt.managers.scheduler_components.output_streamer"
 PLUGIN = f"""
@@ -17,18 +16,8 @@ def activate():
 """
 
 
-def installed(folder: Path) -> Path:
-    """A plugin that is found, and therefore called, before those of the environment."""
-    facts = folder / "moved-0.dist-info"
-    facts.mkdir(parents=True)
-    (folder / "moved.py").write_text(PLUGIN)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: moved\nVersion: 0\n")
-    (facts / "entry_points.txt").write_text("[sglang.srt.plugins]\nmoved = moved:activate\n")
-    return folder
-
-
 def test_a_hook_that_this_sglang_lacks_is_named_and_serving_and_swaps_go_on(tmp_path, target, drafts, judge):
-    path = str(installed(tmp_path / "plugin"))
+    path = str(with_plugin(tmp_path / "plugin", PLUGIN))
     replica = Replica(tmp_path / "server", target, drafts.random(0), tmp_path / "state", PYTHONPATH=path)
     try:
         replica.server.start()

@@ -10,20 +10,45 @@ import torch
 from speculators import checkpoint
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import PROMPTS, Replica
-from tests.sglang.server import DEVICE
+from tests.sglang.server import DEVICE, with_plugin
 
 NUM = 16
+SPOILER = """
+import os
+
+
+def activate():
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    HookRegistry.register("sglang.srt.speculative.eagle_worker_v2.EAGLEWorkerV2.__init__", spoil, HookType.AFTER)
+
+
+def spoil(result, worker, *given, **named):
+    import torch.distributed
+
+    if torch.distributed.get_rank() == 1:
+        os.environ["AURORA_TARGET_SLUG"] = "Wrong!"
+"""
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, target, drafts):
-    """The server; skipped where there are not two cores or two GPUs for it."""
+    """A server that is well."""
+    yield from two_ranks(tmp_path_factory.mktemp("pair"), target, drafts)
+
+
+@pytest.fixture
+def halved(tmp_path, target, drafts):
+    """A server on whose second rank Aurora cannot begin."""
+    yield from two_ranks(tmp_path, target, drafts, PYTHONPATH=str(with_plugin(tmp_path / "plugin", SPOILER)))
+
+
+def two_ranks(folder, target, drafts, **environment):
+    """Skipped where there are not two cores or two GPUs for it."""
     if (os.cpu_count() if DEVICE == "cpu" else torch.cuda.device_count()) < 2:
         pytest.skip(f"two ranks need two of {DEVICE}")
-    folder = tmp_path_factory.mktemp("pair")
-    found = Replica(
-        folder, target, drafts.random(0), folder / "state", "--tp-size", "2", SGLANG_CPU_OMP_THREADS_BIND="0|1"
-    )
+    environment["SGLANG_CPU_OMP_THREADS_BIND"] = "0|1"
+    found = Replica(folder, target, drafts.random(0), folder / "state", "--tp-size", "2", **environment)
     try:
         found.server.start(300)
         wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
@@ -76,3 +101,12 @@ def test_a_swap_between_the_steps_of_a_request_changes_no_token(pair, judge, dra
     assert report["ranks"] == [report["sha256"]] * 2
     assert list(pieces)[-1][1] == 40
     assert pair.server.generate(prompt, 40)["output_ids"] == judge.greedy(prompt, 40)
+
+
+def test_a_rank_without_aurora_refuses_swaps_and_ends_nothing(halved, judge, drafts):
+    report = halved.swap(1, drafts.random(1), state="swap_failed")
+    assert "rank 1 runs without Aurora: AURORA_TARGET_SLUG='Wrong!'" in report["detail"]
+    assert report["version"] == 0
+    prompt = judge.prompt("sql")
+    assert halved.server.generate(prompt, NUM)["output_ids"] == judge.greedy(prompt, NUM)
+    assert "Invalid object" not in halved.server.log()

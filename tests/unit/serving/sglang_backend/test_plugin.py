@@ -9,6 +9,7 @@ from enum import Enum
 import pytest
 
 from serving.sglang_backend import plugin as plugin_module
+from serving.sglang_backend.guard import MAX_FAILURES
 from serving.sglang_backend.plugin import Plugin
 from serving.sglang_backend.ranks import Command
 
@@ -72,6 +73,7 @@ def test_without_its_variables_nothing_is_registered(registered, monkeypatch):
 
 def test_a_wrong_setting_leaves_the_server_without_aurora(monkeypatch, caplog):
     monkeypatch.setenv("AURORA_CONSOLE_URL", "nonsense")
+    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: None)
     one = Plugin()
     worker = types.SimpleNamespace(server_args=types.SimpleNamespace(host="127.0.0.1", port=1))
     one.after_init(None, worker)
@@ -93,8 +95,8 @@ class FakeReplica:
         found, self.waiting = self.waiting, []
         return found
 
-    def turn(self, scheduler, requests):
-        return [each for each in requests if not isinstance(each, Command)]
+    def turn(self, scheduler, commands, requests):
+        self.carried_out = commands
 
 
 def test_commands_travel_with_the_requests_and_never_reach_sglangs_dispatcher():
@@ -107,6 +109,60 @@ def test_commands_travel_with_the_requests_and_never_reach_sglangs_dispatcher():
     assert one.after_pull([2], None) is None
     (scheduler, left), named = one.before_turn("scheduler", pulled)
     assert (scheduler, left, named) == ("scheduler", [1], {})
+    assert [command.ticket for command in one.replica.carried_out] == [1, 2]
+
+
+def test_on_a_rank_without_a_replica_commands_reach_sglang_no_more_than_elsewhere():
+    one = Plugin()
+    assert one.before_turn("scheduler", [1]) is None
+    assert one.before_turn("scheduler", [Command("apply", 1), 2]) == (("scheduler", [2]), {})
+
+
+def test_a_rank_that_cannot_begin_tells_the_others_why():
+    one = Plugin()
+
+    class Unable(FakeReplica):
+        def begin(self):
+            raise RuntimeError("no room")
+
+        def close(self):
+            self.is_closed = True
+
+    replica = one.replica = Unable()
+    assert one.before_turn("scheduler", [Command("apply", 1), 2]) == (("scheduler", [2]), {})
+    assert one.replica is None and replica.is_closed
+    assert one.roll.lines() == ("RuntimeError: no room",)
+
+
+def test_a_hook_that_always_fails_is_given_up_but_commands_are_taken_out_for_ever(registered, caplog):
+    one = Plugin()
+    one.register()
+    for _ in range(3 * MAX_FAILURES):
+        registered["verify"][0]("result")
+    assert caplog.text.count("Traceback") == MAX_FAILURES == one.control_guard.num_failures
+    hook, _ = registered["process_input_requests"]
+    assert hook("scheduler", [Command("apply", 1)]) == (("scheduler", []), {})
+
+
+def test_the_control_is_the_same_on_a_rank_whose_settings_are_wrong(monkeypatch):
+    """All ranks capture the same graphs, or SGLang waits for one of them for ever."""
+    monkeypatch.setenv("AURORA_CONSOLE_URL", "nonsense")
+    installed = []
+    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: installed.append(worker))
+    one = Plugin()
+    worker = types.SimpleNamespace(server_args=types.SimpleNamespace(host="127.0.0.1", port=1))
+    one.after_init(None, worker)
+    assert installed == [worker] and one.replica is None
+    assert "AURORA_TARGET_SLUG" in one.roll.lines()[0]
+
+
+@pytest.mark.parametrize("given", [("worker",), ("worker", object())])
+def test_the_forward_pass_runs_whatever_the_batch_looks_like(given):
+    one = Plugin()
+    one.replica = types.SimpleNamespace(capture=types.SimpleNamespace(mark=lambda: 1 / 0))
+    assert one.around_forward(lambda *given: "result", *given) == "result"
+    assert one.around_decode_extend(lambda *given: "result", *given) == "result"
+    assert one.guard.num_failures == 3
 
 
 def test_the_forward_pass_runs_whatever_capture_does():

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import torch
 import torch.multiprocessing as processes
 
-from serving.sglang_backend import weights
-from serving.sglang_backend.ranks import NOT_YET, Command, CpuGroup, Prepared, RankSwapper
+from serving.engine.api import SwapError
+from serving.sglang_backend import engine as engine_module
+from serving.sglang_backend import roll_call, weights
+from serving.sglang_backend.engine import SglangEngine
+from serving.sglang_backend.ranks import NOT_YET, Answer, Command, CpuGroup, Prepared, RankSwapper
+from serving.sglang_backend.roll_call import RollCall
 from serving.sglang_backend.weights import DraftMemory, TargetWatch, sampled_places, target_fingerprint
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
@@ -191,13 +198,79 @@ def test_the_scheduler_does_not_wait_for_a_rank_that_reads(tmp_path):
     assert one.memory.holds(draft_state(1))
 
 
+def test_a_copy_that_fails_on_a_rank_leaves_it_without_a_proof(tmp_path):
+    """Even where the rank proved the same weights before."""
+    sha256 = checkpoint.save(tmp_path / "two", CONFIG, draft_state(1))
+    one, applied = swapper(0, 1, None)
+    swap(one, sha256, str(tmp_path / "two"))
+
+    def no_stream():
+        raise AttributeError("forward_stream_ctx")
+
+    one.between_steps = no_stream
+    with pytest.raises(AttributeError):
+        one.handle(Command("apply", 4, sha256=sha256, version=3))
+    assert [command.version for command in applied] == [2, 3]  # the other ranks have copied: the prefixes are alike
+    assert "no proof" in ask(one, Command("prove", 5))[0]
+
+
+class Swapper:
+    """Answers every command at once, and remembers it."""
+
+    def __init__(self) -> None:
+        self.answers: SimpleQueue[Answer] = SimpleQueue()
+
+
+def engine_with(roll: RollCall) -> SglangEngine:
+    class Outbox(deque):
+        def append(self, command):
+            super().append(command)
+            found.swapper.answers.put(Answer(command.ticket, ("sha",) * roll.size))
+
+    found = SglangEngine.__new__(SglangEngine)
+    found.swapper, found.roll, found.outbox, found._ticket, found._applying = Swapper(), roll, Outbox(), 0, {}
+    return found
+
+
+def test_nothing_is_sent_while_a_rank_runs_without_aurora(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 2)
+    mine, other = RollCall(store, 0, 2), RollCall(store, 1, 2)
+    mine.say()
+    engine = engine_with(mine)
+    other.say("AURORA_TARGET_SLUG='Wrong!': must be a name")
+    with pytest.raises(SwapError, match=r"rank 1 runs without Aurora: AURORA_TARGET_SLUG='Wrong!'"):
+        engine._command("prepare")
+    assert not engine.outbox
+    other.say()
+    assert engine._command("prepare").lines == ("sha", "sha")
+
+
+def test_a_rank_that_says_nothing_is_waited_for_and_then_named(tmp_path, monkeypatch):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 2)
+    mine, other = RollCall(store, 0, 2), RollCall(store, 1, 2)
+    mine.say()
+    engine = engine_with(mine)
+    late = threading.Timer(0.2, other.say)
+    late.start()
+    assert engine._command("prepare").lines == ("sha", "sha")
+    silent = engine_with(RollCall(torch.distributed.FileStore(str(tmp_path / "silent"), 2), 0, 2))
+    silent.roll.say()
+    monkeypatch.setattr(engine_module, "READY_SECONDS", 0.1)
+    with pytest.raises(SwapError, match="rank 1 runs without Aurora: it has said nothing"):
+        silent._command("prepare")
+    assert not silent.outbox
+
+
 def _rank(rank: int, store: str, uris: tuple[str, str], sha256: str, results) -> None:
     """One of two ranks; rank 1 may be sent to another directory, where nothing is."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    roll = roll_call.of_this_process()
+    roll.say("no room" if rank else "")
     one, applied = swapper(rank, 2, torch.distributed.group.WORLD)
     one.target = TargetWatch(torch.nn.Linear(4, 2 + rank))
     before = ask(one, Command("target", 0))
     lines = swap(one, sha256, uris[rank])
+    assert roll.lines() == ("", "no room")
     is_untouched = ask(one, Command("target", 4)) == before and len(set(before)) == 2
     results.put((rank, lines[1], lines[2] if applied else (), one.memory.holds(draft_state(1)), is_untouched))
     torch.distributed.barrier()  # rank 0 holds the store of both

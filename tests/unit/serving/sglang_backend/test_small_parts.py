@@ -94,6 +94,24 @@ def test_the_guard_swallows_counts_and_gives_up():
         guard.run("hook", fail)
     assert (guard.is_tripped, guard.num_failures, len(done), guard.fired["hook"]) == (True, 3, 3, 5)
     assert guard.last_failure == "hook: ValueError: no"
+    guard.run("hook", fail, is_owed=True)
+    assert (len(done), guard.problem) == (4, "4 failures, the last one in hook: ValueError: no")
+
+
+def test_a_question_that_fails_is_answered_with_no():
+    guard = Guard()
+    assert (guard.holds("a", lambda: True), guard.holds("b", lambda: 1 // 0 == 0), guard.num_failures) == (
+        True,
+        False,
+        1,
+    )
+
+
+def test_a_control_that_cannot_draw_costs_sglang_nothing():
+    policy = ControlPolicy(4)
+    policy.control_share = None
+    assert [policy.get_steps_for_batch(1) for _ in range(3)] == [4, 4, 4]
+    assert policy.cuda_graph_bs_for_step(0) is None
 
 
 @pytest.mark.parametrize("silent", HOOKS)
@@ -113,7 +131,7 @@ def test_that_steps_are_hidden_from_us_is_found_by_sglangs_own_count():
         for name in ("prefill", "final", "stream"):
             guard.run(name, lambda: None)
     assert guard.silent(num_steps=0) == []
-    assert guard.silent(num_steps=SILENT_STEPS) == ["step", "verify"]
+    assert guard.silent(num_steps=SILENT_STEPS) == ["step", "extend", "verify"]
 
 
 def test_the_control_comes_in_blocks_with_its_share():
