@@ -56,6 +56,9 @@ class Examples:
                 files[source.segment_uri] = stack.enter_context(safe_open(source.segment_uri, framework="pt"))
             tensors = files[source.segment_uri]
             states, final = (tensors.get_tensor(f"{source.trace_id}.{name}") for name in ("states", "final"))
+            if not (states.isfinite().all() and final.isfinite().all()):  # one would be in every weight after a step
+                log.warning("trace %s has states that are no finite numbers", source.trace_id)
+                return None
             example = self._answered(source, use, states, final)
         except (OSError, SafetensorError) as error:
             log.warning("segment %s of trace %s: %s", source.segment_uri, source.trace_id, error)

@@ -16,6 +16,8 @@ from serving.engine.versions import Served
 from serving.model.attention import Span
 from speculators.records import StepRecord
 
+HALF_MAX = 65504.0
+
 
 class HeldBack(NamedTuple):
     """A draft that is not verified, for what the target says in its place to be compared with.
@@ -146,7 +148,7 @@ class Sequence:
         return token in sampling.stop_token_ids or (token in ends and not sampling.ignore_eos)
 
     def finished(self, features_TK: Tensor | None, final_TH: Tensor | None) -> FinishedRequest:
-        """The report; states are copied as float16."""
+        """The report; states are copied as float16, cut to its largest value."""
         return FinishedRequest(
             request_id=self.request.request_id,
             domain=self.request.domain,
@@ -161,8 +163,8 @@ class Sequence:
             mean_batch_size=self.mean_batch_size,
             lookahead=self.lookahead,
             steps=tuple(self.steps),
-            states=None if features_TK is None else features_TK.half(),
-            final=None if final_TH is None else final_TH.half(),
+            states=_half(features_TK),
+            final=_half(final_TH),
             error=self.error,
             parts=self._parts(),
         )
@@ -205,3 +207,7 @@ class Sequence:
             decode_seconds=self.decode_seconds,
             num_plain_steps=len(self.steps),
         )
+
+
+def _half(states: Tensor | None) -> Tensor | None:
+    return None if states is None else states.clamp(-HALF_MAX, HALF_MAX).half()

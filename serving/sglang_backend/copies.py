@@ -49,9 +49,7 @@ class Copier:
         """[n, width] as float16; what float16 cannot hold is cut to its largest value."""
         if rows.dtype == torch.float16:
             return self._copy(rows.clone())
-        if rows.dtype == torch.bfloat16:
-            rows = rows.clamp(-HALF_MAX, HALF_MAX)
-        return self._copy(rows.to(torch.float16))
+        return self._copy(rows.float().clamp(-HALF_MAX, HALF_MAX).to(torch.float16))  # bfloat16 has no HALF_MAX
 
     def _copy(self, staged: Tensor) -> HostCopy:
         if self._stream is None:

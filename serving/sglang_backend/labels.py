@@ -1,8 +1,9 @@
 """A request's domain and its wish not to be learnt from, on their way from HTTP to SGLang's scheduler.
 
 Of what a client can say, SGLang 0.5.21 hands the scheduler the routing key (header ``x-smg-routing-key``) and the
-sampling field ``custom_params``; other headers and ``custom_labels`` end in the HTTP process. So a hook there appends
-the two Aurora headers to the routing key, which nothing but the opt-in ``routing-key`` schedule policy reads.
+sampling field ``custom_params``; other headers and ``custom_labels`` end in the HTTP process. So a hook there appends a
+mark to the routing key, which nothing but the opt-in ``routing-key`` schedule policy reads. A proxy may have put one
+into it before. Any wish not to be learnt from counts; where nobody has looked at the headers, nothing is learnt.
 """
 
 from __future__ import annotations
@@ -26,27 +27,32 @@ class Label:
     is_trace: bool = True
 
 
-def with_headers(routing_key: str | None, headers: Mapping[str, str]) -> str | None:
-    """The routing key with the Aurora headers in it; unchanged where there are none."""
-    domain, wish = headers.get("x-aurora-domain"), headers.get("x-aurora-no-train")
-    if domain is None and wish is None:
-        return routing_key
-    is_trace = (wish or "").strip().lower() in ("", "0", "false")
-    return f"{routing_key or ''}{MARK}{domain or ''}:{'' if is_trace else NO_TRAIN}"
+def with_headers(routing_key: str | None, headers: Mapping[str, str]) -> str:
+    """The routing key with what the Aurora headers say in it."""
+    wish = headers.get("x-aurora-no-train", "").strip().lower()
+    domain = headers.get("x-aurora-domain", "")
+    return f"{routing_key or ''}{MARK}{domain}:{'' if wish in ('', '0', 'false') else NO_TRAIN}"
 
 
 def label_of(routing_key: str | None, custom_params: Any) -> Label:
-    """Read back what ``with_headers`` wrote, else ``custom_params`` ({"aurora_domain", "aurora_no_train"}).
+    """Read back the marks of the routing key, and ``custom_params`` ({"aurora_domain", "aurora_no_train"}).
 
-    A domain that is no domain name counts as the default one: the request is served already.
+    The last mark that names a domain names it. A domain that is no domain name counts as the default one: the request
+    is served already.
     """
-    if routing_key and MARK in routing_key:
-        domain, _, wish = routing_key.rpartition(MARK)[2].partition(":")
-        return Label(_domain(domain), wish != NO_TRAIN)
-    if isinstance(custom_params, dict):
-        is_trace = custom_params.get("aurora_no_train") in (None, False, 0, "0", "", "false")
-        return Label(_domain(custom_params.get("aurora_domain")), is_trace)
-    return Label()
+    marks = (routing_key or "").split(MARK)[1:]
+    params = custom_params if isinstance(custom_params, dict) else {}
+    domains = [params.get("aurora_domain"), *(_parts(mark)[0] for mark in marks)]
+    was_asked = bool(marks) or "aurora_domain" in params or "aurora_no_train" in params
+    refused = params.get("aurora_no_train") not in (None, False, 0, "0", "", "false")
+    is_trace = was_asked and not refused and not any(_parts(mark)[1] for mark in marks)
+    return Label(_domain(next((name for name in reversed(domains) if name), None)), is_trace)
+
+
+def _parts(mark: str) -> tuple[str, str]:
+    """Domain and wish; a domain may have colons in it, and a mark that a person has typed may have no wish."""
+    domain, colon, wish = mark.rpartition(":")
+    return (domain, wish) if colon else (mark, "")
 
 
 def _domain(value: Any) -> str:

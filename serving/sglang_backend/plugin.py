@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 EAGLE = "sglang.srt.speculative.eagle_worker_v2."
 SCHEDULER = "sglang.srt.managers.scheduler.Scheduler."
 COMPONENTS = "sglang.srt.managers.scheduler_components."
-HTTP = "sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase."
+HTTP = "sglang.srt.managers.tokenizer_manager.TokenizerManager."
 
 
 class Plugin:
@@ -76,7 +76,7 @@ class Plugin:
             (SCHEDULER + "process_input_requests", self.before_turn, "BEFORE"),
             (COMPONENTS + "request_receiver.SchedulerRequestReceiver._pull_raw_reqs", self.after_pull, "AFTER"),
             (COMPONENTS + "output_streamer.SchedulerOutputStreamer.stream_output", self.before_stream, "BEFORE"),
-            (HTTP + "extract_routing_key", self.after_routing_key, "AFTER"),
+            (HTTP + "generate_request", self.before_generate, "BEFORE"),
         ]
 
     # -- the scheduler's process ------------------------------------------------------------------------------------
@@ -180,8 +180,11 @@ class Plugin:
 
     # -- the HTTP process -------------------------------------------------------------------------------------------
 
-    def after_routing_key(self, result: str | None, serving: Any, request: Any) -> str | None:
-        return result if request is None else labels.with_headers(result, request.headers)
+    def before_generate(self, manager: Any, obj: Any, request: Any = None) -> None:
+        """Every route comes by here; SGLang's own warm-up and calls from Python have no request."""
+        if request is not None:
+            key = obj.routing_key or request.headers.get("x-smg-routing-key")
+            obj.routing_key = labels.with_headers(key, request.headers)
 
 
 def _is_decoding(batch: Any) -> bool:

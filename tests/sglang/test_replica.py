@@ -127,13 +127,19 @@ def test_labels_survive_from_the_headers_to_the_trace(replica, judge):
     before = set(replica.traces())
     replica.server.http.post("/v1/completions", json=body, headers={"x-aurora-domain": "sql"}).raise_for_status()
     secret = {"x-aurora-domain": "sql", "x-aurora-no-train": "1"}
-    replica.server.http.post("/v1/completions", json=body, headers=secret).raise_for_status()
+    for route, asked in (
+        ("/v1/completions", {}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}),
+        ("/v1/responses", {"input": "hello", "max_output_tokens": 6}),
+        ("/generate", {"text": "hello", "sampling_params": {"max_new_tokens": 6}}),
+    ):
+        replica.server.http.post(route, json=body | asked, headers=secret).raise_for_status()
     replica.server.generate(judge.prompt("sql"), 6, sampling={"custom_params": {"aurora_domain": "by-params"}})
     last = replica.server.generate(judge.prompt("sql"), 6)["meta_info"]["id"]
     replica.trace(last)  # traces come in the order in which requests ended: one of the secret would be here
     new = [replica.traces()[rid] for rid in set(replica.traces()) - before - {last}]
     assert sorted(trace.domain for trace in new) == ["by-params", "sql"]
-    assert sum(c["num_requests"] for c in replica.counts() if c["domain"] == "sql") == 2  # the third is counted
+    assert sum(c["num_requests"] for c in replica.counts() if c["domain"] == "sql") == 5  # the others are counted
 
 
 def test_a_swap_is_proved_and_leaves_the_target_alone(replica, judge, drafts):

@@ -132,7 +132,8 @@ def test_replicas_have_names_of_their_own_and_the_router_knows_them(compose):
 def test_the_proxy_carries_domain_and_opt_out_past_the_router():
     """SGLang's router passes on its routing key and none of Aurora's headers."""
     caddy = (REPO / "deploy" / "Caddyfile").read_text(encoding="utf-8")
-    assert 'request_header /v1/* X-Smg-Routing-Key "|aurora:{header.X-Aurora-Domain}:{aurora_wish}"' in caddy
+    key = "{header.X-Smg-Routing-Key}|aurora:{header.X-Aurora-Domain}:{aurora_wish}"
+    assert f'request_header /v1/* X-Smg-Routing-Key "{key}"' in caddy, "what a client has put into the key survives"
     wishes = re.search(r"map \{header\.X-Aurora-No-Train\} \{aurora_wish\} \{(.*?)\n\t\}", caddy, re.S)[1].split("\n")
     assert [line.split() for line in wishes if line.strip()] == [
         ['""', '""'], ["0", '""'], ["false", '""'], ["default", "no-train"],

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from speculators.eagle3 import DraftConfig
 from training_worker.batches import make_batch
@@ -57,3 +58,18 @@ def test_one_trace_may_be_had_for_both(target, sources):
     [[held_out], _], [[learnt], _] = (examples.load(sources[:1], use) for use in (Use.REPLAY, Use.GENERATED))
     assert held_out.teacher.ids.shape[1] == 0 < learnt.teacher.ids.shape[1]
     assert examples.load(sources[:1], Use.REPLAY)[0][0] is held_out
+
+
+@pytest.mark.parametrize("name", ["states", "final"])
+def test_states_that_are_no_numbers_are_not_learnt_from(target, sources, tmp_path, caplog, name):
+    """One would be in every weight after a step; the target is asked anew."""
+    source = sources[0]
+    [expected] = loaded(target, [source], EVERYTHING)
+    num, hidden = expected.num_positions, target.config["hidden_size"]
+    tensors = {"states": torch.zeros(num, hidden * len(AUX)).half(), "final": torch.zeros(num, hidden).half()}
+    tensors[name][1, 2] = float("inf")
+    path = tmp_path / "segment.safetensors"
+    save_file({f"{source.trace_id}.{key}": tensor for key, tensor in tensors.items()}, path)
+    [found] = loaded(target, [dataclasses.replace(source, segment_uri=str(path))], EVERYTHING)
+    assert torch.equal(found.features, expected.features)
+    assert "no finite numbers" in caplog.text

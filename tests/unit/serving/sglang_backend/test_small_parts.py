@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from serving.sglang_backend import config as settings
 from serving.sglang_backend.config import PluginConfigError
 from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
+from serving.sglang_backend.copies import Copier
 from serving.sglang_backend.guard import HOOKS, SILENT_STEPS, Guard
 from serving.sglang_backend.labels import Label, label_of, with_headers
 from serving.sglang_backend.metrics import EngineCounts, parse
@@ -69,18 +71,55 @@ def test_without_a_console_the_plugin_is_off():
         ({"x-aurora-no-train": "true"}, Label("default", False)),
         ({"x-aurora-no-train": "0"}, Label("default", True)),
         ({"x-aurora-domain": "No Domain"}, Label("default", True)),
+        ({"x-aurora-domain": "team:sql", "x-aurora-no-train": "1"}, Label("default", False)),
+        ({"x-aurora-domain": "a|aurora:b:", "x-aurora-no-train": "1"}, Label("default", False)),
     ],
 )
-@pytest.mark.parametrize("key", [None, "tenant:7", "|aurora:"])
+@pytest.mark.parametrize("key", [None, "tenant:7", "|aurora:", "|aurora::"])
 def test_labels_survive_in_the_routing_key(headers, label, key):
     carried = with_headers(key, headers)
     assert label_of(carried, None) == label
-    assert (carried or "").startswith(key or "")
+    assert carried.startswith(key or "")
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-aurora-domain": "sql"}, {"x-aurora-no-train": "0"}])
+@pytest.mark.parametrize(
+    ("key", "params"),
+    [
+        ("|aurora:sql:no-train", None),  # typed by a client behind the router
+        ("|aurora:sql:no-train|aurora::", {"aurora_domain": "sql"}),  # and seen by the proxy
+        ("|aurora::", {"aurora_no_train": True}),
+        ("|aurora:team:sql", None),  # no clear wish
+        (None, {"aurora_no_train": "yes"}),
+    ],
+)
+def test_any_wish_not_to_be_learnt_from_counts(headers, key, params):
+    assert not label_of(with_headers(key, headers), params).is_trace
+
+
+def test_the_last_mark_that_names_a_domain_names_it():
+    assert label_of("|aurora:sql|aurora::", None) == Label("sql", True)
+    assert label_of("|aurora:sql:|aurora:prose:|aurora::", {"aurora_domain": "code"}) == Label("prose", True)
 
 
 def test_labels_by_sampling_params():
     assert label_of(None, {"aurora_domain": "sql", "aurora_no_train": True, "__req__": object()}) == Label("sql", False)
-    assert label_of("tenant", {"other": 1}) == Label()
+    assert label_of(None, {"aurora_domain": "sql"}) == Label("sql", True)
+
+
+@pytest.mark.parametrize("key", [None, "", "tenant"])
+def test_a_request_whose_headers_nobody_has_looked_at_is_not_learnt_from(key):
+    """SGLang's own warm-up, a route that the hook does not see."""
+    assert label_of(key, {"other": 1}) == label_of(key, None) == Label("default", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_states_that_float16_cannot_hold_are_cut(dtype):
+    rows = torch.tensor([[1e5, -1e5, 65504.0, 65520.0, 3.0, float("inf")]]).to(dtype)
+    kept = Copier(torch.device("cpu")).states(rows).tensor
+    if dtype != torch.float16:
+        assert kept.tolist() == [[65504.0, -65504.0, 65504.0, 65504.0, 3.0, 65504.0]]
+    assert kept.dtype == torch.float16
 
 
 def test_the_guard_swallows_counts_and_gives_up():
