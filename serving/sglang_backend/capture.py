@@ -140,7 +140,7 @@ class Capture:
             sampling = request.sampling_params
             is_greedy = self.device.type == "cpu" or sampling.top_k == 1  # on a CPU SGLang verifies greedily always
             label = label_of(getattr(request, "routing_key", None), sampling.custom_params)
-            if self.pins.of(label.domain).no_training:
+            if not self.keeps_states or self.pins.of(label.domain).no_training:
                 label = Label(label.domain, is_trace=False)
             found = Origin(label, 0.0 if is_greedy else float(sampling.temperature), time.time())
             self._origins[request.rid] = found

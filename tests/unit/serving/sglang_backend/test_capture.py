@@ -236,6 +236,7 @@ def test_states_are_not_copied_when_nobody_wants_them():
     scene.step([one], [3], [[10, 11]], [1])
     scene.end(request(RID, [5, 6, 7], [10, 12], reason="length"))
     assert scene.finished[0][0].states is None
+    assert scene.assembler.num_dropped == 0, "a choice is no loss"
 
 
 def test_a_collapsed_version_is_reported_once():
