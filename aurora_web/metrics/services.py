@@ -184,7 +184,10 @@ def _moments(sums: dict[str, Any]) -> Moments:
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts and the ratios of their sums; ``rows`` hold ``domain``, ``version``, ``lookahead``, ``batch_bucket`` and
-    the SUMMED columns."""
+    the SUMMED columns.
+
+    ``counts`` has every request outside the control; no ratio has those that a pin or header took speculation from.
+    """
     speculative = _sums(r for r in rows if not _is_control(r))
     drafted = _sums(r for r in rows if not _is_control(r) and r["lookahead"] > 0)
     control = _sums(r for r in rows if _is_control(r))
@@ -197,7 +200,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         ),
         "plain_share": divide(drafted["num_plain_steps"], drafted["num_verify_steps"]),
         "accept_rate": divide(drafted["num_correct_drafts"], drafted["num_proposed_drafts"]),
-        "tokens_per_second": _moments(speculative).ratio,
+        "tokens_per_second": _moments(drafted).ratio,
         "control_tokens_per_second": _moments(control).ratio,
         "speedup": _speedup(rows).to_json(),
     }
@@ -207,7 +210,7 @@ def _speedup(rows: list[dict[str, Any]]) -> Interval:
     """Speculative over control tokens/s, compared within each domain and batch size, weighted by speculative tokens.
 
     Requests that share a step are slower each, and domains differ: a plain ratio would compare unlike things. Where a
-    pin says no speculation, requests are on neither side: nobody drew them for the control.
+    pin or header says no speculation, requests are on neither side: nobody drew them for the control.
     """
     strata: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -314,7 +317,8 @@ def series(target: Target, *, since: float, until: float | None = None) -> list[
 
     ``{"at", "domain", "version", "num_requests", "accept_length", "steps", "drafted_tokens", "tokens", "seconds",
     "control_tokens", "control_seconds"}`` (``at`` = Unix seconds of the window's start; counts, so that the browser
-    can add windows and domains up before it divides; accept_length is None where nothing was drafted).
+    can add windows and domains up before it divides; accept_length is None where nothing was drafted). ``tokens`` and
+    ``seconds`` are those with speculation; ``num_requests`` has every request.
     """
     last = None if until is None else _window_start(until)
     with connection.cursor() as cursor:
@@ -327,12 +331,11 @@ def series(target: Target, *, since: float, until: float | None = None) -> list[
 
 _POINT = ("at", "domain", "version", "num_requests", "steps", "drafted_tokens", "tokens", "seconds", "control_tokens",
           "control_seconds")  # fmt: skip
-_DRAFTED = "FILTER (WHERE version <> 0 AND lookahead > 0), 0)::bigint"
+_DRAFTED = "FILTER (WHERE version <> 0 AND lookahead > 0), 0)"
 _SERIES = f"""
 SELECT date_part('epoch', started_at), domain, max(version), sum(num_requests)::bigint,
-       coalesce(sum({DRAFTED_STEPS}) {_DRAFTED}, coalesce(sum({DRAFTED_TOKENS}) {_DRAFTED},
-       coalesce(sum(num_accept_tokens) FILTER (WHERE version <> 0), 0)::bigint,
-       coalesce(sum(decode_seconds) FILTER (WHERE version <> 0), 0),
+       coalesce(sum({DRAFTED_STEPS}) {_DRAFTED}::bigint, coalesce(sum({DRAFTED_TOKENS}) {_DRAFTED}::bigint,
+       coalesce(sum(num_accept_tokens) {_DRAFTED}::bigint, coalesce(sum(decode_seconds) {_DRAFTED},
        coalesce(sum(num_accept_tokens) FILTER (WHERE version = 0), 0)::bigint,
        coalesce(sum(decode_seconds) FILTER (WHERE version = 0), 0)
 FROM metrics_metricwindow
