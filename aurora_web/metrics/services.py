@@ -36,6 +36,7 @@ from speculators.records import CountWindow, RecordError
 
 KEYS = ("target_id", *rollups.KEYS)
 MAX_WINDOWS_PER_REQUEST = 10_000
+DEFAULT_SECONDS = 600.0  # of figures that are asked for without a time
 ROLL_UP_BATCH = 5_000
 COUNT_ROW_HOURS = 24
 _ROW = ("id", "target_id", "replica", "started_at", "ended_at", "received_at", *KEYS[1:], *SUMMED)
@@ -244,7 +245,7 @@ def summary(
     every ``batch_buckets`` is empty.
     """
     until = time.time() if until is None else until
-    since = until - 600 if since is None else since
+    since = until - DEFAULT_SECONDS if since is None else since
     rows = _summed(target, since, until, domain)
     expected = [name for name in target.expected_domains if domain in (None, name)]
     by_domain: dict[str, list[dict[str, Any]]] = {name: [] for name in expected}  # they have rows without requests
@@ -312,14 +313,16 @@ def _window_start(at: float) -> datetime:
     return datetime.fromtimestamp(clamped // WINDOW_SECONDS * WINDOW_SECONDS, UTC)
 
 
-def series(target: Target, *, since: float, until: float | None = None) -> list[dict[str, Any]]:
+def series(target: Target, *, since: float | None = None, until: float | None = None) -> list[dict[str, Any]]:
     """Chart points, one per domain and ten-second window, oldest first:
 
     ``{"at", "domain", "version", "num_requests", "accept_length", "steps", "drafted_tokens", "tokens", "seconds",
     "control_tokens", "control_seconds"}`` (``at`` = Unix seconds of the window's start; counts, so that the browser
     can add windows and domains up before it divides; accept_length is None where nothing was drafted). ``tokens`` and
-    ``seconds`` are those with speculation; ``num_requests`` has every request.
+    ``seconds`` are those with speculation; ``num_requests`` has every request. ``since`` (Unix seconds) defaults to
+    ten minutes ago, ``until`` to now.
     """
+    since = time.time() - DEFAULT_SECONDS if since is None else since
     last = None if until is None else _window_start(until)
     with connection.cursor() as cursor:
         cursor.execute(_SERIES, {"target": target.pk, "first": _window_start(since), "last": last})

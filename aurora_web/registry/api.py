@@ -136,7 +136,9 @@ def create_target(request: HttpRequest, body: TargetIn) -> tuple[int, Target]:
 def check_target(request: HttpRequest, body: TargetIn, tokens_per_second: float = TOKENS_PER_SECOND) -> dict[str, Any]:
     """The compatibility check of a registration, a line per thing with its fix; nothing is made."""
     if not 0 < tokens_per_second <= MAX_TOKENS_PER_SECOND:
-        raise Problem(422, f"tokens_per_second is {tokens_per_second}, expected more than 0")
+        raise Problem(
+            422, f"tokens_per_second is {tokens_per_second}, expected more than 0, at most {MAX_TOKENS_PER_SECOND:,g}"
+        )
     actor = caller(request).name
     found = services.propose(actor=actor, tokens_per_second=tokens_per_second, **bulk.arguments_of(body.dict()))
     lines = [finding.to_json() for finding in found.findings]
