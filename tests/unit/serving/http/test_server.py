@@ -240,7 +240,8 @@ def test_wrong_settings_stop_the_start(demo_dir):
     ],
 )  # fmt: skip
 def test_half_a_surrogate_pair_is_the_clients_mistake(server, path, asked, field):
-    answer = httpx.post(f"{server}/v1/{path}", content='{"model": "demo", "max_tokens": 1, %s}' % asked)
+    body = '{"model": "demo", "max_tokens": 1, ' + asked + "}"
+    answer = httpx.post(f"{server}/v1/{path}", content=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", field)
 
