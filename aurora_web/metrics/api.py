@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from ninja import Query, Router
+from ninja import Router
+from ninja.params.functions import Query as Param
 
 from aurora_web.accounts.auth import Allow
 from aurora_web.metrics import services
@@ -15,8 +16,8 @@ from aurora_web.wire import body_schema, json_answer, read_json
 
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
 router = Router(tags=["targets"], auth=Allow("read"))
-SINCE = Query("", description="ISO 8601 (UTC without an offset) or Unix seconds; ten minutes ago by default")
-UNTIL = Query("", description="as since; now by default")
+SINCE: Any = Param("", description="ISO 8601 (UTC without an offset) or Unix seconds; ten minutes ago by default")
+UNTIL: Any = Param("", description="as since; now by default")
 
 
 @ingest_router.post(
@@ -47,4 +48,4 @@ def target_series(request: HttpRequest, slug: str, since: str = SINCE, until: st
 
 def _seconds(name: str, text: str) -> float | None:
     found = moment_of(name, text)
-    return found and found.timestamp()
+    return None if found is None else found.timestamp()
