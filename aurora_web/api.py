@@ -85,9 +85,13 @@ def _scope_missing(request: HttpRequest, error: ScopeMissing) -> HttpResponse:
 
 @api.exception_handler(ValidationError)
 def _validation(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    fields = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors]
+    fields = [{"field": ".".join(map(str, e["loc"])), "problem": _words(e)} for e in error.errors]
     detail = "; ".join(f"{f['field']}: {f['problem']}" for f in fields)
     return problem_response(422, detail, errors=fields)
+
+
+def _words(error: Any) -> str:
+    return "no such field here" if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
 @api.exception_handler(IncompatibleTarget)

@@ -17,7 +17,7 @@ from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
 from aurora_web.registry.launch import launch_payload
 from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_target
-from aurora_web.wire import body_schema, read_json
+from aurora_web.wire import BodySchema, body_schema, read_json
 from speculators.records import Announcement
 
 router = Router(tags=["targets"], auth=Allow("read"))
@@ -32,7 +32,7 @@ class TargetOut(ModelSchema):
         exclude = ["id", "config"]
 
 
-class TargetIn(Schema):
+class TargetIn(BodySchema):
     """A model to serve, and the policy fields that should differ from their defaults."""
 
     source: str = Field("embedded", description="embedded, or sglang for servers of yours with Aurora's plugin")
@@ -64,7 +64,7 @@ class CheckOut(Schema):
     findings: list[FindingOut]
 
 
-class BulkIn(Schema):
+class BulkIn(BodySchema):
     """Several targets. Entries are checked one by one, so that each of them has its own answer."""
 
     targets: list[dict[str, Any]] = Field(description="each with the fields of POST /api/v1/targets")
