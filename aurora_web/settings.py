@@ -96,7 +96,6 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "/static/"
-STATIC_ROOT = STATE_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_PACKED_DIR = STATE_DIR / "static-packed"
 WHITENOISE_USE_FINDERS = True  # no collectstatic step between a checkout and a page
