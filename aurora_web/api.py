@@ -20,6 +20,7 @@ from aurora_web.console import api as console
 from aurora_web.console import versions_api
 from aurora_web.metrics import api as metrics
 from aurora_web.metrics import domains_api
+from aurora_web.moments import WrongMoment
 from aurora_web.openapi import AuroraAPI
 from aurora_web.problems import Problem, problem_response
 from aurora_web.registry import api as registry
@@ -36,10 +37,12 @@ from aurora_web.traces import people_api, rules_api
 from aurora_web.traces.pins import PinChanged
 from aurora_web.training import api as training
 from aurora_web.training.control import TrainingRefused
+from aurora_web.wire import JsonParser
 from speculators.records import RecordError
 
 log = logging.getLogger(__name__)
-api = AuroraAPI(title="Aurora", version="1", docs_url=None, openapi_url="/openapi.json", urls_namespace="api")
+api = AuroraAPI(title="Aurora", version="1", docs_url=None, openapi_url="/openapi.json", urls_namespace="api",
+                parser=JsonParser())  # fmt: skip
 for prefix, router in (
     ("/v1/targets", registry.router),
     ("/v1/targets", metrics.router),
@@ -82,9 +85,13 @@ def _scope_missing(request: HttpRequest, error: ScopeMissing) -> HttpResponse:
 
 @api.exception_handler(ValidationError)
 def _validation(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    fields = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors]
+    fields = [{"field": ".".join(map(str, e["loc"])), "problem": _words(e)} for e in error.errors]
     detail = "; ".join(f"{f['field']}: {f['problem']}" for f in fields)
     return problem_response(422, detail, errors=fields)
+
+
+def _words(error: Any) -> str:
+    return "no such field here" if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
 @api.exception_handler(IncompatibleTarget)
@@ -118,6 +125,7 @@ REFUSALS: tuple[tuple[type[Exception], int], ...] = (
     (RecordError, 422),
     (AccountError, 422),
     (WrongFilter, 422),
+    (WrongMoment, 422),
     (WatchError, 422),
     (UnknownTarget, 404),
     (StaleVersion, 409),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def wrong(name: str, value: object, right: str) -> ImproperlyConfigured:
@@ -52,6 +55,58 @@ def directory(env: Mapping[str, str], name: str, default: Path) -> Path:
     return path.absolute()
 
 
+class Kept(NamedTuple):
+    """How long things are kept."""
+
+    segment_hours: float
+    trace_days: float
+    figure_days: float
+    versions: int
+
+
+def kept(env: Mapping[str, str]) -> Kept:
+    """``AURORA_SEGMENT_HOURS``, ``AURORA_TRACE_DAYS``, ``AURORA_FIGURE_DAYS`` and ``AURORA_KEEP_VERSIONS``."""
+    segment_hours = number(env, "AURORA_SEGMENT_HOURS", 6, low=0.01, high=24 * 365)
+    trace_days = number(env, "AURORA_TRACE_DAYS", 7, low=1, high=3650)
+    figure_days = number(env, "AURORA_FIGURE_DAYS", min(4 * trace_days, 3650), low=1, high=3650)
+    versions = number(env, "AURORA_KEEP_VERSIONS", 20, low=2, high=10_000)
+    return Kept(segment_hours, trace_days, figure_days, int(versions))
+
+
+def log_level(env: Mapping[str, str]) -> str:
+    value = env.get("AURORA_LOG_LEVEL", "INFO")
+    if value.upper() not in LOG_LEVELS:
+        raise wrong("AURORA_LOG_LEVEL", value, f"expected one of {', '.join(LOG_LEVELS)}")
+    return value.upper()
+
+
+def console_url(env: Mapping[str, str], default: str) -> str:
+    """``AURORA_CONSOLE_URL``: where people and engines find the console."""
+    value = env.get("AURORA_CONSOLE_URL")
+    if value is None:
+        return default
+    try:
+        url = urlsplit(value)
+        is_right = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right:
+        right = "expected an address like https://aurora.example.org"
+        raise wrong("AURORA_CONSOLE_URL", without_password(value), right)
+    return value.rstrip("/")
+
+
+def allowed_hosts(env: Mapping[str, str], web_host: str) -> list[str]:
+    """``AURORA_ALLOWED_HOSTS``: the names that browsers may call the console by."""
+    value = env.get("AURORA_ALLOWED_HOSTS")
+    if value is None:
+        return [web_host, "127.0.0.1", "localhost", "[::1]", "testserver"]
+    hosts = [host.strip() for host in value.split(",")]
+    if not all(re.fullmatch(r"[^\s/]+", host) for host in hosts):
+        raise wrong("AURORA_ALLOWED_HOSTS", value, "expected names with commas, like aurora.example.org,127.0.0.1")
+    return hosts
+
+
 def services_file(state_dir: Path) -> dict[str, str]:
     """URLs of the embedded Postgres and Valkey, as the supervisor wrote them to ``services.json``; {} without it."""
     path = state_dir / "services.json"
@@ -70,11 +125,11 @@ def postgres(value: str) -> dict[str, Any]:
     url = urlsplit(value)
     name = unquote(url.path.lstrip("/"))
     if url.scheme not in {"postgres", "postgresql"} or not name:
-        raise wrong("DATABASE_URL", value, right)
+        raise wrong("DATABASE_URL", without_password(value), right)
     try:
         url_port = url.port
     except ValueError as error:
-        raise wrong("DATABASE_URL", value, right) from error
+        raise wrong("DATABASE_URL", without_password(value), right) from error
     query = {k: v[-1] for k, v in parse_qs(url.query).items()}
     return {
         "ENGINE": "django.db.backends.postgresql",
@@ -95,7 +150,11 @@ def redis_urls(value: str) -> tuple[str, str]:
     if url.scheme in {"unix", "redis+socket"} and url.path.startswith("/") and not url.netloc:
         db = parse_qs(url.query).get("db", parse_qs(url.query).get("virtual_host", ["0"]))[-1]
         return f"unix://{url.path}?db={db}", f"redis+socket://{url.path}?virtual_host={db}"
-    raise wrong("REDIS_URL", value, "expected redis://host:port/0, rediss://host:port/0 or unix:///path/to/socket?db=0")
+    raise wrong(
+        "REDIS_URL",
+        without_password(value),
+        "expected redis://host:port/0, rediss://host:port/0 or unix:///path/to/socket?db=0",
+    )
 
 
 def email(value: str) -> dict[str, Any]:
@@ -110,9 +169,9 @@ def email(value: str) -> dict[str, Any]:
     try:
         url_port = url.port
     except ValueError as error:
-        raise wrong("AURORA_EMAIL_URL", _without_password(value), right) from error
+        raise wrong("AURORA_EMAIL_URL", without_password(value), right) from error
     if url.scheme not in {"smtp", "smtps"} or not url.hostname:
-        raise wrong("AURORA_EMAIL_URL", _without_password(value), right)
+        raise wrong("AURORA_EMAIL_URL", without_password(value), right)
     is_plain = parse_qs(url.query).get("tls", ["1"])[-1] == "0"
     return {
         "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
@@ -126,7 +185,9 @@ def email(value: str) -> dict[str, Any]:
     }
 
 
-def _without_password(value: str) -> str:
+def without_password(value: str) -> str:
+    """An address as it may be shown."""
+    value = re.sub(r"(?<=password=)[^&]*", "…", value, flags=re.IGNORECASE)
     head, at, tail = value.rpartition("@")
     return f"{head.split(':')[0]}://…@{tail}" if at else value
 
@@ -208,11 +269,17 @@ def _roles(value: str) -> dict[str, str]:
     return found
 
 
+def given_secret_key(env: Mapping[str, str]) -> str:
+    """``AURORA_SECRET_KEY``, "" without one."""
+    value = env.get("AURORA_SECRET_KEY", "")
+    if value and len(value) < 32:
+        raise wrong("AURORA_SECRET_KEY", "*" * len(value), "expected at least 32 random characters")
+    return value
+
+
 def secret_key(env: Mapping[str, str], state_dir: Path) -> str:
     """``AURORA_SECRET_KEY``, else the key in the state directory, made on first use and readable by its owner only."""
-    if value := env.get("AURORA_SECRET_KEY"):
-        if len(value) < 32:
-            raise wrong("AURORA_SECRET_KEY", "*" * len(value), "expected at least 32 random characters")
+    if value := given_secret_key(env):
         return value
     path = state_dir / "secret_key"
     if not path.exists():

@@ -18,6 +18,15 @@ class UnknownZone(ValueError):
     """A name that is no time zone; the message says what would be right."""
 
 
+class WrongMoment(ValueError):
+    """A text that is no time; ``message`` has the value and what would be right."""
+
+    def __init__(self, name: str, text: str) -> None:
+        right = "expected a time like 2026-05-01T14:30 (UTC), or Unix seconds"
+        self.message = f"{text!r:.60} is none: {right}"
+        super().__init__(f"{name} is {text!r:.60}, {right}")
+
+
 @functools.cache
 def zone_names() -> tuple[str, ...]:
     """Every zone that this machine knows, UTC first."""
@@ -36,6 +45,32 @@ def zone_named(name: str) -> zoneinfo.ZoneInfo:
 def said(at: datetime, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     """2026-11-24 14:03:05 CET, in the reader's zone."""
     return timezone.localtime(at).strftime(f"{form} %Z")
+
+
+def moment_of(name: str, text: str) -> datetime | None:
+    """The time that a script gives as ``name``: ISO 8601, UTC without an offset, or Unix seconds; None for "".
+
+    Raises WrongMoment.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    try:
+        return datetime.fromtimestamp(float(text), UTC)
+    except (OverflowError, OSError):
+        found = None
+    except ValueError:
+        found = _from_iso(text)
+    if found is None:
+        raise WrongMoment(name, text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _from_iso(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def in_utc(query: QueryDict, names: Iterable[str]) -> QueryDict:

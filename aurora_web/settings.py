@@ -15,10 +15,10 @@ WEB_HOST = os.environ.get("AURORA_WEB_HOST", "127.0.0.1")
 WEB_PORT = env.port(os.environ, "AURORA_WEB_PORT", 8000)
 ENGINE_HOST = os.environ.get("AURORA_ENGINE_HOST", "127.0.0.1")
 ENGINE_PORT = env.port(os.environ, "AURORA_ENGINE_PORT", 8100)
-CONSOLE_URL = os.environ.get("AURORA_CONSOLE_URL", f"http://{WEB_HOST}:{WEB_PORT}").rstrip("/")
+CONSOLE_URL = env.console_url(os.environ, f"http://{WEB_HOST}:{WEB_PORT}")
 SECRET_KEY = env.secret_key(os.environ, STATE_DIR)
 DEBUG = env.flag(os.environ, "AURORA_DEBUG", False)
-ALLOWED_HOSTS = os.environ.get("AURORA_ALLOWED_HOSTS", f"{WEB_HOST},127.0.0.1,localhost,[::1],testserver").split(",")
+ALLOWED_HOSTS = env.allowed_hosts(os.environ, WEB_HOST)
 CSRF_TRUSTED_ORIGINS = [CONSOLE_URL] if CONSOLE_URL.startswith("https://") else []
 
 # Where things lie on disk (design: tokens are kept, hidden states expire), and how long: an admin's settings win.
@@ -27,10 +27,7 @@ VERSIONS_DIR = STATE_DIR / "versions"
 TRAINING_DIR = STATE_DIR / "training"
 # Where model ids are looked for, as <directory>/<model id>; None = a target registered by its id has no weights here.
 MODELS_DIR = env.directory(os.environ, "AURORA_MODELS_DIR", STATE_DIR) if os.environ.get("AURORA_MODELS_DIR") else None
-SEGMENT_HOURS = env.number(os.environ, "AURORA_SEGMENT_HOURS", 6, low=0.01, high=24 * 365)
-TRACE_DAYS = env.number(os.environ, "AURORA_TRACE_DAYS", 7, low=1, high=3650)
-FIGURE_DAYS = env.number(os.environ, "AURORA_FIGURE_DAYS", min(4 * TRACE_DAYS, 3650), low=1, high=3650)
-KEEP_VERSIONS = int(env.number(os.environ, "AURORA_KEEP_VERSIONS", 20, low=2, high=10_000))
+SEGMENT_HOURS, TRACE_DAYS, FIGURE_DAYS, KEEP_VERSIONS = env.kept(os.environ)
 
 # --- Postgres and Valkey: the environment first, else what the supervisor started in this state directory.
 _services = env.services_file(STATE_DIR)
@@ -99,7 +96,6 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "/static/"
-STATIC_ROOT = STATE_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_PACKED_DIR = STATE_DIR / "static-packed"
 WHITENOISE_USE_FINDERS = True  # no collectstatic step between a checkout and a page
@@ -192,6 +188,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
     "filters": {"request_id": {"()": "aurora_web.request_id.RequestIdFilter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
-    "root": {"handlers": ["stderr"], "level": os.environ.get("AURORA_LOG_LEVEL", "INFO").upper()},
+    "root": {"handlers": ["stderr"], "level": env.log_level(os.environ)},
     "loggers": {"httpx": {"level": "WARNING"}, "django.channels.server": {"level": "WARNING"}},
 }

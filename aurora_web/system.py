@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from celery.exceptions import CeleryError
 from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
+from django.db.models import QuerySet
 from django.utils import timezone
 from kombu.exceptions import KombuError
 
@@ -196,8 +197,17 @@ def database() -> dict[str, Any]:
 
 def num_busy_trainers() -> int:
     """Slices that told of progress within LATE_SECONDS: their workers live, though they answer only afterwards."""
+    return _busy_slices().count()
+
+
+def busy_since() -> datetime | None:
+    """When the oldest of these slices began; None where no trainer is busy."""
+    return _busy_slices().order_by("started_at").values_list("started_at", flat=True).first()
+
+
+def _busy_slices() -> QuerySet[TrainingSlice]:
     heard = timezone.now() - timedelta(seconds=LATE_SECONDS)
-    return TrainingSlice.objects.filter(state=SliceState.RUNNING, heartbeat_at__gte=heard).count()
+    return TrainingSlice.objects.filter(state=SliceState.RUNNING, heartbeat_at__gte=heard)
 
 
 def retention() -> list[dict[str, Any]]:

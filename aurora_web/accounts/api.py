@@ -18,6 +18,7 @@ from aurora_web.accounts.auth import Allow, caller
 from aurora_web.accounts.models import ApiToken, AuditEvent, User
 from aurora_web.accounts.scopes import MEANINGS
 from aurora_web.problems import Problem
+from aurora_web.wire import BodySchema
 
 audit_router = Router(tags=["audit"], auth=Allow("read"))
 token_router = Router(tags=["people and tokens"], auth=Allow("administer"))
@@ -107,7 +108,7 @@ class TokenOut(Schema):
         return sorted(token.scopes)
 
 
-class TokenIn(Schema):
+class TokenIn(BodySchema):
     name: str = Field(min_length=1, max_length=100)
     role: str = Field("", description="viewer, operator, admin or replica: the scopes of a role; or name scopes")
     scopes: list[str] = Field([], description=f"instead of a role: of {', '.join(MEANINGS)}")
@@ -157,11 +158,11 @@ class UserOut(Schema):
     last_login: datetime | None
 
 
-class RoleIn(Schema):
+class RoleIn(BodySchema):
     role: str
 
 
-class UserIn(Schema):
+class UserIn(BodySchema):
     """Only what is named changes."""
 
     role: str | None = None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import Max, Q, QuerySet
-from django.utils.dateparse import parse_datetime
 
 from aurora_web.accounts.models import AuditEvent
+from aurora_web.moments import moment_of
 
 PAGE = 50
 MAX_EXPORT = 50_000
@@ -31,7 +30,7 @@ class AuditFilter:
     target: str = ""
     q: str = ""  # in subject, reason, actor, action or detail
     request_id: str = ""
-    since: str = ""  # ISO 8601, UTC without an offset
+    since: str = ""  # as moments.moment_of reads it
     until: str = ""
 
     @classmethod
@@ -44,17 +43,17 @@ class AuditFilter:
         return self == AuditFilter()
 
     def apply(self) -> QuerySet[AuditEvent]:
-        """The events, newest first. Raises WrongFilter."""
+        """The events, newest first. Raises WrongMoment."""
         found = AuditEvent.objects.order_by("-id")
         for name, lookup in (("target", "target_slug"), ("request_id", "request_id"), ("actor", "actor")):
             if value := getattr(self, name):
                 found = found.filter(**{lookup: value})
         if self.action:
             found = found.filter(**{"action__startswith" if self.action.endswith(".") else "action": self.action})
-        if self.since:
-            found = found.filter(at__gte=_moment("since", self.since))
-        if self.until:
-            found = found.filter(at__lt=_moment("until", self.until))
+        if since := moment_of("since", self.since):
+            found = found.filter(at__gte=since)
+        if until := moment_of("until", self.until):
+            found = found.filter(at__lt=until)
         if self.q:
             found = found.filter(_contains(self.q))
         return found
@@ -68,20 +67,10 @@ def _contains(text: str) -> Q:
     return found
 
 
-def _moment(name: str, value: str) -> datetime:
-    try:
-        found = parse_datetime(value) or parse_datetime(f"{value}T00:00")
-    except ValueError:
-        found = None
-    if found is None:
-        raise WrongFilter(f"{name} is {value!r}, expected a time like 2026-05-01T14:30 (UTC)")
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
 def page(given: AuditFilter, cursor: str = "", limit: int = PAGE) -> tuple[list[AuditEvent], str | None]:
     """Events older than ``cursor``, newest first, and the cursor of the next page (None on the last).
 
-    Raises WrongFilter.
+    Raises WrongFilter, WrongMoment.
     """
     found = given.apply()
     if cursor:
@@ -110,7 +99,7 @@ def event_payload(event: AuditEvent) -> dict[str, Any]:
 
 
 def exported(given: AuditFilter) -> Iterator[dict[str, Any]]:
-    """At most MAX_EXPORT rows, newest first. Raises WrongFilter."""
+    """At most MAX_EXPORT rows, newest first. Raises WrongMoment."""
     return (event_payload(event) for event in given.apply()[:MAX_EXPORT].iterator(chunk_size=1000))
 
 

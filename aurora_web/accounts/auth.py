@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from django.http import HttpRequest
-from ninja import Schema
 from ninja.utils import check_csrf
 
 from aurora_web.accounts import scopes
 from aurora_web.accounts.models import User
 from aurora_web.accounts.services import authenticate_token
 from aurora_web.problems import Problem
+from aurora_web.wire import BodySchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def caller(request: HttpRequest) -> Principal:
     return found
 
 
-class Reason(Schema):
+class Reason(BodySchema):
     """Why; it is kept in the audit log."""
 
     reason: str = ""

@@ -11,7 +11,7 @@ from aurora_web.accounts import audit
 from aurora_web.accounts.access import allow
 from aurora_web.accounts.audit import AuditFilter, WrongFilter
 from aurora_web.accounts.models import AuditEvent
-from aurora_web.moments import in_utc
+from aurora_web.moments import WrongMoment, in_utc
 from aurora_web.registry.models import Target
 
 
@@ -22,7 +22,7 @@ def events(request: HttpRequest) -> HttpResponse:
     cursor, problem = request.GET.get("cursor", ""), ""
     try:
         found, following = audit.page(chosen, cursor)
-    except WrongFilter as error:
+    except (WrongFilter, WrongMoment) as error:
         found, following, problem = [], None, str(error)
     kept = {name: getattr(chosen, name) for name in chosen.__slots__ if getattr(chosen, name)}
     context = {

@@ -30,7 +30,7 @@ def processes(request: HttpRequest) -> HttpResponse:
     context = {
         "found": found,
         "at": datetime.fromtimestamp(found.at, UTC),
-        "num_busy_trainers": state.num_busy_trainers(),
+        "busy_since": state.busy_since(),
         "late_seconds": state.LATE_SECONDS,
         "inspect_seconds": state.INSPECT_SECONDS,
     }

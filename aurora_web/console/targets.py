@@ -55,9 +55,11 @@ def target(request: HttpRequest, slug: str) -> HttpResponse:
     live = find_version(found, "@live")
     is_table = request.GET.get("view") == "table"
     points, bucket = charts.points_of(found, chosen.since, chosen.until) if is_table else ([], 0)
+    figures_shown = _figures(found, chosen, live)
     context = {
         **_address(request, chosen),
-        **_figures(found, chosen, live),
+        **figures_shown,
+        "is_domain_known": any(row["domain"] == _domain(request) for row in figures_shown["summary"]["domains"]),
         **_switches(found),
         "rows": charts.table(found, chosen.since, chosen.until, points, bucket, _domain(request)) if is_table else [],
         **_versions(found, live),
@@ -91,6 +93,7 @@ def _address(request: HttpRequest, chosen: TimeRange) -> dict[str, Any]:
         "kept": without(""),
         "kept_without_live": without("live"),
         "kept_without_view": without("view"),
+        "kept_without_domain": without("domain"),
         "custom_from": typed.get("from", ""),
         "custom_to": typed.get("to", ""),
     }

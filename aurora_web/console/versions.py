@@ -16,7 +16,7 @@ from aurora_web.accounts.services import record
 from aurora_web.metrics.by_version import served_between, served_by_domain
 from aurora_web.registry.in_service import periods
 from aurora_web.registry.lineage import lineage
-from aurora_web.registry.models import SpeculatorVersion, Status, Target
+from aurora_web.registry.models import SpeculatorVersion, Status, Target, Transition
 from aurora_web.registry.provenance import provenance
 from aurora_web.registry.services import find_version
 from aurora_web.registry.version_files import find_file, list_files, stream
@@ -101,9 +101,21 @@ def _rows(target: Target, shown: list[SpeculatorVersion]) -> list[dict[str, Any]
     for row in served:
         tokens[row.version] = tokens.get(row.version, 0.0) + row.accept.sum_x
         steps[row.version] = steps.get(row.version, 0.0) + row.accept.sum_y
+    rejected = _rejections(shown)
     return [
-        {"version": v, "measured": tokens[v.number] / steps[v.number] if steps.get(v.number) else None} for v in shown
+        {
+            "version": v,
+            "measured": tokens[v.number] / steps[v.number] if steps.get(v.number) else None,
+            "rejected": rejected.get(v.pk, ""),
+        }
+        for v in shown
     ]
+
+
+def _rejections(shown: list[SpeculatorVersion]) -> dict[int, str]:
+    """Why versions that had passed the gate were rejected afterwards, by primary key."""
+    rows = Transition.objects.filter(version__in=shown, old=Status.PASSED, new=Status.REJECTED).order_by("pk")
+    return dict(rows.values_list("version_id", "reason"))
 
 
 @allow("read")

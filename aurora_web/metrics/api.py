@@ -6,14 +6,18 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
+from ninja.params.functions import Query as Param
 
 from aurora_web.accounts.auth import Allow
 from aurora_web.metrics import services
+from aurora_web.moments import moment_of
 from aurora_web.registry.services import find_target
 from aurora_web.wire import body_schema, json_answer, read_json
 
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
 router = Router(tags=["targets"], auth=Allow("read"))
+SINCE: Any = Param("", description="ISO 8601 (UTC without an offset) or Unix seconds; ten minutes ago by default")
+UNTIL: Any = Param("", description="as since; now by default")
 
 
 @ingest_router.post(
@@ -30,17 +34,18 @@ def ingest_counts(request: HttpRequest) -> dict[str, int]:
 
 
 @router.get("/{slug}/metrics", response=dict[str, Any])
-def target_metrics(
-    request: HttpRequest, slug: str, domain: str | None = None, since: float | None = None
-) -> dict[str, Any]:
-    """Counts, accept length, tokens/s with and without speculation, speedup with its 95 % interval, per domain.
-
-    ``since``: Unix seconds, ten minutes ago by default.
-    """
-    return services.summary(find_target(slug), domain=domain, since=since)
+def target_metrics(request: HttpRequest, slug: str, domain: str = "", since: str = SINCE) -> dict[str, Any]:
+    """Counts, accept length, tokens/s with and without speculation, speedup with its 95 % interval, per domain."""
+    return services.summary(find_target(slug), domain=domain or None, since=_seconds("since", since))
 
 
 @router.get("/{slug}/series", response=list[dict[str, Any]])
-def target_series(request: HttpRequest, slug: str, since: float, until: float | None = None) -> HttpResponse:
+def target_series(request: HttpRequest, slug: str, since: str = SINCE, until: str = UNTIL) -> HttpResponse:
     """The charts' points: one per domain and ten-second window."""
-    return json_answer(services.series(find_target(slug), since=since, until=until))
+    begin, end = _seconds("since", since), _seconds("until", until)
+    return json_answer(services.series(find_target(slug), since=begin, until=end))
+
+
+def _seconds(name: str, text: str) -> float | None:
+    found = moment_of(name, text)
+    return None if found is None else found.timestamp()

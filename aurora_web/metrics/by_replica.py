@@ -30,11 +30,12 @@ class ReplicaSums:
 
 def sums_by_replica(target: Target, since: datetime, versions: list[int]) -> list[ReplicaSums]:
     """Sums of the count rows that began after ``since``; requests without speculation are not among them."""
-    rows = CountRow.objects.filter(target=target, started_at__gte=since, version__in=[v for v in versions if v])
+    with_drafts = Q(version__in=[v for v in versions if v], lookahead__gt=0)
+    rows = CountRow.objects.filter(with_drafts, target=target, started_at__gte=since)
     keys = rows.values("replica", "version", "domain", "batch_bucket").order_by()
     tokens = Cast(F("num_accept_tokens") - F("num_plain_steps"), FloatField())  # of the steps with drafts
     steps = Cast(F("num_verify_steps") - F("num_plain_steps"), FloatField())
-    drafted = Q(lookahead__gt=0, num_verify_steps__gt=F("num_plain_steps"))
+    drafted = Q(num_verify_steps__gt=F("num_plain_steps"))
     return [
         _sums(row)
         for row in keys.annotate(

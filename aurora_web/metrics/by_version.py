@@ -27,20 +27,19 @@ class Served:
     domain: str
     num_requests: int
     accept: Moments  # x = accept tokens, y = verify steps, of one window with drafts
-    speed: Moments  # x = tokens after the first, y = decode seconds, of one request
 
     @property
     def accept_length(self) -> float | None:
         return self.accept.ratio
 
 
-_OF = (*rollups.SUMMED, *rollups.OF_ONE_WINDOW)
+_OF = ("num_requests", *rollups.OF_DRAFTED, *rollups.OF_ONE_WINDOW)
 _DRAFTED = (
     "num_windows", rollups.DRAFTED_TOKENS, rollups.DRAFTED_STEPS, "tokens_squared", "steps_squared", "tokens_steps"
 )  # fmt: skip
 _SERVED = f"""
-SELECT version, domain, sum(num_requests), sum(num_accept_tokens), sum(decode_seconds), sum(sum_xx), sum(sum_yy),
-       sum(sum_xy), {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
+SELECT version, domain, sum(num_requests),
+       {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
 FROM {{rows}} WHERE version = ANY(%(numbers)s) GROUP BY 1, 2 ORDER BY 1, 2
 """
 
@@ -79,16 +78,9 @@ def _period(target: Target, numbers: Sequence[int]) -> tuple[float, float] | Non
     return None if first is None else (first, last + WINDOW_SECONDS)
 
 
-def _served(version: int, domain: str, *sums: Any) -> Served:
-    n, *speed = sums[:6]
-    windows, *accept = (value or 0 for value in sums[6:])
-    return Served(
-        version,
-        domain,
-        int(n),
-        Moments(int(windows), *(float(value) for value in accept)),
-        Moments(int(n), *(float(value) for value in speed)),
-    )
+def _served(version: int, domain: str, num_requests: Any, *sums: Any) -> Served:
+    windows, *accept = (value or 0 for value in sums)
+    return Served(version, domain, int(num_requests), Moments(int(windows), *(float(value) for value in accept)))
 
 
 def served_between(target: Target, number: int, start: datetime, end: datetime | None) -> dict[str, Any]:

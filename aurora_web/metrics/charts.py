@@ -59,8 +59,8 @@ def bucket_seconds(seconds: float) -> int:
 def points(target: Target, since: float, until: float, bucket: int = WINDOW_SECONDS) -> list[dict[str, Any]]:
     """One point per domain and bucket, oldest first: ``{"at", "domain", COUNTS..., "versions": {number: tokens}}``.
 
-    ``steps`` and ``drafted_tokens`` are of steps with drafts, ``all_steps`` of every speculative step; ``versions``
-    has the tokens of each version, 0 = the control.
+    ``steps`` and ``drafted_tokens`` are of steps with drafts, ``all_steps``, ``tokens`` and ``seconds`` of every step
+    of requests with speculation; ``versions`` has each version's tokens, whether it drafted or not, 0 = the control.
     """
     found: dict[tuple[float, str], dict[str, Any]] = {}
     for at, domain, *sums in _rows(_POINTS, _POINTS_OF, target, since, until, bucket):
@@ -94,12 +94,11 @@ def _add(
     if version == 0:
         point["control_tokens"] += tokens
         point["control_seconds"] += s
-        return
-    point["tokens"] += tokens
-    point["seconds"] += s
-    point["all_steps"] += steps
-    point["proposed_drafts"] += drafts
-    if is_drafted:
+    elif is_drafted:
+        point["tokens"] += tokens
+        point["seconds"] += s
+        point["all_steps"] += steps
+        point["proposed_drafts"] += drafts
         point["steps"] += steps - plain
         point["drafted_tokens"] += tokens - plain
 

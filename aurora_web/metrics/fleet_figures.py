@@ -23,7 +23,7 @@ SELECT target_id, GROUPING(version) = 1 AS is_stratum, domain, batch_bucket, ver
        sum(sum_xx) FILTER (WHERE version = 0 OR lookahead > 0),
        sum(sum_yy) FILTER (WHERE version = 0 OR lookahead > 0),
        sum(sum_xy) FILTER (WHERE version = 0 OR lookahead > 0),
-       sum(num_accept_tokens)::bigint, sum(decode_seconds),
+       sum(num_accept_tokens)::bigint,
        sum({DRAFTED_TOKENS}) FILTER (WHERE version > 0 AND lookahead > 0)::bigint,
        sum({DRAFTED_STEPS}) FILTER (WHERE version > 0 AND lookahead > 0)::bigint
 FROM metrics_metricwindow WHERE target_id = ANY(%s) AND started_at >= %s AND started_at < %s
@@ -37,20 +37,21 @@ class FleetFigures:
     """One target; ratios are None where there is nothing to divide."""
 
     speedup: Interval = NOTHING_MEASURED
-    tokens_by_version: dict[int, int] = field(default_factory=dict)  # 0 = the control
-    seconds_by_version: dict[int, float] = field(default_factory=dict)
+    tokens_by_version: dict[int, int] = field(default_factory=dict)  # 0 = the control; with or without speculation
+    num_tokens: float = 0.0  # of requests with speculation
+    seconds: float = 0.0
+    num_control_tokens: float = 0.0
+    control_seconds: float = 0.0
     num_drafted_tokens: int = 0  # of steps with drafts
     num_drafted_steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """``{"speedup", "accept_length", "tokens_per_second", "control_tokens_per_second"}``."""
-        tokens = sum(n for version, n in self.tokens_by_version.items() if version)
-        seconds = sum(s for version, s in self.seconds_by_version.items() if version)
         return {
             "speedup": self.speedup.to_json(),
             "accept_length": divide(self.num_drafted_tokens, self.num_drafted_steps),
-            "tokens_per_second": divide(tokens, seconds),
-            "control_tokens_per_second": divide(self.tokens_by_version.get(0, 0), self.seconds_by_version.get(0, 0.0)),
+            "tokens_per_second": divide(self.num_tokens, self.seconds),
+            "control_tokens_per_second": divide(self.num_control_tokens, self.control_seconds),
         }
 
 
@@ -82,15 +83,26 @@ def _added(target_ids: Sequence[int], rows: Iterable[tuple[Any, ...]]) -> dict[i
     place = {pk: i for i, pk in enumerate(target_ids)}
     strata: list[tuple[Any, ...]] = []
     for pk, is_stratum, domain, batch, is_control, version, *sums in rows:
-        if is_stratum:
-            if sums[0] is not None:
-                strata.append((place[pk], domain, batch, is_control, *sums[:6]))
-            continue
-        figures, (tokens, spent, drafted_tokens, drafted_steps) = found[pk], sums[6:]
-        figures.tokens_by_version[version] = figures.tokens_by_version.get(version, 0) + tokens
-        figures.seconds_by_version[version] = figures.seconds_by_version.get(version, 0.0) + spent
-        figures.num_drafted_tokens += drafted_tokens or 0
-        figures.num_drafted_steps += drafted_steps or 0
+        if not is_stratum:
+            _add_version(found[pk], version, *sums[6:])
+        elif sums[0] is not None:
+            strata.append((place[pk], domain, batch, is_control, *sums[:6]))
+            _add_speed(found[pk], is_control, *sums[1:3])
     for pk, speedup in zip(target_ids, trailing_speedups(strata, 0, len(target_ids), 1), strict=True):
         found[pk].speedup = speedup or NOTHING_MEASURED
     return found
+
+
+def _add_version(figures: FleetFigures, version: int, tokens: int, drafted: int | None, steps: int | None) -> None:
+    figures.tokens_by_version[version] = figures.tokens_by_version.get(version, 0) + tokens
+    figures.num_drafted_tokens += drafted or 0
+    figures.num_drafted_steps += steps or 0
+
+
+def _add_speed(figures: FleetFigures, is_control: bool, tokens: float, seconds: float) -> None:
+    if is_control:
+        figures.num_control_tokens += tokens
+        figures.control_seconds += seconds
+    else:
+        figures.num_tokens += tokens
+        figures.seconds += seconds

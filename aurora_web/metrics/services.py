@@ -36,6 +36,7 @@ from speculators.records import CountWindow, RecordError
 
 KEYS = ("target_id", *rollups.KEYS)
 MAX_WINDOWS_PER_REQUEST = 10_000
+DEFAULT_SECONDS = 600.0  # of figures that are asked for without a time
 ROLL_UP_BATCH = 5_000
 COUNT_ROW_HOURS = 24
 _ROW = ("id", "target_id", "replica", "started_at", "ended_at", "received_at", *KEYS[1:], *SUMMED)
@@ -184,7 +185,10 @@ def _moments(sums: dict[str, Any]) -> Moments:
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts and the ratios of their sums; ``rows`` hold ``domain``, ``version``, ``lookahead``, ``batch_bucket`` and
-    the SUMMED columns."""
+    the SUMMED columns.
+
+    ``counts`` has every request outside the control; no ratio has those that a pin or header took speculation from.
+    """
     speculative = _sums(r for r in rows if not _is_control(r))
     drafted = _sums(r for r in rows if not _is_control(r) and r["lookahead"] > 0)
     control = _sums(r for r in rows if _is_control(r))
@@ -197,7 +201,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         ),
         "plain_share": divide(drafted["num_plain_steps"], drafted["num_verify_steps"]),
         "accept_rate": divide(drafted["num_correct_drafts"], drafted["num_proposed_drafts"]),
-        "tokens_per_second": _moments(speculative).ratio,
+        "tokens_per_second": _moments(drafted).ratio,
         "control_tokens_per_second": _moments(control).ratio,
         "speedup": _speedup(rows).to_json(),
     }
@@ -207,7 +211,7 @@ def _speedup(rows: list[dict[str, Any]]) -> Interval:
     """Speculative over control tokens/s, compared within each domain and batch size, weighted by speculative tokens.
 
     Requests that share a step are slower each, and domains differ: a plain ratio would compare unlike things. Where a
-    pin says no speculation, requests are on neither side: nobody drew them for the control.
+    pin or header says no speculation, requests are on neither side: nobody drew them for the control.
     """
     strata: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -241,7 +245,7 @@ def summary(
     every ``batch_buckets`` is empty.
     """
     until = time.time() if until is None else until
-    since = until - 600 if since is None else since
+    since = until - DEFAULT_SECONDS if since is None else since
     rows = _summed(target, since, until, domain)
     expected = [name for name in target.expected_domains if domain in (None, name)]
     by_domain: dict[str, list[dict[str, Any]]] = {name: [] for name in expected}  # they have rows without requests
@@ -309,13 +313,16 @@ def _window_start(at: float) -> datetime:
     return datetime.fromtimestamp(clamped // WINDOW_SECONDS * WINDOW_SECONDS, UTC)
 
 
-def series(target: Target, *, since: float, until: float | None = None) -> list[dict[str, Any]]:
+def series(target: Target, *, since: float | None = None, until: float | None = None) -> list[dict[str, Any]]:
     """Chart points, one per domain and ten-second window, oldest first:
 
     ``{"at", "domain", "version", "num_requests", "accept_length", "steps", "drafted_tokens", "tokens", "seconds",
     "control_tokens", "control_seconds"}`` (``at`` = Unix seconds of the window's start; counts, so that the browser
-    can add windows and domains up before it divides; accept_length is None where nothing was drafted).
+    can add windows and domains up before it divides; accept_length is None where nothing was drafted). ``tokens`` and
+    ``seconds`` are those with speculation; ``num_requests`` has every request. ``since`` (Unix seconds) defaults to
+    ten minutes ago, ``until`` to now.
     """
+    since = time.time() - DEFAULT_SECONDS if since is None else since
     last = None if until is None else _window_start(until)
     with connection.cursor() as cursor:
         cursor.execute(_SERIES, {"target": target.pk, "first": _window_start(since), "last": last})
@@ -327,12 +334,11 @@ def series(target: Target, *, since: float, until: float | None = None) -> list[
 
 _POINT = ("at", "domain", "version", "num_requests", "steps", "drafted_tokens", "tokens", "seconds", "control_tokens",
           "control_seconds")  # fmt: skip
-_DRAFTED = "FILTER (WHERE version <> 0 AND lookahead > 0), 0)::bigint"
+_DRAFTED = "FILTER (WHERE version <> 0 AND lookahead > 0), 0)"
 _SERIES = f"""
 SELECT date_part('epoch', started_at), domain, max(version), sum(num_requests)::bigint,
-       coalesce(sum({DRAFTED_STEPS}) {_DRAFTED}, coalesce(sum({DRAFTED_TOKENS}) {_DRAFTED},
-       coalesce(sum(num_accept_tokens) FILTER (WHERE version <> 0), 0)::bigint,
-       coalesce(sum(decode_seconds) FILTER (WHERE version <> 0), 0),
+       coalesce(sum({DRAFTED_STEPS}) {_DRAFTED}::bigint, coalesce(sum({DRAFTED_TOKENS}) {_DRAFTED}::bigint,
+       coalesce(sum(num_accept_tokens) {_DRAFTED}::bigint, coalesce(sum(decode_seconds) {_DRAFTED},
        coalesce(sum(num_accept_tokens) FILTER (WHERE version = 0), 0)::bigint,
        coalesce(sum(decode_seconds) FILTER (WHERE version = 0), 0)
 FROM metrics_metricwindow

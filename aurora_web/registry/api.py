@@ -17,7 +17,7 @@ from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
 from aurora_web.registry.launch import launch_payload
 from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_target
-from aurora_web.wire import body_schema, read_json
+from aurora_web.wire import BodySchema, body_schema, read_json
 from speculators.records import Announcement
 
 router = Router(tags=["targets"], auth=Allow("read"))
@@ -32,7 +32,7 @@ class TargetOut(ModelSchema):
         exclude = ["id", "config"]
 
 
-class TargetIn(Schema):
+class TargetIn(BodySchema):
     """A model to serve, and the policy fields that should differ from their defaults."""
 
     source: str = Field("embedded", description="embedded, or sglang for servers of yours with Aurora's plugin")
@@ -64,7 +64,7 @@ class CheckOut(Schema):
     findings: list[FindingOut]
 
 
-class BulkIn(Schema):
+class BulkIn(BodySchema):
     """Several targets. Entries are checked one by one, so that each of them has its own answer."""
 
     targets: list[dict[str, Any]] = Field(description="each with the fields of POST /api/v1/targets")
@@ -136,7 +136,9 @@ def create_target(request: HttpRequest, body: TargetIn) -> tuple[int, Target]:
 def check_target(request: HttpRequest, body: TargetIn, tokens_per_second: float = TOKENS_PER_SECOND) -> dict[str, Any]:
     """The compatibility check of a registration, a line per thing with its fix; nothing is made."""
     if not 0 < tokens_per_second <= MAX_TOKENS_PER_SECOND:
-        raise Problem(422, f"tokens_per_second is {tokens_per_second}, expected more than 0")
+        raise Problem(
+            422, f"tokens_per_second is {tokens_per_second}, expected more than 0, at most {MAX_TOKENS_PER_SECOND:,g}"
+        )
     actor = caller(request).name
     found = services.propose(actor=actor, tokens_per_second=tokens_per_second, **bulk.arguments_of(body.dict()))
     lines = [finding.to_json() for finding in found.findings]

@@ -101,7 +101,11 @@ def _directory(path: str) -> tuple[str, list[Finding]]:
         return package.path, []
     there = ", ".join(each.name for each in packages.prepared()) or "none"
     says = f"No package {path!r} is prepared on this machine; prepared: {there}."
-    return "", [Finding(Topic.SOURCE, says, "Give one of these, or a checkpoint directory, from / on.")]
+    fix = (
+        f"Prepare it, if it is one that Aurora knows: python -m serving.model_sources {path} --out "
+        f"{settings.STATE_DIR / 'models' / path}. Or give a prepared one, or a checkpoint directory, from / on."
+    )
+    return "", [Finding(Topic.SOURCE, says, fix)]
 
 
 def _reported(announced: AnnouncedReplica) -> tuple[TargetFacts | None, list[Finding]]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Field, Router, Schema
+from ninja import Field, Router
 
 from aurora_web.accounts.auth import Allow, caller
 from aurora_web.problems import Problem
 from aurora_web.retention import services
 from aurora_web.retention.services import RetentionError
+from aurora_web.wire import BodySchema
 
 router = Router(tags=["system"], auth=Allow("read"))
 
 
-class RetentionIn(Schema):
+class RetentionIn(BodySchema):
     """Only what is named changes; null = as the environment says."""
 
     trace_days: float | None = None

@@ -15,6 +15,7 @@ from aurora_web.registry.services import find_target
 from aurora_web.rollouts import board, watching
 from aurora_web.rollouts.alerts import alert_payload
 from aurora_web.rollouts.models import AlertState, Channel, Delivery, Silence
+from aurora_web.wire import BodySchema
 
 router = Router(tags=["alerts"], auth=Allow("read"))
 CONSOLE = "console"  # in place of a target's slug: the console's own rules
@@ -25,12 +26,12 @@ class AlertPage(Schema):
     next: str | None = Field(description="pass as cursor to get older alerts; null on the last page")
 
 
-class RuleIn(Schema):
+class RuleIn(BodySchema):
     threshold: float | None = Field(None, description="in the rule's unit; null = the default")
     is_enabled: bool = True
 
 
-class SilenceIn(Schema):
+class SilenceIn(BodySchema):
     hours: float
     reason: str
     target: str = Field("", description="a slug; empty = every target")
@@ -54,7 +55,7 @@ class SilenceOut(Schema):
         return row.target.slug if row.target else ""
 
 
-class ChannelIn(Schema):
+class ChannelIn(BodySchema):
     name: str
     kind: str = Field(description="webhook or email")
     address: str = Field(description="a URL, or e-mail addresses with commas between them")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Query, Router, Schema
+from ninja import Query, Router
 
 from aurora_web.accounts.auth import Allow, Reason, caller, said_by
 from aurora_web.problems import Problem
@@ -20,7 +20,7 @@ from aurora_web.rollouts.fleet import fleet_standings, standing_payload, standin
 from aurora_web.rollouts.intent import deployment_payload, desired_state
 from aurora_web.rollouts.services import gate_payload
 from aurora_web.rollouts.swaps import find_swap, progress, recent_swaps, swap_payload
-from aurora_web.wire import body_schema, read_json
+from aurora_web.wire import BodySchema, body_schema, read_json
 from speculators.records import ObservedState
 
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
@@ -30,14 +30,14 @@ version_router = Router(tags=["versions"], auth=Allow("operate"))
 target_router = Router(tags=["targets"], auth=Allow("operate"))
 
 
-class Decision(Schema):
+class Decision(BodySchema):
     """Why; and the status that the caller saw: 409 when it has changed since."""
 
     reason: str = ""
     expected_status: str | None = None
 
 
-class RollbackIn(Schema):
+class RollbackIn(BodySchema):
     reason: str = ""
     to: str = "@previous"  # or a version number
 

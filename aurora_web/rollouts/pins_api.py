@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Field, Router, Schema
+from ninja import Field, Router
 
 from aurora_web.accounts.auth import Allow, caller
 from aurora_web.problems import Problem
@@ -13,12 +13,13 @@ from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.rollouts.obedience import board, obedience, pin_payload
 from aurora_web.traces import pins
+from aurora_web.wire import BodySchema
 from speculators.records import DomainPin
 
 router = Router(tags=["domains"], auth=Allow("read"))
 
 
-class PinIn(Schema):
+class PinIn(BodySchema):
     lookahead: int | None = Field(None, description="drafts per verify step, 1 to 8; null = the engine chooses")
     speculation_off: bool = False
     no_training: bool = Field(False, description="requests are counted, but no traces are kept or trained on")

@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 
+from aurora_web.supervisor import ports, reach
 from aurora_web.supervisor.claim import Claim
 from aurora_web.supervisor.config import SupervisorConfig
-from aurora_web.supervisor.ports import is_free
 from aurora_web.supervisor.process import ProcessError
 from aurora_web.supervisor.stack import Stack
 
@@ -45,13 +45,7 @@ def up(config: SupervisorConfig) -> int:
 
 
 def _run(config: SupervisorConfig, claim: Claim) -> int:
-    for name, host, port in (
-        ("AURORA_WEB_PORT", config.web_host, config.web_port),
-        ("AURORA_ENGINE_PORT", config.engine_host, config.engine_port),
-    ):
-        if not is_free(host, port):
-            say(f"{name}={port} cannot be used: another program listens there; stop it or choose another port")
-            return 2
+    _check(config)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_signal)
     started = time.monotonic()
@@ -73,6 +67,16 @@ def _run(config: SupervisorConfig, claim: Claim) -> int:
         say("stopping")
         stack.stop()
         say("stopped; nothing is left running")
+
+
+def _check(config: SupervisorConfig) -> None:
+    """What only this machine can tell of the settings. Raises ImproperlyConfigured."""
+    ports.check("AURORA_WEB", config.web_host, config.web_port)
+    ports.check("AURORA_ENGINE", config.engine_host, config.engine_port)
+    if config.database_url:
+        reach.check_database(config.database_url)
+    if config.redis_url:
+        reach.check_redis(config.redis_url)
 
 
 def _watch(stack: Stack, claim: Claim) -> NoReturn:
@@ -127,11 +131,10 @@ def main() -> int:
     parser.add_argument("command", choices=("up", "down", "status"))
     command = parser.parse_args().command
     try:
-        config = SupervisorConfig.from_environment()
+        return {"up": up, "down": down, "status": status}[command](SupervisorConfig.from_environment())
     except ImproperlyConfigured as error:
         say(str(error))
         return 2
-    return {"up": up, "down": down, "status": status}[command](config)
 
 
 if __name__ == "__main__":

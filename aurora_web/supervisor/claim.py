@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from aurora_web.environment import wrong
 from aurora_web.supervisor.process import kill_group, start_time
 
 
@@ -22,9 +23,17 @@ class Claim:
         self._lock: IO[bytes] | None = None
 
     def take(self) -> bool:
-        """Take the claim; False when another supervisor holds it. What a killed supervisor left running is ended."""
-        self.lock_file.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.lock_file.open("ab")
+        """Take the claim; False when another supervisor holds it. What a killed supervisor left running is ended.
+
+        Raises ImproperlyConfigured where the directory cannot be written.
+        """
+        folder = self.lock_file.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = self.lock_file.open("ab")
+        except OSError as error:
+            right = f"expected a directory that can be made and written ({error.strerror})"
+            raise wrong("AURORA_STATE_DIR", str(folder), right) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

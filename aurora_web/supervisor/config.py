@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.core.exceptions import ImproperlyConfigured
+
 from aurora_web import environment as env
 from aurora_web.supervisor import demo
+from training_worker.config import ConfigError, wanted_device
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -44,6 +47,7 @@ class SupervisorConfig:
             env.postgres(database_url)
         if redis_url:
             env.redis_urls(redis_url)
+        _check_children(environment, web_host)
         dialled = "127.0.0.1" if web_host in {"0.0.0.0", "::"} else web_host
         return cls(
             state_dir=env.directory(environment, "AURORA_STATE_DIR", REPO / ".state"),
@@ -53,7 +57,7 @@ class SupervisorConfig:
             engine_port=engine_port,
             database_url=database_url,
             redis_url=redis_url,
-            console_url=environment.get("AURORA_CONSOLE_URL", f"http://{dialled}:{web_port}").rstrip("/"),
+            console_url=env.console_url(environment, f"http://{dialled}:{web_port}"),
             demo=_demo(environment),
             inherited=dict(environment),
         )
@@ -86,6 +90,21 @@ class SupervisorConfig:
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{self.inherited.get('PATH', os.defpath)}",
         }
+
+
+def _check_children(environment: Mapping[str, str], web_host: str) -> None:
+    """What only the processes to be started read: a wrong value is found before the first of them runs."""
+    env.kept(environment)
+    env.log_level(environment)
+    env.allowed_hosts(environment, web_host)
+    env.given_secret_key(environment)
+    env.flag(environment, "AURORA_DEBUG", False)
+    env.email(environment.get("AURORA_EMAIL_URL", ""))
+    env.oidc(environment)
+    try:
+        wanted_device(environment)
+    except ConfigError as error:
+        raise ImproperlyConfigured(str(error)) from None
 
 
 def _demo(environment: Mapping[str, str]) -> str:

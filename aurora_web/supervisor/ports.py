@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
 
+from aurora_web.environment import wrong
+
 
 def is_free(host: str, port: int) -> bool:
     """Whether something could listen there now."""
+    try:
+        _bind(host, port)
+    except OSError:
+        return False
+    return True
+
+
+def check(prefix: str, host: str, port: int) -> None:
+    """Raises ImproperlyConfigured where ``prefix``_HOST or ``prefix``_PORT keeps us from listening there."""
+    try:
+        _bind(host, port)
+    except PermissionError as error:
+        raise wrong(f"{prefix}_PORT", str(port), "expected one from 1024 on: those below are root's") from error
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            right = "another program listens there; stop it or choose another port"
+            raise wrong(f"{prefix}_PORT", str(port), right) from error
+        right = f"expected a name or address of this machine, like 127.0.0.1 or 0.0.0.0 ({_reason(error)})"
+        raise wrong(f"{prefix}_HOST", host, right) from error
+
+
+def _bind(host: str, port: int) -> None:
+    if not host:
+        raise OSError("it is empty")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        probe.bind((host, port))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 class EnginePorts:

@@ -16,6 +16,7 @@ from aurora_web.registry.services import find_target
 from aurora_web.traces import governance, payloads
 from aurora_web.traces.models import Trace
 from aurora_web.traces.search import COUNT_LIMIT, MAX_PAGE, PAGE, SearchError, SearchTooSlow, count, read_filter, search
+from aurora_web.wire import BodySchema
 
 router = Router(tags=["traces"], auth=Allow("read"))
 NEXT_HEADER = "X-Aurora-Next"
@@ -34,12 +35,12 @@ class SearchQuery(Schema):
     state: str = ""
 
 
-class AccessIn(Schema):
+class AccessIn(BodySchema):
     text_role: str
     reason: str = ""
 
 
-class DeleteIn(Schema):
+class DeleteIn(BodySchema):
     reason: str
 
 

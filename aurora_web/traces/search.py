@@ -12,9 +12,9 @@ from uuid import UUID
 from django.db import OperationalError, connection, transaction
 from django.db.models import F, FloatField, Func, IntegerField, Q, QuerySet
 from django.db.models.lookups import GreaterThanOrEqual, LessThanOrEqual
-from django.utils.dateparse import parse_datetime
 from psycopg.errors import QueryCanceled
 
+from aurora_web.moments import WrongMoment, moment_of
 from aurora_web.registry.models import Target
 from aurora_web.traces.models import Trace
 
@@ -111,14 +111,10 @@ def read_filter(given: Mapping[str, str]) -> TraceFilter:
 
 
 def _moment(field: str, value: str) -> datetime | None:
-    if not value:
-        return None
     try:
-        found = parse_datetime(value)
-        moment = datetime.fromtimestamp(float(value), UTC) if found is None else found
-    except (ValueError, OverflowError, OSError):
-        raise SearchError(field, f"{value!r:.60} is no time: expected 2026-11-24T16:00 (UTC) or Unix seconds") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment_of(field, value)
+    except WrongMoment as error:
+        raise SearchError(field, error.message) from None
 
 
 def _version(value: str) -> int | None:

@@ -207,7 +207,10 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return ApiError(message, status=error.status_code, kind="not_found_error").response()
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    response = ApiError(message, status=error.status_code, kind=kind).response()
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from serving.http.errors import ApiError
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def refuse(field: str, value: Any, expected: str) -> ApiError:
@@ -64,6 +67,12 @@ def stop_strings(body: Mapping[str, Any], most: int = 16) -> tuple[str, ...]:
     if not is_list or len(strings) > most:
         raise refuse("stop", value, f"a string that is not empty, or a list of up to {most} of them")
     return tuple(strings)
+
+
+def encodable(field: str, text: str) -> None:
+    """Refuse text that no encoding has: JSON can write half of a surrogate pair. Raises ApiError."""
+    if SURROGATE.search(text):
+        raise refuse(field, text, "text without lone surrogates (\\ud800 to \\udfff)")
 
 
 def only_neutral(body: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> None:

@@ -179,6 +179,7 @@ def _prompt_tokens(prompt: Any, target: ServedTarget) -> tuple[int, ...]:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, str):
+        fields.encodable("prompt", prompt)
         tokens = target.tokenizer.encode(prompt)
         if not tokens:
             raise fields.refuse("prompt", prompt, "text of at least one token")
@@ -207,12 +208,16 @@ def _message(message: Any, index: int) -> dict[str, Any]:
     where = f"messages[{index}]"
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise fields.refuse(where, message, "an object with a role and a content")
+    fields.encodable(f"{where}.role", message["role"])
     content = message.get("content")
     if content is None or isinstance(content, str):
+        fields.encodable(f"{where}.content", content or "")
         return {**message, "content": content or ""}
     is_parts = isinstance(content, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
     )
     if not is_parts:
         raise fields.refuse(f"{where}.content", content, "a string or a list of text parts")
-    return {**message, "content": "".join(part["text"] for part in content)}
+    text = "".join(part["text"] for part in content)
+    fields.encodable(f"{where}.content", text)
+    return {**message, "content": text}

@@ -55,7 +55,10 @@ class TargetTokenizer:
             text = self._template.render(messages=messages, tools=tools, add_generation_prompt=True, **self._special)
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise ChatTemplateError(f"the chat template refuses these messages: {error}") from error
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except UnicodeEncodeError as error:
+            raise ChatTemplateError("the messages or tools have a lone surrogate (\\ud800 to \\udfff)") from error
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens, special ones left out."""

@@ -138,3 +138,9 @@ def test_the_proxy_carries_domain_and_opt_out_past_the_router():
     assert [line.split() for line in wishes if line.strip()] == [
         ['""', '""'], ["0", '""'], ["false", '""'], ["default", "no-train"],
     ]  # fmt: skip
+
+
+def test_the_proxy_keeps_the_figures_to_the_network_within():
+    """Everybody reaches the proxy, and /metrics asks for no login; `respond` comes before `reverse_proxy` in Caddy."""
+    text = (REPO / "deploy" / "Caddyfile").read_text(encoding="utf-8")
+    assert "respond /metrics* 404" in text and "reverse_proxy web:8000" in text

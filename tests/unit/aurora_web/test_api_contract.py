@@ -251,3 +251,15 @@ def test_people_and_tokens_by_the_api(client, bearer, users):
     assert token["scopes"] == ["administer", "operate", "read", "register"]
     assert client.delete(f"/api/v1/tokens/{token['id']}", **headers).json()["is_usable"] is False
     assert client.get("/api/v1/tokens", **headers).status_code == 401
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "targets"), ("POST", "targets/bulk"), ("POST", "tokens"), ("POST", "alerts/silences"),
+     ("POST", "targets/demo/rollback")],
+)  # fmt: skip
+def test_a_field_that_nobody_knows_is_refused_by_name(client, bearer, target, method, path):
+    answer = client.generic(method, f"/api/v1/{path}", '{"package": "smollm2"}', **JSON, **bearer("admin"))
+    assert answer.status_code == 422, answer.content
+    assert "package: no such field here" in answer.json()["detail"]

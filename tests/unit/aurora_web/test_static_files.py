@@ -1,9 +1,12 @@
 """Static files and pages go out packed, and are what they were when unpacked."""
 
+import asyncio
 import gzip
 
 import pytest
+from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
 
 from aurora_web.static_files import packed
 
@@ -11,7 +14,7 @@ PLOTLY = "/static/vendor/plotly-basic.min.js"
 
 
 def body(answer):
-    return b"".join(answer.streaming_content)
+    return answer.content
 
 
 def test_a_script_is_sent_packed_to_who_takes_it(client):
@@ -50,3 +53,21 @@ def test_pages_and_json_are_sent_packed(clients, target):
         assert answer["content-encoding"] == "gzip"
         assert len(answer.content) < len(plain.content)
         assert b"demo" in gzip.decompress(answer.content)
+
+
+def test_asgi_has_nothing_to_warn_of(recwarn):
+    """Neither a directory that nobody makes, nor files that only a thread could stream."""
+    handler = ASGIHandler()
+
+    async def ask():
+        scope = {"type": "http", "method": "GET", "path": PLOTLY, "headers": [(b"host", b"testserver")]}
+        client = ApplicationCommunicator(handler, scope)
+        await client.send_input({"type": "http.request", "body": b""})
+        start = await client.receive_output(60)
+        await client.receive_output(60)
+        await client.wait(60)
+        return start["status"]
+
+    assert asyncio.run(ask()) == 200
+    said = [str(each.message) for each in recwarn]
+    assert not [line for line in said if "synchronous iterators" in line or "No directory" in line]

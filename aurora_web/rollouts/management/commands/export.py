@@ -8,9 +8,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from aurora_web import exports
-from aurora_web.accounts.audit import COLUMNS, AuditFilter, WrongFilter, exported
+from aurora_web.accounts.audit import COLUMNS, AuditFilter, exported
 from aurora_web.metrics.models import MetricWindow
 from aurora_web.metrics.rollups import KEYS, SUMMED
+from aurora_web.moments import WrongMoment
 from aurora_web.registry.services import UnknownTarget, find_target
 
 VERSION_COLUMNS = ("number", "status", "sha256", "size_bytes", "uri", "created_at")
@@ -24,13 +25,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("what", choices=["audit", "versions", "metrics"])
         parser.add_argument("--target", default="", help="slug; needed for versions and metrics")
-        parser.add_argument("--since", default="", help="audit: ISO 8601")
+        parser.add_argument("--since", default="", help="audit: ISO 8601 (UTC without an offset) or Unix seconds")
         parser.add_argument("--format", choices=["csv", "jsonl"], default="csv")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             columns, rows = self._table(options["what"], options["target"], options["since"])
-        except (UnknownTarget, WrongFilter) as error:
+        except (UnknownTarget, WrongMoment) as error:
             raise CommandError(str(error)) from error
         is_csv = options["format"] == "csv"
         self.stdout.write(exports.to_csv(columns, rows) if is_csv else exports.to_json_lines(rows), ending="")

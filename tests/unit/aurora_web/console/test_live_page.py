@@ -276,3 +276,18 @@ def test_the_page_asks_the_same_number_of_questions_whatever_there_is(
     assert Target.objects.get().versions.count() == 13
     with django_assert_max_num_queries(60):
         assert clients["viewer"].get("/targets/demo/").status_code == 200
+
+
+def test_a_filter_on_a_domain_without_requests_is_named_and_can_be_cleared(clients, target):
+    page = text(clients["viewer"].get("/targets/demo/?domain=foo&view=table"))
+    assert "asks for the domain <strong>foo</strong> alone" in page and "Show all domains" in page
+    assert "Show all domains" not in text(clients["viewer"].get("/targets/demo/"))
+    metrics.ingest_counts({"counts": [count_window(domain="foo").to_json()]})
+    metrics.roll_up()
+    assert "Show all domains" not in text(clients["viewer"].get("/targets/demo/?domain=foo"))
+
+
+def test_an_embedded_engines_accept_length_waits_for_no_comparison(clients, target, observed):
+    replicas.observe(observed())
+    page = text(clients["viewer"].get("/targets/demo/"))
+    assert "not compared yet" not in page and "127.0.0.1:8100" in page

@@ -287,3 +287,11 @@ def test_a_directory_outside_of_the_versions_is_not_read(clients, files, setting
     settings.VERSIONS_DIR = tmp_path / "elsewhere"
     assert clients["operator"].get("/targets/demo/versions/1/files/config.json").status_code == 404
     assert "not in the versions directory" in text(clients["operator"].get("/targets/demo/versions/1/"))
+
+
+def test_a_superseded_version_shows_why_it_was_rejected(clients, target, two):
+    first = SpeculatorVersion.objects.get(number=1)
+    SpeculatorVersion.objects.filter(pk=first.pk).update(status=Status.REJECTED)
+    Transition.objects.create(version=first, old="passed", new="rejected", reason="superseded by v2", actor="gate")
+    page = text(clients["viewer"].get("/targets/demo/versions/"))
+    assert "Passed, then rejected: superseded by v2." in page

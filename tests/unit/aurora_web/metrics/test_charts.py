@@ -36,7 +36,7 @@ def test_points_sum_counts_per_domain_and_keep_the_tokens_of_each_version(target
 
 
 def test_steps_without_drafts_count_for_the_mean_lookahead_but_not_for_accept_length(target):
-    ingest(count_window(lookahead=4), count_window(lookahead=0))
+    ingest(count_window(lookahead=4, plain=995))
     now = time.time()
     (point,) = charts.points(target, now - 60, now + 10, 600)
     assert point["all_steps"] == 2 * point["steps"]

@@ -1,4 +1,7 @@
-"""Steps that drafted nothing are in no accept length, wherever one is shown, and their share stands beside it."""
+"""Steps that drafted nothing are in no accept length, wherever one is shown, and their share stands beside it.
+
+Requests that a pin or a header took speculation from are in no figure "with speculation" either.
+"""
 
 import time
 from datetime import timedelta
@@ -7,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from aurora_web.console.cards import cards
+from aurora_web.console.charts import points_of, table
 from aurora_web.metrics import charts, rollups
 from aurora_web.metrics import services as metrics
 from aurora_web.metrics.by_replica import sums_by_replica
@@ -14,6 +18,7 @@ from aurora_web.metrics.by_version import curve, served_between, served_by_domai
 from aurora_web.metrics.domains import read_sums
 from aurora_web.metrics.fleet_figures import fleet_figures
 from aurora_web.metrics.levels import accept_levels
+from aurora_web.metrics.models import MetricWindow
 from tests.unit.aurora_web.conftest import count_window
 
 pytestmark = pytest.mark.django_db
@@ -85,3 +90,56 @@ def test_an_engine_that_does_not_count_them_yet_is_still_heard(target):
     payload = count_window().to_json()
     del payload["num_plain_steps"]
     assert metrics.ingest_counts({"counts": [payload]}) == (1, 0)
+
+
+@pytest.fixture
+def pinned(target):
+    """100 tokens/s with speculation; as many tokens at 25/s without, under a version, and a control at 50/s."""
+    windows = [count_window(seconds=1.0), count_window(lookahead=0, seconds=4.0), count_window(version=0, seconds=2.0)]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    return target
+
+
+def speeds(target):
+    """Name -> tokens/s with speculation, of every place that shows one."""
+    now, since = time.time(), timezone.now() - timedelta(minutes=5)
+    summary = metrics.summary(target)
+    point = charts.add_up(charts.points(target, now - 300, now + 10, charts.ALL))
+    series = metrics.series(target, since=now - 300)
+    yield "summary", summary["total"]["tokens_per_second"]
+    yield "domain", summary["domains"][0]["tokens_per_second"]
+    yield "batch size", summary["total"]["batch_buckets"][0]["tokens_per_second"]
+    yield "version", metrics.total_of(target, 1, now - 300)["tokens_per_second"]
+    yield "points", point["tokens"] / point["seconds"]
+    yield "series", sum(p["tokens"] for p in series) / sum(p["seconds"] for p in series)
+    rows = table(target, now - 300, now + 10, *points_of(target, now - 300, now + 10))
+    yield "table", next(row["tokens_per_second"] for row in rows if row["num_requests"])
+    yield "fleet", fleet_figures([target.pk], 600.0, now + 60)[target.pk].to_json()["tokens_per_second"]
+    for sums in sums_by_replica(target, since, [1]):
+        yield f"replica {sums.replica}", sums.speed.ratio
+
+
+def test_no_speed_with_speculation_counts_requests_without_it(pinned):
+    found = dict(speeds(pinned))
+    assert len(found) == 9
+    assert found == pytest.approx(dict.fromkeys(found, 100.0), rel=0.02)
+    assert metrics.summary(pinned)["total"]["speedup"]["value"] == pytest.approx(2.0, rel=0.02)
+
+
+def test_the_mean_lookahead_is_that_of_requests_with_speculation(pinned):
+    now = time.time()
+    point = charts.add_up(charts.points(pinned, now - 300, now + 10, charts.ALL))
+    assert point["proposed_drafts"] / point["all_steps"] == 4.0
+    assert point["num_requests"] == 60
+
+
+def test_sums_of_an_hour_leave_the_same_requests_out(pinned):
+    MetricWindow.objects.update(started_at=timezone.now() - timedelta(hours=2))
+    hour = MetricWindow.objects.latest("started_at").started_at.replace(minute=0, second=0, microsecond=0)
+    rollups.mark(pinned.pk, [hour])
+    until, since = time.time(), time.time() - 4 * 3600
+    before = metrics.summary(pinned, since=since, until=until)["total"]
+    assert rollups.refresh(timezone.now()) == 1
+    assert metrics.summary(pinned, since=since, until=until)["total"] == before
+    assert before["tokens_per_second"] == pytest.approx(100, rel=0.02)

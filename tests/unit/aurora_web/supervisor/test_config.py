@@ -25,6 +25,17 @@ def test_defaults_listen_on_loopback(tmp_path: Path) -> None:
         ("DATABASE_URL", "mysql://localhost/aurora"),
         ("REDIS_URL", "localhost:6379"),
         ("AURORA_STATE_DIR", "/etc/hostname"),
+        ("AURORA_CONSOLE_URL", "foo"),
+        ("AURORA_CONSOLE_URL", "http://a:port"),
+        ("AURORA_ALLOWED_HOSTS", ""),
+        ("AURORA_ALLOWED_HOSTS", "https://aurora.example.org"),
+        ("AURORA_SEGMENT_HOURS", "banana"),
+        ("AURORA_TRACE_DAYS", "0"),
+        ("AURORA_FIGURE_DAYS", "nan"),
+        ("AURORA_KEEP_VERSIONS", "1"),
+        ("AURORA_LOG_LEVEL", "banana"),
+        ("AURORA_TRAINER_DEVICE", "banana"),
+        ("AURORA_EMAIL_URL", "http://mail"),
     ],
 )
 def test_a_wrong_value_names_the_variable_the_value_and_what_is_right(name: str, value: str) -> None:
@@ -33,6 +44,19 @@ def test_a_wrong_value_names_the_variable_the_value_and_what_is_right(name: str,
     assert name in str(caught.value)
     assert repr(value) in str(caught.value)
     assert len(str(caught.value)) > len(name) + len(value) + 20
+
+
+def test_a_short_secret_key_is_not_shown() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"AURORA_SECRET_KEY.*32 random characters") as caught:
+        SupervisorConfig.from_environment({"AURORA_SECRET_KEY": "hush"})
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_a_wrong_address_is_shown_without_its_password(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=name) as caught:
+        SupervisorConfig.from_environment({name: "banana://ada:hush@host"})
+    assert "hush" not in str(caught.value)
 
 
 def test_children_get_the_services_and_one_thread(tmp_path: Path) -> None:

@@ -226,3 +226,28 @@ def test_wrong_settings_stop_the_start(demo_dir):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "70000" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "field"),
+    [
+        ("completions", r'"prompt": "a\ud800"', "prompt"),
+        ("completions", r'"prompt": ["a\udc00"]', "prompt"),
+        ("chat/completions", r'"messages": [{"role": "user", "content": "\ud800"}]', "messages[0].content"),
+        ("chat/completions", r'"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]',
+         "messages[0].content"),
+        ("chat/completions", r'"messages": [{"role": "\ud800", "content": "a"}]', "messages[0].role"),
+    ],
+)  # fmt: skip
+def test_half_a_surrogate_pair_is_the_clients_mistake(server, path, asked, field):
+    body = '{"model": "demo", "max_tokens": 1, ' + asked + "}"
+    answer = httpx.post(f"{server}/v1/{path}", content=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", field)
+
+
+def test_a_wrong_method_is_told_from_a_wrong_address(server):
+    wrong = httpx.get(f"{server}/v1/completions")
+    assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
+    assert wrong.headers["allow"] == "POST"
+    assert httpx.get(f"{server}/v1/nothing").json()["error"]["type"] == "not_found_error"
