@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serving.trace.parts import Recording
 
@@ -61,6 +62,19 @@ class PluginConfig:
 def is_switched_on(environment: Mapping[str, str] | None = None) -> bool:
     """Without AURORA_CONSOLE_URL the plugin does nothing at all."""
     return bool((os.environ if environment is None else environment).get(SWITCH))
+
+
+def check_parallel(arguments: Any) -> None:
+    """Ranks of a tensor-parallel group agree on what they serve; several groups in a server have nobody who asks all.
+
+    ``arguments``: SGLang's. Raises PluginConfigError.
+    """
+    for name in ("dp_size", "pp_size"):
+        size = getattr(arguments, name, 1) or 1
+        if size > 1:
+            option = f"--{name.replace('_', '-')} {size}"
+            right = "start a server for each, with an AURORA_REPLICA of its own, behind SGLang's router"
+            raise PluginConfigError(f"{option} cannot be served by one replica: {right}")
 
 
 def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> PluginConfig:

@@ -92,6 +92,7 @@ class Plugin:
             arguments = worker.server_args
             policy = control.install(worker, self.control_guard)  # first: all ranks must capture the same graphs
             self.roll = roll_call.of_this_process()
+            settings.check_parallel(arguments)
             config = settings.load(arguments.host, arguments.port)
             self.replica = Replica(worker, config, policy, self.roll, self.guard, self.control_guard, self.missing)
 

@@ -105,7 +105,7 @@ def request(rid: str, prompt: list[int], output: list[int] | None = None, **more
     return SimpleNamespace(
         rid=rid, origin_input_ids=prompt, output_ids=output or [], sampling_params=sampling, finished_output=None,
         finished_reason=SimpleNamespace(to_json=lambda: {"type": reason}) if reason else None,
-        routing_key=more.pop("routing_key", None), **more,
+        routing_key=more.pop("routing_key", "|aurora::"), **more,
     )  # fmt: skip
 
 

@@ -81,6 +81,17 @@ def test_a_wrong_setting_leaves_the_server_without_aurora(monkeypatch, caplog):
     assert "AURORA_" in caplog.text
 
 
+@pytest.mark.parametrize("option", ["dp_size", "pp_size"])
+def test_several_groups_in_one_server_are_not_taken_for_one_replica(monkeypatch, caplog, option):
+    """Each would serve what it likes, and the first one's proof would be shown for all."""
+    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: None)
+    one = Plugin()
+    arguments = types.SimpleNamespace(**{"host": "127.0.0.1", "port": 1, "dp_size": 1, "pp_size": 1, option: 2})
+    one.after_init(None, types.SimpleNamespace(server_args=arguments))
+    assert one.replica is None
+    assert f"--{option.replace('_', '-')} 2 cannot be served by one replica" in caplog.text
+
+
 class FakeReplica:
     """Has two commands to send, and takes commands out of what it is given."""
 
