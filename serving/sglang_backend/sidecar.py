@@ -10,6 +10,9 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import httpx
 
@@ -37,6 +40,14 @@ def main() -> int:
     stopped = threading.Event()
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, lambda *_: stopped.set())
+    with following(engine, config, target_config):
+        stopped.wait()
+    return 0
+
+
+@contextmanager
+def following(engine: HttpEngine, config: settings.PluginConfig, target_config: dict[str, Any]) -> Iterator[Follower]:
+    """Reports, and follows what the console wants, until the end of the block."""
     client = ConsoleClient(config.console_url, config.token)
     recording = config.recording(
         f"sglang {engine.server.get('version', '?')}, aurora sidecar {settings.PLUGIN_VERSION}",
@@ -56,10 +67,11 @@ def main() -> int:
     pins = PinFollower(engine.pins, recording.pins_file)
     follower = Follower(engine, client, identity, target_config, file, pins, lambda: _beside(engine))
     follower.start()
-    stopped.wait()
-    follower.stop()
-    client.close()
-    return 0
+    try:
+        yield follower
+    finally:
+        follower.stop()
+        client.close()
 
 
 def _beside(engine: HttpEngine) -> Beside:
