@@ -47,7 +47,7 @@ def main() -> int:
 
 @contextmanager
 def following(engine: HttpEngine, config: settings.PluginConfig, target_config: dict[str, Any]) -> Iterator[Follower]:
-    """Reports, and follows what the console wants, until the end of the block."""
+    """What served well before a restart, then what the console wants, until the end of the block."""
     client = ConsoleClient(config.console_url, config.token)
     recording = config.recording(
         f"sglang {engine.server.get('version', '?')}, aurora sidecar {settings.PLUGIN_VERSION}",
@@ -66,6 +66,10 @@ def following(engine: HttpEngine, config: settings.PluginConfig, target_config: 
     file = DesiredFile(recording.desired_file)
     pins = PinFollower(engine.pins, recording.pins_file)
     follower = Follower(engine, client, identity, target_config, file, pins, lambda: _beside(engine))
+    try:
+        follower.restore()
+    except Exception:
+        log.exception("what served before the restart could not be restored; the console will be asked")
     follower.start()
     try:
         yield follower

@@ -118,3 +118,15 @@ def test_a_swap_that_fails_stays_failed_while_the_server_is_away(sidecar, script
         num_reports = len(reports(console))
         wait_until(lambda: len(reports(console)) > num_reports + 3)
         assert told(console, "state", "generation", "version", "sha256") == ("swap_failed", 1, 0, "")
+
+
+def test_a_sidecar_that_was_started_again_needs_no_console(sidecar, scripted, console):
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+    console.status = 503
+    scripted.restart()
+    with sidecar():
+        assert scripted.weight_version == "2"
+        console.status = 200
+        wait_until(lambda: told(console, "state", "generation", "sha256") == ("serving", 1, NEXT))
+    assert scripted.paths().count(WRITE) == 2
