@@ -103,7 +103,7 @@ class HttpEngine:
             self._read_counts()
         if self._collapse and not self._away and (error := self.revert(self._collapse).exception()):
             log.error("version %d has collapsed and is still served: %s", self._versions.live.version, error)
-        versions, counts, probe = self._versions, self.counts, self._versions.probe
+        versions, probe = self._versions, self._versions.probe
         found = EngineStats(
             version=versions.live.version,
             sha256=versions.live.sha256,
@@ -111,10 +111,10 @@ class HttpEngine:
             num_running=0,
             num_waiting=0,
             num_finished=0,
-            num_verify_steps=counts.num_verify_steps,
+            num_verify_steps=0,  # the server's counts are no second opinion about themselves
             num_proposed_drafts=0,
             num_correct_drafts=0,
-            num_accept_tokens=counts.num_accept_tokens,
+            num_accept_tokens=0,
             num_errors=0,
             probe=probe.snapshot() if probe else None,
             reverted_from=versions.reverted_from,

@@ -130,3 +130,9 @@ def test_a_sidecar_that_was_started_again_needs_no_console(sidecar, scripted, co
         console.status = 200
         wait_until(lambda: told(console, "state", "generation", "sha256") == ("serving", 1, NEXT))
     assert scripted.paths().count(WRITE) == 2
+
+
+def test_the_servers_counts_are_not_reported_as_ours_too(sidecar, console):
+    with sidecar():
+        wait_until(lambda: told(console, "engine_num_verify_steps", "engine_num_accept_tokens") == (55, 110))
+        assert told(console, "num_verify_steps", "num_accept_tokens") == (0, 0)
