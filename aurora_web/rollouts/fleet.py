@@ -162,5 +162,6 @@ def standing_payload(found: Standing) -> dict[str, Any]:
         "pins_revision": replica.pins_revision,
         "pins_obeyed": replica.pins_obeyed,
         "pins_detail": replica.pins_detail,
+        "policy_detail": replica.policy_detail,
         "seen_at": replica.seen_at.timestamp(),
     }

@@ -146,7 +146,7 @@ def _checked(state: ObservedState) -> dict[str, Any]:
         **{name: _optional(getattr(state, name), where + name, 64) for name in ("sha256", "target_sha256")},
         **{
             name: _optional(getattr(state, name), where + name, 10_000)
-            for name in ("detail", "capture_detail", "pins_detail")
+            for name in ("detail", "capture_detail", "pins_detail", "policy_detail")
         },
         **{name: count(getattr(state, name), where + name, 2**62) for name in COUNTERS},
         "reported_at": datetime.fromtimestamp(state.reported_at, UTC),

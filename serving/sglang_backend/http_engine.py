@@ -54,6 +54,7 @@ class HttpEngine:
         self._http = httpx.Client(base_url=engine_url, headers=headers, timeout=60.0, trust_env=False)
         self.counts = EngineCounts()
         self.pins = Pins(PINS_OBEYED, PINS_DETAIL)
+        self.policy_detail = ""  # what of the policy the server does not do, and why
         self.target_sha256 = ""
         self._away = ""  # why the server said nothing when it was asked last
         self._collapse = ""  # why the live version must go, until it has gone
@@ -91,7 +92,14 @@ class HttpEngine:
         return _done(lambda: self._revert(detail))
 
     def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
-        """Neither can be changed over HTTP: the server keeps what it was launched with."""
+        """Neither can be changed over HTTP: ``policy_detail`` says what of it does not hold."""
+        steps, refused = int(self.server.get("speculative_num_steps") or 0), []
+        if max_lookahead is not None and (max_lookahead == 0 or max_lookahead < steps):
+            refused.append(f"largest lookahead {max_lookahead} (the server drafts {steps} tokens, as it was launched)")
+        if control_share:
+            refused.append(f"control share {control_share:g} (no step is decoded without drafts)")
+        why = ": SGLang's routes change weights only; the plugin can do both, or restart the server without a draft"
+        self.policy_detail = " and ".join(refused) + why if refused else ""
 
     def stats(self) -> EngineStats:
         """Asks the server; a version whose probe has collapsed is reverted here, on the caller's thread.

@@ -85,6 +85,7 @@ def _beside(engine: HttpEngine) -> Beside:
         engine_num_verify_steps=engine.counts.num_verify_steps,
         engine_num_accept_tokens=engine.counts.num_accept_tokens,
         target_sha256=engine.target_sha256,
+        policy_detail=engine.policy_detail,
     )
 
 

@@ -59,6 +59,7 @@ class Beside:
     engine_num_accept_tokens: int = 0
     target_sha256: str = ""
     ranks: tuple[str, ...] = ()
+    policy_detail: str = ""
 
 
 class DesiredFile:

@@ -82,6 +82,19 @@ def test_replicas_show_desired_and_observed_proof_and_capture(clients, target, m
         assert expected in page
 
 
+def test_what_a_replica_cannot_obey_of_the_policy_is_shown_until_it_can(clients, target, observed):
+    why = "largest lookahead 0 (the server drafts 4 tokens, as it was launched)"
+    pages = ("/targets/demo/", "/targets/demo/replicas/", "/replicas/")
+    replicas.observe(observed(policy_detail=why))
+    for path in pages:
+        page = text(clients["viewer"].get(path))
+        assert "policy not obeyed" in page
+        assert why in page
+    replicas.observe(observed())
+    for path in pages:
+        assert "policy not obeyed" not in text(clients["viewer"].get(path))
+
+
 def test_alerts_are_on_overview_and_target_page(clients, target, observed):
     replicas.observe(observed(capture_state="broken", capture_detail="eagle_sample is gone"))
     for path in ("/", "/targets/demo/", "/targets/demo/parts/?part=alerts"):

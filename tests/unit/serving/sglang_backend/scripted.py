@@ -20,7 +20,12 @@ class Scripted:
         self.metrics = METRICS
         self.weight_version = "default"
         self.status = 200
-        self.info = {"tp_size": 2, "speculative_draft_model_path": str(draft), "model_path": str(draft)}
+        self.info = {
+            "tp_size": 2,
+            "speculative_num_steps": 4,
+            "speculative_draft_model_path": str(draft),
+            "model_path": str(draft),
+        }
         scripted = self
 
         class Handler(BaseHTTPRequestHandler):

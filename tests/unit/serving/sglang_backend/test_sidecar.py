@@ -136,3 +136,22 @@ def test_the_servers_counts_are_not_reported_as_ours_too(sidecar, console):
     with sidecar():
         wait_until(lambda: told(console, "engine_num_verify_steps", "engine_num_accept_tokens") == (55, 110))
         assert told(console, "num_verify_steps", "num_accept_tokens") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("lookahead", "control_share", "said"),
+    [
+        (0, 0.0, ["largest lookahead 0", "drafts 4 tokens"]),
+        (3, 0.0, ["largest lookahead 3"]),
+        (6, 0.02, ["control share 0.02"]),
+        (0, 0.02, ["largest lookahead 0", " and control share 0.02"]),
+        (4, 0.0, []),
+    ],
+)
+def test_what_of_the_policy_does_not_hold_is_reported(sidecar, console, tmp_path, lookahead, control_share, said):
+    console.desired = desired(tmp_path, lookahead=lookahead, control_share=control_share)
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+        [detail] = told(console, "policy_detail")
+        assert bool(detail) == bool(said)
+        assert all(words in detail for words in said)
