@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PROBE_STEPS = 64
 LOOK_SECONDS = 3.0  # for the server to say what it serves
+MOST_SENT_BYTES = 2 << 30  # of weights in one request: the server stands still while it reads them
 PINS_OBEYED = ("no_training",)  # a sidecar keeps no traces at all
 PINS_DETAIL = "over SGLang's routes only weights can be changed: the lookahead is that of the launch command"
 
@@ -83,7 +84,17 @@ class HttpEngine:
                 raise CheckpointError(
                     f"{directory}: {name} differs from the running draft's, which is read at start only"
                 )
+        self._check_size(directory, state)
         return Payload(expected_sha256 or checkpoint.state_digest(state), _encoded(state))
+
+    def _check_size(self, directory: Path, state: dict[str, Tensor]) -> None:
+        """Every rank is sent the whole draft as base64, which is a third longer. Raises CheckpointError."""
+        size = sum(tensor.nbytes for name, tensor in state.items() if name not in NEVER_LOADED) * 4 // 3
+        if size * self._num_ranks > MOST_SENT_BYTES:
+            raise CheckpointError(
+                f"{directory}: a swap would send {size / 2**20:,.1f} MiB to each of {self._num_ranks} ranks while the "
+                f"server stands still, more than {MOST_SENT_BYTES / 2**20:,.1f} MiB in all: install the plugin"
+            )
 
     def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
         return _done(lambda: self._swap(version, draft, min_accept_length))

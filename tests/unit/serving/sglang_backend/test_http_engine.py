@@ -9,7 +9,9 @@ import pickle
 import pytest
 
 from serving.engine.api import EngineAwayError, SwapError
+from serving.sglang_backend import http_engine
 from serving.sglang_backend.http_engine import HttpEngine
+from serving.sglang_backend.weights import NEVER_LOADED
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from tests.unit.serving.sglang_backend.fakes import CONFIG, draft_state
@@ -58,6 +60,20 @@ def test_another_lineage_and_version_0_are_refused(scripted, tmp_path):
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="config differs"):
         engine.load_draft(tmp_path / "other")
+
+
+def test_a_draft_that_is_too_large_for_http_is_refused(scripted, tmp_path, monkeypatch):
+    engine = HttpEngine(scripted.url)
+    engine.swap(2, engine.load_draft(tmp_path / "next")).result()
+    [sent] = [given for path, given in scripted.calls if path == "/update_weights_from_tensor"]
+    state = {name: tensor for name, tensor in draft_state(1).items() if name not in NEVER_LOADED}
+    size = 2 * sum(tensor.nbytes for tensor in state.values()) * 4 // 3
+    assert size <= sum(map(len, sent["serialized_named_tensors"]))
+    monkeypatch.setattr(http_engine, "MOST_SENT_BYTES", size)
+    engine.load_draft(tmp_path / "next")
+    monkeypatch.setattr(http_engine, "MOST_SENT_BYTES", size - 2)
+    with pytest.raises(CheckpointError, match="to each of 2 ranks while the server stands still"):
+        engine.load_draft(tmp_path / "next")
 
 
 def test_a_collapse_in_the_servers_own_counts_reverts(scripted, tmp_path):
