@@ -294,6 +294,7 @@ class ObservedState(Record):
     pins_revision: int = -1  # of the pins that it runs; -1 = it knows of no pins
     pins_obeyed: tuple[str, ...] = ()  # those of PIN_KINDS that this engine can obey
     pins_detail: str = ""  # why not the others, or why a revision was not taken up
+    policy_detail: str = ""  # what of lookahead and control_share this engine does not obey, and why; "" = nothing
     # Of one step with lookahead 0, 1, ..., at the batch size of late, as the engine measured it; () = it has not
     step_seconds: tuple[float, ...] = ()
 

@@ -80,6 +80,7 @@ class Replica(models.Model):
     pins_revision = models.IntegerField(default=-1)  # that it runs; -1 = it knows of no pins
     pins_obeyed = models.JSONField(default=list)  # kinds of pins that its engine can obey
     pins_detail = models.TextField(blank=True)
+    policy_detail = models.TextField(blank=True)  # what of the target's policy its engine does not obey, and why
 
     class Meta:
         ordering = ["name"]

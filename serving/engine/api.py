@@ -28,6 +28,12 @@ class SwapError(RuntimeError):
     retryable = False
 
 
+class EngineAwayError(SwapError):
+    """The engine cannot be reached now, which says nothing about the version; it is asked again when it is back."""
+
+    retryable = True
+
+
 class RequestError(ValueError):
     """A request that this engine cannot serve; the message names the field, its value and what would be right."""
 
@@ -207,6 +213,7 @@ class EngineStats:
     revert_detail: str  # why
     domains: tuple[DomainStats, ...]
     step_seconds: tuple[float, ...] = ()  # by lookahead, at the batch size of late; () = not measured
+    away: str = ""  # why nothing is served now; then version is 0. "" where this process decodes itself
 
 
 class FollowedEngine(Protocol):
@@ -223,7 +230,7 @@ class FollowedEngine(Protocol):
 
         When ``min_accept_length`` > 0 and the probe ends below it, and below what the version before did in its last
         steps where that is known, the engine reverts by itself and says so in its stats. The future raises SwapError
-        when this engine cannot serve it.
+        when this engine cannot serve it, EngineAwayError before anything of it was tried.
         """
 
     def revert(self, detail: str) -> Future[SwapOutcome]:

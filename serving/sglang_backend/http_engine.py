@@ -1,8 +1,9 @@
 """An SGLang server over its own HTTP routes: what can be had where the plugin cannot be installed.
 
 Routes of SGLang 0.5.21. The draft's weights travel inside the request; nothing is captured, nothing is decoded for the
-control, and probes read the server's metrics. ``update_weights_from_disk`` is never used: it would load the same files
-into the target as well.
+control, and probes read the server's metrics. What is served is what the server says: ``/model_info`` names the version
+that was written last, and a server that was started again names the one of its launch. ``update_weights_from_disk`` is
+never used: it would load the same files into the target as well.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import json
 import logging
 import pickle
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 from torch import Tensor
 
-from serving.engine.api import EngineStats, LoadedDraft, SwapError, SwapOutcome
+from serving.engine.api import EngineAwayError, EngineStats, LoadedDraft, SwapError, SwapOutcome
 from serving.engine.pins import Pins
 from serving.engine.versions import Served, Versions
 from serving.sglang_backend.metrics import EngineCounts, parse
@@ -31,6 +33,8 @@ from speculators.checkpoint import CheckpointError
 log = logging.getLogger(__name__)
 
 PROBE_STEPS = 64
+LOOK_SECONDS = 3.0  # for the server to say what it serves
+MOST_SENT_BYTES = 2 << 30  # of weights in one request: the server stands still while it reads them
 PINS_OBEYED = ("no_training",)  # a sidecar keeps no traces at all
 PINS_DETAIL = "over SGLang's routes only weights can be changed: the lookahead is that of the launch command"
 
@@ -49,18 +53,14 @@ class HttpEngine:
     def __init__(self, engine_url: str, admin_key: str = "") -> None:
         headers = {"authorization": f"Bearer {admin_key}"} if admin_key else {}
         self._http = httpx.Client(base_url=engine_url, headers=headers, timeout=60.0, trust_env=False)
-        info = self._http.get("/server_info")
-        info.raise_for_status()
-        self.server: dict[str, Any] = info.json()
         self.counts = EngineCounts()
         self.pins = Pins(PINS_OBEYED, PINS_DETAIL)
+        self.policy_detail = ""  # what of the policy the server does not do, and why
         self.target_sha256 = ""
-        self._num_ranks = int(self.server.get("tp_size") or 1)
-        self._versions: Versions[Payload] = Versions(PROBE_STEPS, 0)
-        launched = Path(str(self.server["speculative_draft_model_path"]))
-        self._lineage, state = checkpoint.load(launched)
-        self._vocabulary = {name: state[name] for name in NEVER_LOADED}
-        self._versions.live = Served(0, Payload(checkpoint.state_digest(state), _encoded(state)))
+        self._away = ""  # why the server said nothing when it was asked last
+        self._collapse = ""  # why the live version must go, until it has gone
+        self._meet()
+        self._look()
         self._read_counts()
 
     @property
@@ -84,79 +84,138 @@ class HttpEngine:
                 raise CheckpointError(
                     f"{directory}: {name} differs from the running draft's, which is read at start only"
                 )
+        self._check_size(directory, state)
         return Payload(expected_sha256 or checkpoint.state_digest(state), _encoded(state))
 
+    def _check_size(self, directory: Path, state: dict[str, Tensor]) -> None:
+        """Every rank is sent the whole draft as base64, which is a third longer. Raises CheckpointError."""
+        size = sum(tensor.nbytes for name, tensor in state.items() if name not in NEVER_LOADED) * 4 // 3
+        if size * self._num_ranks > MOST_SENT_BYTES:
+            raise CheckpointError(
+                f"{directory}: a swap would send {size / 2**20:,.1f} MiB to each of {self._num_ranks} ranks while the "
+                f"server stands still, more than {MOST_SENT_BYTES / 2**20:,.1f} MiB in all: install the plugin"
+            )
+
     def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
-        future: Future[SwapOutcome] = Future()
-        try:
-            if not isinstance(draft, Payload):
-                raise SwapError(
-                    "the sidecar cannot switch speculation off: install the plugin, or start without a draft"
-                )
-            self._read_counts()  # up to here they are those of the version before
-            previous, started = self._versions.live.version, time.perf_counter()
-            self._send(draft, version)
-            self._versions.swap(version, draft, min_accept_length)
-            milliseconds = (time.perf_counter() - started) * 1e3
-            future.set_result(SwapOutcome(version, draft.sha256, previous, milliseconds))
-        except (SwapError, httpx.HTTPError) as error:
-            future.set_exception(SwapError(str(error)))
-        return future
+        return _done(lambda: self._swap(version, draft, min_accept_length))
 
     def revert(self, detail: str) -> Future[SwapOutcome]:
-        future: Future[SwapOutcome] = Future()
-        previous = self._versions.previous
-        try:
-            if previous is None or previous.draft is None:
-                raise LookupError(f"version {self._versions.live.version} has no previous version")
-            started = time.perf_counter()
-            self._send(previous.draft, previous.version)
-            self._versions.revert(detail)
-            milliseconds = (time.perf_counter() - started) * 1e3
-            future.set_result(SwapOutcome(previous.version, previous.sha256, None, milliseconds))
-        except (SwapError, LookupError, httpx.HTTPError) as error:
-            future.set_exception(error)
-        return future
+        return _done(lambda: self._revert(detail))
 
     def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
-        """Neither can be changed over HTTP: the server keeps what it was launched with."""
+        """Neither can be changed over HTTP: ``policy_detail`` says what of it does not hold."""
+        steps, refused = int(self.server.get("speculative_num_steps") or 0), []
+        if max_lookahead is not None and (max_lookahead == 0 or max_lookahead < steps):
+            refused.append(f"largest lookahead {max_lookahead} (the server drafts {steps} tokens, as it was launched)")
+        if control_share:
+            refused.append(f"control share {control_share:g} (no step is decoded without drafts)")
+        why = ": SGLang's routes change weights only; the plugin can do both, or restart the server without a draft"
+        self.policy_detail = " and ".join(refused) + why if refused else ""
 
     def stats(self) -> EngineStats:
-        """Reads the metrics; a version whose probe has collapsed is reverted here, on the caller's thread."""
-        if collapse := self._read_counts():
-            self.revert(collapse).result()
-        versions, counts, probe = self._versions, self.counts, self._versions.probe
-        return EngineStats(
+        """Asks the server; a version whose probe has collapsed is reverted here, on the caller's thread.
+
+        A revert that fails is tried again each time. While the server is away, nothing is served.
+        """
+        self._look()
+        if not self._away:
+            self._read_counts()
+        if self._collapse and not self._away and (error := self.revert(self._collapse).exception()):
+            log.error("version %d has collapsed and is still served: %s", self._versions.live.version, error)
+        versions, probe = self._versions, self._versions.probe
+        found = EngineStats(
             version=versions.live.version,
             sha256=versions.live.sha256,
             previous=versions.previous.version if versions.previous else None,
             num_running=0,
             num_waiting=0,
             num_finished=0,
-            num_verify_steps=counts.num_verify_steps,
+            num_verify_steps=0,  # the server's counts are no second opinion about themselves
             num_proposed_drafts=0,
             num_correct_drafts=0,
-            num_accept_tokens=counts.num_accept_tokens,
+            num_accept_tokens=0,
             num_errors=0,
             probe=probe.snapshot() if probe else None,
             reverted_from=versions.reverted_from,
             revert_detail=versions.revert_detail,
             domains=(),
         )
+        return replace(found, version=0, sha256="", previous=None, probe=None, away=self._away) if self._away else found
 
-    def _read_counts(self) -> str:
-        """Why the live version must go, "" when it need not. A server that does not answer changes nothing."""
+    def _meet(self) -> None:
+        """Learn how the server was launched. Raises httpx.HTTPError, CheckpointError, OSError."""
+        info = self._http.get("/server_info")
+        info.raise_for_status()
+        self.server: dict[str, Any] = info.json()
+        self._num_ranks = int(self.server.get("tp_size") or 1)
+        self._lineage, state = checkpoint.load(Path(str(self.server["speculative_draft_model_path"])))
+        self._vocabulary = {name: state[name] for name in NEVER_LOADED}
+        launched = Payload(checkpoint.state_digest(state), _encoded(state))
+        self._label = str(self.server.get("weight_version", "default"))  # of the live version, in the server's words
+        self._versions: Versions[Payload] = Versions(PROBE_STEPS, 0, live=Served(0, launched))
+
+    def _look(self) -> None:
+        """Ask which weights the server holds; others than it was given are what is live from now on."""
+        try:
+            answer = self._http.get("/model_info", timeout=LOOK_SECONDS)
+            answer.raise_for_status()
+            label = str(answer.json()["weight_version"])
+            if label != self._label:
+                self._take_over(label)
+        except (httpx.HTTPError, OSError, LookupError, ValueError) as error:
+            self._away = f"the SGLang server at {self._http.base_url} does not say what it serves: {error}"
+            return
+        self._away = ""
+
+    def _take_over(self, label: str) -> None:
+        """The weights are not those that this process wrote: of the launch, or of whoever wrote them."""
+        log.warning("the server holds weights called %r where %r were expected", label, self._label)
+        self._meet()
+        if label != self._label:
+            number = int(label) if label.isdecimal() and len(label) < 10 else 0
+            self._label, self._versions.live = label, Served(number, None)  # a number of Aurora's, its weights unseen
+        self._collapse = ""
+
+    def _swap(self, version: int, draft: LoadedDraft | None, min_accept_length: float) -> SwapOutcome:
+        if not isinstance(draft, Payload):
+            raise SwapError("the sidecar cannot switch speculation off: install the plugin, or start without a draft")
+        self._look()
+        if self._away:
+            raise EngineAwayError(self._away)
+        self._read_counts()  # up to here they are those of the version before
+        previous, started = self._versions.live, time.perf_counter()
+        self._send(draft, version)
+        self._label, self._collapse = str(version), ""
+        self._versions.swap(version, draft, min_accept_length)
+        if previous.draft is None:
+            self._versions.previous = None  # weights that were never seen cannot be sent again
+        milliseconds = (time.perf_counter() - started) * 1e3
+        return SwapOutcome(version, draft.sha256, previous.version if previous.draft else None, milliseconds)
+
+    def _revert(self, detail: str) -> SwapOutcome:
+        previous, started = self._versions.previous, time.perf_counter()
+        if previous is None or previous.draft is None:
+            raise LookupError(f"version {self._versions.live.version} has no previous version")
+        self._send(previous.draft, previous.version)
+        self._label, self._collapse = str(previous.version), ""
+        self._versions.revert(detail)
+        return SwapOutcome(previous.version, previous.sha256, None, (time.perf_counter() - started) * 1e3)
+
+    def _read_counts(self) -> None:
+        """Book the steps since the last time on the live version. Metrics that cannot be had change nothing."""
         try:
             found = parse(self._http.get("/metrics", timeout=5.0).text)
         except httpx.HTTPError:
-            return ""
+            return
         if found is None:
-            return ""
+            return
         before, self.counts = self.counts, found
         steps = found.num_verify_steps - before.num_verify_steps
         tokens = found.num_accept_tokens - before.num_accept_tokens
-        # Every step has drafts, since the launch command fixes the lookahead; the server's counts know no domains.
-        return self._versions.observe(self._versions.live, "", steps, tokens, num_steps=steps) if steps > 0 else ""
+        if steps > 0:
+            # Every step has drafts, since the launch fixes the lookahead; the server's counts know no domains.
+            collapse = self._versions.observe(self._versions.live, "", steps, tokens, num_steps=steps)
+            self._collapse = collapse or self._collapse
 
     def _send(self, draft: Payload, version: int) -> None:
         """Pause in place, write the draft, continue; the target's checksum must be the same before and after."""
@@ -192,6 +251,18 @@ class HttpEngine:
         said = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
         if answer.is_error or (isinstance(said, dict) and said.get("success") is False):
             raise SwapError(f"{path}: HTTP {answer.status_code}: {answer.text[:300]}")
+
+
+def _done(work: Callable[[], SwapOutcome]) -> Future[SwapOutcome]:
+    """The work is done on the caller's thread; the future says how it went."""
+    future: Future[SwapOutcome] = Future()
+    try:
+        future.set_result(work())
+    except httpx.HTTPError as error:
+        future.set_exception(SwapError(f"{type(error).__name__}: {error}"))
+    except (SwapError, LookupError) as error:
+        future.set_exception(error)
+    return future
 
 
 def _encoded(state: dict[str, Tensor]) -> str:

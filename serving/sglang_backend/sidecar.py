@@ -10,6 +10,9 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import httpx
 
@@ -37,6 +40,14 @@ def main() -> int:
     stopped = threading.Event()
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, lambda *_: stopped.set())
+    with following(engine, config, target_config):
+        stopped.wait()
+    return 0
+
+
+@contextmanager
+def following(engine: HttpEngine, config: settings.PluginConfig, target_config: dict[str, Any]) -> Iterator[Follower]:
+    """What served well before a restart, then what the console wants, until the end of the block."""
     client = ConsoleClient(config.console_url, config.token)
     recording = config.recording(
         f"sglang {engine.server.get('version', '?')}, aurora sidecar {settings.PLUGIN_VERSION}",
@@ -55,11 +66,16 @@ def main() -> int:
     file = DesiredFile(recording.desired_file)
     pins = PinFollower(engine.pins, recording.pins_file)
     follower = Follower(engine, client, identity, target_config, file, pins, lambda: _beside(engine))
+    try:
+        follower.restore()
+    except Exception:
+        log.exception("what served before the restart could not be restored; the console will be asked")
     follower.start()
-    stopped.wait()
-    follower.stop()
-    client.close()
-    return 0
+    try:
+        yield follower
+    finally:
+        follower.stop()
+        client.close()
 
 
 def _beside(engine: HttpEngine) -> Beside:
@@ -69,6 +85,7 @@ def _beside(engine: HttpEngine) -> Beside:
         engine_num_verify_steps=engine.counts.num_verify_steps,
         engine_num_accept_tokens=engine.counts.num_accept_tokens,
         target_sha256=engine.target_sha256,
+        policy_detail=engine.policy_detail,
     )
 
 

@@ -2,7 +2,8 @@
 
 A new generation is loaded on this thread beside the running version, handed to the engine, and proved: the next report
 carries the checksum of what is in memory, then the accept length of the first steps. The console being away changes
-nothing; the last version that served well is on disk, so a restart without the console serves it.
+nothing; the last version that served well is on disk, so a restart without the console serves it. An engine in another
+process may be started again on its own: then it stands where a new replica stands, and follows from there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.engine.api import EngineStats, FollowedEngine, LoadedDraft, SwapError
+from serving.engine.api import EngineAwayError, EngineStats, FollowedEngine, LoadedDraft, SwapError
 from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
 from serving.trace.pins import PinFollower
 from serving.trace.spool import write_durably
@@ -58,6 +59,7 @@ class Beside:
     engine_num_accept_tokens: int = 0
     target_sha256: str = ""
     ranks: tuple[str, ...] = ()
+    policy_detail: str = ""
 
 
 class DesiredFile:
@@ -111,6 +113,7 @@ class Follower:
         self._good: DesiredState | None = None  # live, as far as known
         self._before: DesiredState | None = None  # live before that: what the engine reverts to
         self._is_revert_answered = False  # the console has desired something since the engine's own revert
+        self._is_lost = False  # the engine has lost what it served, and nothing has been followed since
         self._drafts: dict[str, LoadedDraft] = {}  # by digest: the live and the previous one, as in the engine
         self._backoff = Backoff(most_seconds=5.0)
         self._is_away = False
@@ -177,18 +180,23 @@ class Follower:
     def _turn(self) -> float:
         """Report, read intent, act; returns seconds until the next turn."""
         self._keep_reverted()
+        stats = self._notice_loss()
         try:
             answer = self.client.post("ingest/observed", json.dumps(self.observed().to_json()).encode())
             desired = DesiredState.from_json(answer)
         except (ConsoleError, RecordError) as error:
+            if self._is_lost and not stats.away:
+                self.restore()
             return self._failed(error)
         self._backoff.succeeded()
         if self._is_away:
             log.info("console is back")
             self._is_away = False
-        if self._state == "starting":
-            self._state = "serving"
         self.pins.follow(desired.pins)
+        if stats.away:
+            return self.interval_seconds
+        if self._state == "starting":
+            self._state, self._detail = "serving", ""
         if desired.generation in (0, self._generation):
             return self.interval_seconds
         self._announce_swap()
@@ -237,11 +245,14 @@ class Follower:
 
     def _follow(self, desired: DesiredState) -> None:
         """Make the engine serve what is desired, or say why it does not."""
-        self._generation = desired.generation
+        self._generation, self._is_lost = desired.generation, False
         try:
             self._set_policy(desired)
-            if not self._is_served(desired):
+            if not _is_served(desired, self.engine.stats()):
                 self._swap(desired)
+        except EngineAwayError as error:
+            self._lose(str(error))
+            return
         except (SwapError, CheckpointError, TimeoutError) as error:
             log.error("version %d is not served: %s", desired.version, error)
             self._state, self._detail = "swap_failed", str(error)
@@ -258,10 +269,6 @@ class Follower:
             self.engine.set_policy(control_share=desired.control_share, max_lookahead=desired.lookahead)
         except ValueError as error:
             raise SwapError(str(error)) from error
-
-    def _is_served(self, desired: DesiredState) -> bool:
-        stats = self.engine.stats()
-        return stats.version == desired.version and stats.sha256 == desired.sha256
 
     def _swap(self, desired: DesiredState) -> None:
         draft = self._draft(desired) if desired.version else None
@@ -289,9 +296,32 @@ class Follower:
         return draft
 
     def _state_now(self, stats: EngineStats) -> tuple[str, str]:
+        if stats.away and self._state != "swap_failed":
+            return "starting", stats.away
         if self._state == "serving" and stats.reverted_from is not None and not self._is_revert_answered:
             return "reverted", f"version {stats.reverted_from}: {stats.revert_detail}"
         return self._state, self._detail
+
+    def _notice_loss(self) -> EngineStats:
+        """What the engine says; whether it is away, or back with other weights than it was given, is acted on.
+
+        A swap that failed stays reported as such: it may be why the engine is away.
+        """
+        stats = self.engine.stats()
+        is_serving = self._state == "serving" and stats.reverted_from is None
+        if stats.away and self._state != "swap_failed":
+            self._lose(stats.away)
+        elif is_serving and self._good is not None and not _is_served(self._good, stats):
+            self._lose(f"version {self._good.version} is gone: the engine was started again, or changed by another")
+        return stats
+
+    def _lose(self, why: str) -> None:
+        """Nothing that was followed holds any more, and what is desired is to be followed anew."""
+        if why != self._detail:
+            log.warning("%s", why)
+        self._generation, self._state, self._detail = 0, "starting", why
+        self._good = self._before = None
+        self._is_lost = True
 
     def _keep_reverted(self) -> None:
         """After the engine's own revert, a restart must not serve the collapsed version again."""
@@ -304,3 +334,7 @@ class Follower:
                 self.file.write(self._good)
             else:
                 self.file.path.unlink(missing_ok=True)
+
+
+def _is_served(desired: DesiredState, stats: EngineStats) -> bool:
+    return stats.version == desired.version and stats.sha256 == desired.sha256

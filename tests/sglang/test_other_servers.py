@@ -147,6 +147,12 @@ def test_the_sidecar_swaps_over_http(plain, judge, drafts, tmp_path):
         assert answer["output_ids"] == judge.greedy(prompt, 24)
         assert answer["meta_info"]["weight_version"] == "2"
         wait_for("the server's counts", lambda: follower.observed()["engine_num_verify_steps"] >= before, 60)
+        plain.stop()
+        wait_for("a report that nothing is served", lambda: follower.observed()["state"] == "starting", 60)
+        assert (follower.observed()["version"], follower.observed()["sha256"]) == (0, "")
+        plain.start()
+        wait_for("version 2", lambda: follower.observed()["sha256"] == console.console.desired["sha256"], 120)
+        assert plain.generate(prompt, 24)["meta_info"]["weight_version"] == "2"
         broken = tmp_path / "broken"
         config, state = checkpoint.load(drafts.random(1))
         state["norm.weight"][0] = float("inf")

@@ -5,69 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import pickle
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-from serving.engine.api import SwapError
+from serving.engine.api import EngineAwayError, SwapError
+from serving.sglang_backend import http_engine
 from serving.sglang_backend.http_engine import HttpEngine
+from serving.sglang_backend.weights import NEVER_LOADED
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from tests.unit.serving.sglang_backend.fakes import CONFIG, draft_state
 from tests.unit.serving.sglang_backend.test_small_parts import METRICS
-
-
-class Scripted:
-    """Routes of SGLang that the sidecar uses; ``fails`` names one that says no."""
-
-    def __init__(self, draft: Path) -> None:
-        self.calls: list[tuple[str, dict]] = []
-        self.fails = ""
-        self.checksums = ["t"]
-        self.metrics = METRICS
-        self.info = {"tp_size": 2, "speculative_draft_model_path": str(draft), "model_path": str(draft)}
-        scripted = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = scripted.metrics.encode() if self.path == "/metrics" else json.dumps(scripted.info).encode()
-                self._send(200, body, "text/plain" if self.path == "/metrics" else "application/json")
-
-            def do_POST(self) -> None:
-                given = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                scripted.calls.append((self.path, given))
-                said = {"success": self.path != scripted.fails, "message": "scripted"}
-                if self.path == "/weights_checker":
-                    said["per_engine_checksum"] = scripted.checksums.pop(0) if scripted.checksums else "t"
-                self._send(200, json.dumps(said).encode(), "application/json")
-
-            def _send(self, status: int, body: bytes, kind: str) -> None:
-                self.send_response(status)
-                self.send_header("content-type", kind)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *given: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def paths(self) -> list[str]:
-        return [path for path, _ in self.calls if path != "/weights_checker"]
-
-
-@pytest.fixture
-def scripted(tmp_path):
-    checkpoint.save(tmp_path / "launched", CONFIG, draft_state(0))
-    checkpoint.save(tmp_path / "next", CONFIG, draft_state(1))
-    found = Scripted(tmp_path / "launched")
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
 
 
 def test_a_swap_pauses_writes_the_draft_alone_and_continues(scripted, tmp_path):
@@ -114,6 +62,20 @@ def test_another_lineage_and_version_0_are_refused(scripted, tmp_path):
         engine.load_draft(tmp_path / "other")
 
 
+def test_a_draft_that_is_too_large_for_http_is_refused(scripted, tmp_path, monkeypatch):
+    engine = HttpEngine(scripted.url)
+    engine.swap(2, engine.load_draft(tmp_path / "next")).result()
+    [sent] = [given for path, given in scripted.calls if path == "/update_weights_from_tensor"]
+    state = {name: tensor for name, tensor in draft_state(1).items() if name not in NEVER_LOADED}
+    size = 2 * sum(tensor.nbytes for tensor in state.values()) * 4 // 3
+    assert size <= sum(map(len, sent["serialized_named_tensors"]))
+    monkeypatch.setattr(http_engine, "MOST_SENT_BYTES", size)
+    engine.load_draft(tmp_path / "next")
+    monkeypatch.setattr(http_engine, "MOST_SENT_BYTES", size - 2)
+    with pytest.raises(CheckpointError, match="to each of 2 ranks while the server stands still"):
+        engine.load_draft(tmp_path / "next")
+
+
 def test_a_collapse_in_the_servers_own_counts_reverts(scripted, tmp_path):
     engine = HttpEngine(scripted.url)
     engine.swap(1, engine.load_draft(tmp_path / "launched")).result()
@@ -122,6 +84,66 @@ def test_a_collapse_in_the_servers_own_counts_reverts(scripted, tmp_path):
     stats = engine.stats()
     assert (stats.version, stats.reverted_from) == (1, 2)
     assert "accept length 1.05 over 100 steps" in stats.revert_detail
+
+
+def test_a_revert_that_fails_is_tried_until_it_succeeds(scripted, tmp_path):
+    engine = HttpEngine(scripted.url)
+    engine.swap(1, engine.load_draft(tmp_path / "launched")).result()
+    engine.swap(2, engine.load_draft(tmp_path / "next"), min_accept_length=1.5).result()
+    scripted.metrics = METRICS.replace(" 55.0", " 155.0").replace(" 80.0", " 185.0")
+    scripted.fails = "/update_weights_from_tensor"
+    for _ in range(2):
+        assert (engine.stats().version, engine.stats().reverted_from) == (2, None)
+    scripted.fails = ""
+    assert (engine.stats().version, engine.stats().reverted_from) == (1, 2)
+    num_writes = scripted.paths().count("/update_weights_from_tensor")
+    engine.stats()
+    assert scripted.paths().count("/update_weights_from_tensor") == num_writes
+
+
+def test_a_server_that_does_not_answer_serves_nothing(scripted, tmp_path):
+    engine = HttpEngine(scripted.url)
+    engine.swap(2, engine.load_draft(tmp_path / "next")).result()
+    scripted.status = 503
+    stats = engine.stats()
+    assert (stats.version, stats.sha256, stats.probe) == (0, "", None)
+    assert "503" in stats.away
+    num_calls = len(scripted.calls)
+    with pytest.raises(EngineAwayError, match="503"):
+        engine.swap(3, engine.load_draft(tmp_path / "next")).result()
+    assert len(scripted.calls) == num_calls
+    scripted.status = 200  # it was only busy
+    stats = engine.stats()
+    assert (stats.version, stats.sha256, stats.away) == (2, checkpoint.state_digest(draft_state(1)), "")
+
+
+def test_a_server_that_came_back_serves_the_draft_of_its_launch(scripted, tmp_path):
+    engine = HttpEngine(scripted.url)
+    engine.swap(2, engine.load_draft(tmp_path / "next")).result()
+    scripted.restart()
+    stats = engine.stats()
+    assert (stats.version, stats.sha256) == (0, checkpoint.state_digest(draft_state(0)))
+    assert stats.previous is None
+    engine.swap(2, engine.load_draft(tmp_path / "next")).result()
+    assert engine.stats().sha256 == checkpoint.state_digest(draft_state(1))
+
+
+@pytest.mark.parametrize(("label", "version"), [("7", 7), ("of-somebody", 0)])
+def test_weights_that_somebody_else_wrote_have_no_checksum(scripted, tmp_path, label, version):
+    scripted.weight_version = label  # as a sidecar finds them that was started after its server
+    engine = HttpEngine(scripted.url)
+    assert (engine.stats().version, engine.stats().sha256) == (version, "")
+    outcome = engine.swap(2, engine.load_draft(tmp_path / "next"), min_accept_length=1.5).result()
+    assert (outcome.version, outcome.previous) == (2, None)
+    scripted.metrics = METRICS.replace(" 55.0", " 155.0").replace(" 80.0", " 185.0")
+    assert engine.stats().version == 2  # collapsed, and nothing to go back to
+
+
+def test_a_target_that_was_touched_leaves_no_claim_about_the_draft(scripted, tmp_path):
+    engine = HttpEngine(scripted.url)
+    scripted.checksums = ["before", "after"]
+    engine.swap(2, engine.load_draft(tmp_path / "next")).exception()
+    assert (engine.stats().version, engine.stats().sha256) == (2, "")
 
 
 @pytest.mark.parametrize(("before", "version"), [(300, 1), (110, 2)])  # tokens in 100 steps of version 1

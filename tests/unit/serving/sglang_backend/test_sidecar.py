@@ -1,0 +1,157 @@
+"""The sidecar's whole conversation: a scripted SGLang server on one side, a scripted console on the other."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+
+from serving.sglang_backend import config as settings
+from serving.sglang_backend.http_engine import HttpEngine
+from serving.sglang_backend.sidecar import following
+from speculators import checkpoint
+from speculators.records import DesiredState
+from tests.unit.serving.fakes import wait_until
+from tests.unit.serving.sglang_backend.fakes import CONFIG, draft_state
+
+TARGET = {
+    "vocab_size": CONFIG.vocab_size,
+    "hidden_size": CONFIG.hidden_size,
+    "max_position_embeddings": CONFIG.max_position_embeddings,
+    "num_hidden_layers": 8,
+}
+LAUNCHED, NEXT = (checkpoint.state_digest(draft_state(seed)) for seed in (0, 1))
+WRITE = "/update_weights_from_tensor"
+
+
+@pytest.fixture
+def sidecar(scripted, console, tmp_path):
+    """Start one: ``with sidecar() as follower``."""
+    environment = {
+        "AURORA_CONSOLE_URL": console.url, "AURORA_TARGET_SLUG": "demo", "AURORA_REPLICA": "r1",
+        "AURORA_STATE_DIR": str(tmp_path / "state"), "AURORA_ENGINE_URL": scripted.url,
+    }  # fmt: skip
+    config = settings.load("127.0.0.1", 30000, environment)
+    console.desired = desired(tmp_path)
+
+    @contextmanager
+    def start():
+        with following(HttpEngine(scripted.url), config, TARGET) as follower:
+            follower.interval_seconds = 0.01
+            yield follower
+
+    return start
+
+
+def desired(tmp_path, generation=1, version=2, sha256=NEXT, lookahead=4, control_share=0.0):
+    uri = str(tmp_path / "next")
+    return DesiredState("demo", generation, version, uri, sha256, lookahead, control_share, 0.0).to_json()
+
+
+def reports(console):
+    return console.of("/api/v1/ingest/observed")
+
+
+def told(console, *names):
+    """What the last report says of these fields."""
+    found = reports(console)
+    return tuple(found[-1][name] for name in names) if found else ()
+
+
+def test_a_server_that_was_started_again_is_given_the_desired_version_once_more(sidecar, scripted, console):
+    proved = ("serving", 1, 2, NEXT)
+    with sidecar():
+        wait_until(lambda: told(console, "state", "generation", "version", "sha256") == proved)
+        scripted.status = 503
+        wait_until(lambda: told(console, "state", "generation", "version", "sha256") == ("starting", 0, 0, ""))
+        assert "503" in told(console, "detail")[0]
+        assert scripted.paths().count(WRITE) == 1
+        num_reports = len(reports(console))
+        scripted.restart()
+        wait_until(lambda: told(console, "state", "generation", "version", "sha256") == proved)
+        assert ("swapping", 0, LAUNCHED) in [
+            (each["state"], each["version"], each["sha256"]) for each in reports(console)[num_reports:]
+        ]
+        assert scripted.weight_version == "2"
+        assert told(console, "detail") == ("",)
+
+
+def test_a_restart_between_two_reports_is_noticed(sidecar, scripted, console):
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+        num_reports = len(reports(console))
+        scripted.restart()
+        wait_until(lambda: scripted.weight_version == "2")
+        wait_until(lambda: told(console, "state", "generation", "sha256") == ("serving", 1, NEXT))
+        lost = next(each for each in reports(console)[num_reports:] if each["state"] == "starting")
+        assert (lost["generation"], lost["version"], lost["sha256"]) == (0, 0, LAUNCHED)
+        assert "version 2 is gone" in lost["detail"]
+
+
+def test_without_a_console_it_gives_the_server_what_served_well(sidecar, scripted, console):
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+        console.status = 503
+        scripted.restart()
+        wait_until(lambda: scripted.weight_version == "2")
+
+
+def test_a_swap_at_a_server_that_is_away_has_not_failed(sidecar, scripted, console, tmp_path):
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+        scripted.status = 503
+        wait_until(lambda: told(console, "state") == ("starting",))
+        console.desired = desired(tmp_path, generation=2, version=3)
+        num_reports = len(reports(console))
+        wait_until(lambda: len(reports(console)) > num_reports + 3)
+        scripted.status = 200
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 3))
+        assert "swap_failed" not in {each["state"] for each in reports(console)}
+
+
+def test_a_swap_that_fails_stays_failed_while_the_server_is_away(sidecar, scripted, console):
+    """It may be what the server died of: the console must hear of it, and undo it."""
+    scripted.fails = WRITE
+    with sidecar():
+        wait_until(lambda: told(console, "state", "generation") == ("swap_failed", 1))
+        scripted.status = 503
+        num_reports = len(reports(console))
+        wait_until(lambda: len(reports(console)) > num_reports + 3)
+        assert told(console, "state", "generation", "version", "sha256") == ("swap_failed", 1, 0, "")
+
+
+def test_a_sidecar_that_was_started_again_needs_no_console(sidecar, scripted, console):
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+    console.status = 503
+    scripted.restart()
+    with sidecar():
+        assert scripted.weight_version == "2"
+        console.status = 200
+        wait_until(lambda: told(console, "state", "generation", "sha256") == ("serving", 1, NEXT))
+    assert scripted.paths().count(WRITE) == 2
+
+
+def test_the_servers_counts_are_not_reported_as_ours_too(sidecar, console):
+    with sidecar():
+        wait_until(lambda: told(console, "engine_num_verify_steps", "engine_num_accept_tokens") == (55, 110))
+        assert told(console, "num_verify_steps", "num_accept_tokens") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("lookahead", "control_share", "said"),
+    [
+        (0, 0.0, ["largest lookahead 0", "drafts 4 tokens"]),
+        (3, 0.0, ["largest lookahead 3"]),
+        (6, 0.02, ["control share 0.02"]),
+        (0, 0.02, ["largest lookahead 0", " and control share 0.02"]),
+        (4, 0.0, []),
+    ],
+)
+def test_what_of_the_policy_does_not_hold_is_reported(sidecar, console, tmp_path, lookahead, control_share, said):
+    console.desired = desired(tmp_path, lookahead=lookahead, control_share=control_share)
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+        [detail] = told(console, "policy_detail")
+        assert bool(detail) == bool(said)
+        assert all(words in detail for words in said)
