@@ -35,6 +35,7 @@ TARGET_SECONDS = 0.5  # between questions whether every rank has read its part o
 PROBE_STEPS = 64
 PINS_OBEYED = ("no_training",)
 PINS_DETAIL = "SGLang 0.5.21 drafts for a batch as a whole: no request in it can have a lookahead of its own, or none"
+NO_CONTROL = "this server cannot decode without speculation: SGLang could not build that state, see its log"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +106,15 @@ class SglangEngine:
         self._is_bounded_to_none = self._is_bounded_to_none if max_lookahead is None else max_lookahead == 0
         with self._protocol:
             self._send_policy(self.versions.live.draft is not None)
+
+    @property
+    def policy_detail(self) -> str:
+        """What of the target's policy this server does not do, and why; "" = it does all."""
+        if self.policy is not None and self.policy.is_available:
+            return ""
+        refused = [f"control share {self._share:g}"] * bool(self._share)
+        refused += ["largest lookahead 0"] * self._is_bounded_to_none
+        return f"{' and '.join(refused)}: {NO_CONTROL}" if refused else ""
 
     def stats(self) -> EngineStats:
         versions, assembler = self.versions, self.assembler
@@ -208,9 +218,7 @@ class SglangEngine:
 
     def _switch_off(self, change: Applied) -> float:
         if self.policy is None or not self.policy.is_available:
-            raise SwapError(
-                "this server cannot decode without speculation: SGLang could not build that state, see its log"
-            )
+            raise SwapError(NO_CONTROL)
         self._send_policy(False)
         self.assembler.queue.put(change)
         self.ranks = ()

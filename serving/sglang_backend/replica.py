@@ -205,6 +205,7 @@ class Replica:
             engine_num_accept_tokens=counts.num_accept_tokens,
             target_sha256=self.engine.target_sha256,
             ranks=self.engine.ranks if self.memory.size > 1 else (),
+            policy_detail=self.engine.policy_detail,
         )
 
     def _capture_state(self) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -230,6 +231,19 @@ def engine_with(roll: RollCall) -> SglangEngine:
     found = SglangEngine.__new__(SglangEngine)
     found.swapper, found.roll, found.outbox, found._ticket, found._applying = Swapper(), roll, Outbox(), 0, {}
     return found
+
+
+@pytest.mark.parametrize("policy", [None, SimpleNamespace(is_available=False)])
+def test_what_a_server_without_a_control_does_not_obey_is_said(policy):
+    engine = engine_with(RollCall())
+    engine.policy, engine._share, engine._is_bounded_to_none = policy, 0.02, False
+    assert engine.policy_detail.startswith("control share 0.02: this server cannot decode without speculation")
+    engine._is_bounded_to_none = True
+    assert engine.policy_detail.startswith("control share 0.02 and largest lookahead 0: ")
+    engine._share, engine._is_bounded_to_none = 0.0, False
+    assert engine.policy_detail == ""
+    engine.policy, engine._share = SimpleNamespace(is_available=True), 0.02
+    assert engine.policy_detail == ""
 
 
 def test_nothing_is_sent_while_a_rank_runs_without_aurora(tmp_path):
