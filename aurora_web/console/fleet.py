@@ -15,9 +15,9 @@ from aurora_web.registry.launch import MAX_REPLICAS, TOKEN, VARIANTS, launch
 from aurora_web.registry.models import Source, Target
 from aurora_web.registry.sglang_check import SGLANG_VERSION
 from aurora_web.rollouts import canaries
-from aurora_web.rollouts.alerts import firing_alerts
+from aurora_web.rollouts.alerts import firing_alerts, threshold_of
 from aurora_web.rollouts.fleet import standings
-from aurora_web.rollouts.models import AlertState, Deployment
+from aurora_web.rollouts.models import AlertState, Deployment, Rule
 
 NUM_PAST_ALERTS = 10
 NEW_TOKEN = "new_replica_token"
@@ -27,7 +27,14 @@ def connection_context(found: Target, deployment: Deployment | None = None) -> d
     """Who reports, and who once did; who has read the ``deployment`` gives it."""
     replicas = standings(found, deployment=deployment)
     alive = [standing for standing in replicas if standing.replica.is_alive]
-    return {"target": found, "standings": replicas, "alive": alive, "sglang_version": SGLANG_VERSION}
+    most = threshold_of(found, Rule.ACCEPT_LENGTH_DISAGREES)
+    return {
+        "target": found,
+        "standings": replicas,
+        "alive": alive,
+        "apart": [each.replica.name for each in alive if most is not None and each.is_apart(most)],
+        "sglang_version": SGLANG_VERSION,
+    }
 
 
 def launch_context(request: HttpRequest, found: Target) -> dict[str, Any]:

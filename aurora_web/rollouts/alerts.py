@@ -58,8 +58,18 @@ def _ask(target: Target | None, asked: dict[Rule, Spec], sight: Sight) -> None:
 
 
 def _with(sight: Sight, spec: Spec, setting: RuleSetting | None) -> Sight:
+    return Sight(sight.now, _threshold(spec, setting), sight.target, sight.standings)
+
+
+def _threshold(spec: Spec, setting: RuleSetting | None) -> float:
     own = setting.threshold if setting is not None else None
-    return Sight(sight.now, spec.threshold if own is None else own, sight.target, sight.standings)
+    return spec.threshold if own is None else own
+
+
+def threshold_of(target: Target, rule: Rule) -> float | None:
+    """From where on a rule fires at a target; None where it is switched off."""
+    setting = RuleSetting.objects.filter(target=target, rule=rule).first()
+    return None if setting is not None and not setting.is_enabled else _threshold(SPECS[rule], setting)
 
 
 def _judge(target: Target | None, spec: Spec, sight: Sight, known: dict[str, Alert]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from speculators.records import ObservedState
 RATE_SECONDS = 10.0
 COMPARE_SECONDS = 60.0
 MIN_COMPARED_STEPS = 200  # on either side; fewer say too little about a ratio
-MAX_DISAGREEMENT = 0.05  # of accept length, relative to the engine's
+COMPARED_FOR_SECONDS = 600.0  # an older comparison says nothing about now
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,6 @@ class Comparison:
     accept_length: float
     engine_accept_length: float
     num_verify_steps: int
-
-    @property
-    def disagreement(self) -> float:
-        """Relative to the engine's, with its sign."""
-        return self.accept_length / self.engine_accept_length - 1
 
 
 def traces_per_second(start: Counters, now: Counters) -> float | None:

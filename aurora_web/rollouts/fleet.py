@@ -9,7 +9,6 @@ from typing import Any
 from django.utils import timezone
 
 from aurora_web.registry.models import SpeculatorVersion, Target
-from aurora_web.rollouts.counters import MAX_DISAGREEMENT
 from aurora_web.rollouts.models import Deployment, Replica
 
 UNASKED = ("marks", "target__config")  # JSON that no standing is about
@@ -58,9 +57,9 @@ class Standing:
         ours, engines = self.replica.accept_length, self.replica.engine_accept_length
         return ours / engines - 1 if ours and engines else None
 
-    @property
-    def disagrees(self) -> bool:
-        return self.disagreement is not None and abs(self.disagreement) > MAX_DISAGREEMENT
+    def is_apart(self, percent: float) -> bool:
+        """Compared, and further from the engine's own than that."""
+        return self.disagreement is not None and abs(self.disagreement) * 100 > percent
 
 
 def standings(target: Target, now: datetime | None = None, deployment: Deployment | None = None) -> list[Standing]:

@@ -20,7 +20,7 @@ from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
 from aurora_web.rollouts import alerts, canaries, notifications
-from aurora_web.rollouts.counters import Counters, compare, traces_per_second
+from aurora_web.rollouts.counters import COMPARED_FOR_SECONDS, Counters, compare, traces_per_second
 from aurora_web.rollouts.fleet import standing, standing_payload
 from aurora_web.rollouts.intent import desired_state
 from aurora_web.rollouts.models import Deployment, Replica
@@ -45,6 +45,8 @@ STATES = ("starting", "serving", "swapping", "swap_failed", "reverted")
 WATCH = timedelta(minutes=5)  # how long after a swap the windows are watched for a collapse
 MIN_WATCH_STEPS = 200
 LEAST_LOSS = 0.2  # tokens per step; a smaller loss is noise
+COMPARED_FOR = timedelta(seconds=COMPARED_FOR_SECONDS)
+NOT_COMPARED = {"accept_length": None, "engine_accept_length": None, "compared_steps": 0, "compared_at": None}
 LEFT_SHARE = 0.5  # a swap has collapsed when less of the gain (accept_length - 1) before it is left in the same domains
 
 
@@ -100,6 +102,8 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
             "compared_steps": comparison.num_verify_steps,
             "compared_at": timezone.now(),
         }
+    elif has_restarted or (known and known.compared_at and timezone.now() - known.compared_at > COMPARED_FOR):
+        derived |= NOT_COMPARED
     first = known.first_target_sha256 if known and not has_restarted else ""
     derived["first_target_sha256"] = first or state.target_sha256
     derived["marks"] = {name: mark.to_json() for name, mark in marks.items()}

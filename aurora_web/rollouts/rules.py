@@ -117,7 +117,7 @@ def _accept_length_disagrees(sight: Sight) -> Iterator[Condition]:
         raise NoData("no replica has been compared with its engine's metrics")
     for found in compared:
         replica, apart = found.replica, found.disagreement or 0.0
-        if abs(apart) * 100 > sight.threshold:
+        if found.is_apart(sight.threshold):
             detail = (
                 f"{replica.name}: accept length {replica.accept_length:.2f} by Aurora's records, "
                 f"{replica.engine_accept_length:.2f} by the engine's metrics ({apart:+.1%} over "

@@ -4,13 +4,14 @@ import json
 import re
 
 import pytest
+from django.utils import timezone
 
 from aurora_web.accounts.models import ApiToken
 from aurora_web.accounts.services import authenticate_token
 from aurora_web.registry.models import SpeculatorVersion
 from aurora_web.registry.services import register_target
-from aurora_web.rollouts import canaries, replicas, services
-from aurora_web.rollouts.models import Replica
+from aurora_web.rollouts import canaries, replicas, services, watching
+from aurora_web.rollouts.models import Replica, Rule
 
 pytestmark = pytest.mark.django_db
 
@@ -93,6 +94,22 @@ def test_what_a_replica_cannot_obey_of_the_policy_is_shown_until_it_can(clients,
     replicas.observe(observed())
     for path in pages:
         assert "policy not obeyed" not in text(clients["viewer"].get(path))
+
+
+def test_the_badge_of_accept_lengths_follows_the_alert_rule(clients, target, observed):
+    replicas.observe(observed())
+    Replica.objects.update(accept_length=2.0, engine_accept_length=2.16, compared_at=timezone.now())
+    badge = "-7.4 % apart"
+    assert badge in text(clients["viewer"].get("/targets/demo/"))
+    watching.set_rule(target, Rule.ACCEPT_LENGTH_DISAGREES, "ada", threshold=10, is_enabled=True)
+    assert badge not in text(clients["viewer"].get("/targets/demo/"))
+    watching.set_rule(target, Rule.ACCEPT_LENGTH_DISAGREES, "ada", threshold=2, is_enabled=True)
+    assert badge in text(clients["viewer"].get("/targets/demo/parts/?part=replicas"))
+    watching.set_rule(target, Rule.ACCEPT_LENGTH_DISAGREES, "ada", threshold=2, is_enabled=False)
+    assert badge not in text(clients["viewer"].get("/targets/demo/"))
+    Replica.objects.update(is_alive=False)
+    watching.set_rule(target, Rule.ACCEPT_LENGTH_DISAGREES, "ada", threshold=2, is_enabled=True)
+    assert badge not in text(clients["viewer"].get("/targets/demo/"))
 
 
 def test_alerts_are_on_overview_and_target_page(clients, target, observed):

@@ -81,6 +81,26 @@ def test_four_percent_apart_is_no_alert(target, reports):
     assert firing(target) == {}
 
 
+@pytest.mark.parametrize("seconds", [61, 661])
+def test_a_comparison_ends_when_it_is_old(target, reports, seconds):
+    reports(0, 0, 0, 0, 0)
+    reports(61, 1000, 2000, 1000, 2200)
+    Replica.objects.update(compared_at=timezone.now() - timedelta(seconds=seconds))
+    replica = reports(62, 1000, 2000, 1000, 2200)
+    assert (replica.accept_length is None) == (seconds > 600)
+    assert bool(firing(target)) == (seconds < 600)
+
+
+@pytest.mark.parametrize("changes", [{"state": "starting"}, {"state": "serving"}])
+def test_a_restart_ends_the_comparison_and_its_alert(target, reports, changes):
+    reports(0, 0, 0, 0, 0)
+    reports(61, 1000, 2000, 1000, 2200)
+    assert firing(target)
+    replica = reports(62, 10, 20, 10, 22, **changes)
+    assert (replica.accept_length, replica.engine_accept_length, replica.compared_steps) == (None, None, 0)
+    assert firing(target) == {}
+
+
 def test_a_restart_begins_the_windows_again(target, reports):
     reports(0, 5000, 10_000, 5000, 10_000)
     reports(61, 1000, 3000, 1000, 2000)
