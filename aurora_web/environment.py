@@ -47,6 +47,14 @@ def number(env: Mapping[str, str], name: str, default: float, *, low: float, hig
     return parsed
 
 
+def secret(env: Mapping[str, str], name: str) -> str:
+    """A key for an HTTP header, "" without one; the error does not repeat it."""
+    value = env.get(name, "")
+    if not all("!" <= letter <= "~" for letter in value):
+        raise wrong(name, "…", "expected printable ASCII characters without spaces")
+    return value
+
+
 def directory(env: Mapping[str, str], name: str, default: Path) -> Path:
     value = env.get(name) or str(default)
     path = Path(value).expanduser()

@@ -173,6 +173,9 @@ EMAIL_URL = os.environ.get("AURORA_EMAIL_URL", "")
 globals().update(env.email(EMAIL_URL))
 DEFAULT_FROM_EMAIL = os.environ.get("AURORA_EMAIL_FROM", "aurora@localhost")
 
+# --- the playground: the --api-key of the SGLang servers, sent to replicas on SGLang alone
+SGLANG_API_KEY = env.secret(os.environ, "AURORA_SGLANG_API_KEY")
+
 # --- training and rollouts
 CODE_VERSION = os.environ.get("AURORA_CODE_VERSION", "0.1.0")
 FRESH_TRACES_PER_SLICE = 128

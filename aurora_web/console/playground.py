@@ -98,7 +98,14 @@ class PlaygroundForm(forms.Form):
         """What to send, and where: the address is the one that the replica has reported, never one of the form."""
         given = dict(self.cleaned_data)
         replica: Replica = given.pop("replica")
-        return Asked(url=replica.url, model=target.slug, is_embedded=is_embedded(replica), **given)
+        return Asked(
+            url=replica.url,
+            model=target.slug,
+            is_embedded=is_embedded(replica),
+            replica=replica.name,
+            api_key=settings.SGLANG_API_KEY,
+            **given,
+        )
 
 
 def _problem(replica: Replica) -> str:

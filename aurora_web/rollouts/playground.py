@@ -21,6 +21,7 @@ SPECULATIVE, CONTROL = "speculative", "control"
 CHAT, COMPLETION = "chat", "completion"
 PATHS = {CHAT: "/v1/chat/completions", COMPLETION: "/v1/completions"}
 DOMAIN = "playground"  # unless a person names another: figures of the other domains stay those of their clients
+API_KEY = "AURORA_SGLANG_API_KEY"  # of the console's environment; settings.py reads it
 NO_STEPS = (
     "SGLang decodes a batch as a whole: a single request can neither be kept from speculation nor tell its steps. So "
     "its text comes without marks, and there is nothing beside it; the speed is what this console has measured."
@@ -40,6 +41,8 @@ class Asked:
     max_tokens: int
     domain: str
     may_be_learnt_from: bool = False
+    replica: str = "the replica"
+    api_key: str = field(default="", repr=False)  # for a replica on SGLang; "" = the console has none
 
     @property
     def address(self) -> str:
@@ -68,7 +71,17 @@ class Asked:
         if self.is_embedded:
             found |= {"x-aurora-control": "1" if side == CONTROL else "0"}
             found |= {"x-aurora-steps": "1"} if side == SPECULATIVE else {}
+        if self.api_key and not self.is_embedded:
+            found["authorization"] = f"Bearer {self.api_key}"
         return found
+
+    def problem(self, error: ReplicaError) -> str:
+        """What went wrong, and what to do where that is known."""
+        if error.status != 401 or self.is_embedded:
+            return f"The replica gave no whole answer: {error}."
+        what = "refused this console's API key" if self.api_key else "asks for an API key, and this console has none"
+        mend = f"Set {API_KEY} in the console's environment to the server's --api-key, and start the console again."
+        return f"The SGLang server of {self.replica} {what} ({error}). {mend}"
 
 
 def is_embedded(replica: Replica) -> bool:
@@ -172,7 +185,7 @@ async def play(asked: Asked) -> AsyncGenerator[dict[str, Any], None]:
                     if (event := answer.take(chunk)) is not None:
                         yield event
         except ReplicaError as error:
-            yield {"event": "error", "side": side, "message": f"The replica gave no whole answer: {error}."}
+            yield {"event": "error", "side": side, "message": asked.problem(error)}
             return
         yield answer.figures()
     yield verdict(asked, answers)

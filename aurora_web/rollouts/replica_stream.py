@@ -22,9 +22,13 @@ MOST_WORDS = 300  # characters of a replica's error
 
 
 class ReplicaError(RuntimeError):
-    """A replica that gave no whole answer; the message says what happened, for a person."""
+    """A replica that gave no whole answer; the message says what happened, for a person. ``status`` 0 = not by HTTP."""
 
     retryable = True
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def is_askable(url: str) -> bool:
@@ -48,7 +52,7 @@ async def chunks(url: str, body: dict[str, Any], headers: dict[str, str]) -> Asy
             http.stream("POST", url, json=body, headers={**headers, "accept-encoding": "identity"}) as answer,
         ):
             if answer.status_code != 200:
-                raise ReplicaError(await _refusal(answer))
+                raise ReplicaError(await _refusal(answer), answer.status_code)
             async for line in _lines(answer):
                 if line == b"data: [DONE]":
                     return

@@ -231,6 +231,47 @@ def test_a_refusal_is_said_in_the_replicas_words_and_no_others(clients, replica,
     assert len(replica.asked) == 1
 
 
+UNAUTHORIZED = {"status": 401, "error": b'{"error":"Unauthorized"}'}  # as SGLang says it
+
+
+def refused_as(replica, observed, engine):
+    replicas.observe(observed(url=replica.url, engine=engine, version=0))
+    for name, value in UNAUTHORIZED.items():
+        setattr(replica, name, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("", "The SGLang server of r1 asks for an API key, and this console has none (it answered 401: Unauthorized)."),
+        ("geheim", "The SGLang server of r1 refused this console's API key (it answered 401: Unauthorized)."),
+    ],
+)
+def test_a_server_that_wants_a_key_is_said_with_the_way_out(clients, replica, observed, settings, caplog, key, said):
+    settings.SGLANG_API_KEY = key
+    refused_as(replica, observed, "sglang 0.5.21")
+    [error] = of(send(clients["operator"])[1], "error")
+    assert error["message"].startswith(said)
+    assert "Set AURORA_SGLANG_API_KEY in the console's environment to the server's --api-key" in error["message"]
+    assert "geheim" not in error["message"] + caplog.text + text(clients["operator"].get(PAGE))
+
+
+def test_the_key_goes_to_sglang_alone(clients, replica, observed, settings):
+    settings.SGLANG_API_KEY = "geheim"
+    send(clients["operator"])
+    assert all("authorization" not in headers for _, headers, _ in replica.asked)
+    replicas.observe(observed(url=replica.url, engine="sglang 0.5.21", version=0))
+    send(clients["operator"])
+    assert replica.asked[-1][1]["authorization"] == "Bearer geheim"
+    assert "geheim" not in repr(Asked(replica.url, "demo", False, "chat", "", 0.0, 8, "sql", api_key="geheim"))
+
+
+def test_an_embedded_engine_is_sent_to_no_setting_of_sglang(clients, replica, observed):
+    refused_as(replica, observed, "aurora-embedded 0.1")
+    [error] = of(send(clients["operator"])[1], "error")
+    assert error["message"] == "The replica gave no whole answer: it answered 401: Unauthorized."
+
+
 def test_a_replica_that_is_not_there_is_said(clients, replica):
     replica.stop()
     [error] = of(send(clients["operator"])[1], "error")

@@ -1,9 +1,9 @@
-"""The e-mail settings from one address."""
+"""Settings of the console from its environment: e-mail from one address, and a key that no error repeats."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from aurora_web.environment import email
+from aurora_web.environment import email, secret
 
 
 def test_without_an_address_nothing_is_sent():
@@ -29,3 +29,14 @@ def test_a_wrong_address_is_named_without_its_password(value):
     with pytest.raises(ImproperlyConfigured, match="AURORA_EMAIL_URL") as caught:
         email(value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_key_is_taken_as_it_is():
+    assert (secret({"KEY": "s3cr3t-_~"}, "KEY"), secret({}, "KEY")) == ("s3cr3t-_~", "")
+
+
+@pytest.mark.parametrize("value", ["secret key", "secret\n", "secrét"])
+def test_a_key_that_no_header_takes_is_named_without_its_value(value):
+    with pytest.raises(ImproperlyConfigured, match="KEY='…' cannot be used") as caught:
+        secret({"KEY": value}, "KEY")
+    assert value not in str(caught.value)
