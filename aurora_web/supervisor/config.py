@@ -100,6 +100,7 @@ def _check_children(environment: Mapping[str, str], web_host: str) -> None:
     env.given_secret_key(environment)
     env.flag(environment, "AURORA_DEBUG", False)
     env.email(environment.get("AURORA_EMAIL_URL", ""))
+    env.secret(environment, "AURORA_SGLANG_API_KEY")
     env.oidc(environment)
     try:
         wanted_device(environment)
