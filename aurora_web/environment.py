@@ -55,6 +55,14 @@ def secret(env: Mapping[str, str], name: str) -> str:
     return value
 
 
+def trainer_device(env: Mapping[str, str]) -> str:
+    """What training_worker.config.wanted_device takes, which the web side cannot import."""
+    value = env.get("AURORA_TRAINER_DEVICE", "").strip() or "auto"
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise wrong("AURORA_TRAINER_DEVICE", value, "expected auto, cpu, cuda or cuda:N with the number of a GPU")
+    return value
+
+
 def directory(env: Mapping[str, str], name: str, default: Path) -> Path:
     value = env.get(name) or str(default)
     path = Path(value).expanduser()

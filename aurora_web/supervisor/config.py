@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from django.core.exceptions import ImproperlyConfigured
-
 from aurora_web import environment as env
 from aurora_web.supervisor import demo
-from training_worker.config import ConfigError, wanted_device
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -102,10 +99,7 @@ def _check_children(environment: Mapping[str, str], web_host: str) -> None:
     env.email(environment.get("AURORA_EMAIL_URL", ""))
     env.secret(environment, "AURORA_SGLANG_API_KEY")
     env.oidc(environment)
-    try:
-        wanted_device(environment)
-    except ConfigError as error:
-        raise ImproperlyConfigured(str(error)) from None
+    env.trainer_device(environment)
 
 
 def _demo(environment: Mapping[str, str]) -> str:

@@ -1,11 +1,14 @@
 """Settings of the supervisor: wrong values stop the start with the variable, the value, and what would be right."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from aurora_web.environment import trainer_device
 from aurora_web.supervisor.config import SupervisorConfig
+from training_worker.config import ConfigError, wanted_device
 
 
 def test_defaults_listen_on_loopback(tmp_path: Path) -> None:
@@ -72,3 +75,16 @@ def test_children_get_the_services_and_one_thread(tmp_path: Path) -> None:
     assert child["AURORA_REPLICA_TOKEN"] == "secret"
     assert child["OMP_NUM_THREADS"] == "1"
     assert child["LANG"] == "C.UTF-8"
+
+
+@pytest.mark.parametrize("value", ["", " ", "auto", "cpu", "cuda", "cuda:1", "cuda:", "banana", "CPU", "mps"])
+def test_the_start_takes_the_devices_that_the_trainer_takes(value: str) -> None:
+    environment = {"AURORA_TRAINER_DEVICE": value}
+
+    def answer(read: Callable[[Mapping[str, str]], str]) -> str | None:
+        try:
+            return read(environment)
+        except (ConfigError, ImproperlyConfigured):
+            return None
+
+    assert answer(trainer_device) == answer(wanted_device)
