@@ -50,7 +50,7 @@ def test_a_wrong_value_names_the_variable_the_value_and_what_is_right(name: str,
 
 
 def test_a_wrong_key_is_not_repeated() -> None:
-    with pytest.raises(ImproperlyConfigured, match="AURORA_SGLANG_API_KEY.*printable ASCII") as caught:
+    with pytest.raises(ImproperlyConfigured, match=r"AURORA_SGLANG_API_KEY.*printable ASCII") as caught:
         SupervisorConfig.from_environment({"AURORA_SGLANG_API_KEY": "sk 17"})
     assert "sk 17" not in str(caught.value)
 
