@@ -109,8 +109,8 @@ class HttpEngine:
             refused.append(f"largest lookahead {max_lookahead} (the server drafts {steps} tokens, as it was launched)")
         if control_share:
             refused.append(f"control share {control_share:g} (no step is decoded without drafts)")
-        why = ": SGLang's routes change weights only; the plugin can do both, or restart the server without a draft"
-        self.policy_detail = " and ".join(refused) + why if refused else ""
+        why = "SGLang's routes change weights only. The plugin can stop drafting; other lookaheads need a launch."
+        self.policy_detail = f"{' and '.join(refused)}: {why}" if refused else ""
 
     def stats(self) -> EngineStats:
         """Asks the server; a version whose probe has collapsed is reverted here, on the caller's thread.
