@@ -52,17 +52,24 @@ class Passes:
 
 
 @torch.no_grad()
-def replay(draft: Eagle3Draft, target: Target, examples: Sequence[Example], lookahead: int) -> list[TraceScore]:
+def replay(
+    draft: Eagle3Draft,
+    target: Target,
+    examples: Sequence[Example],
+    lookahead: int,
+    dtype: torch.dtype = torch.float32,
+) -> list[TraceScore]:
     """Scores in the order of ``examples``; a trace with fewer than two generated tokens has no step.
 
-    The draft must lie on the target's device.
+    The draft must lie on the target's device. Its products run in ``dtype``, but for those of its head, in float32.
     """
     order = sorted(range(len(examples)), key=lambda i: examples[i].num_positions)
     scores: dict[int, TraceScore] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
         chosen = order[start : start + ROWS_PER_BATCH]
         part = [examples[i] for i in chosen]
-        passes = _passes(draft, target, part, lookahead)
+        with torch.autocast(target.device.type, dtype, enabled=dtype != torch.float32):
+            passes = _passes(draft, target, part, lookahead)
         for row, i in enumerate(chosen):
             scores[i] = _walk(examples[i], passes, row, lookahead)
     return [scores[i] for i in range(len(examples))]
@@ -84,7 +91,8 @@ def _passes(draft: Eagle3Draft, target: Target, examples: Sequence[Example], loo
     passed = torch.zeros(len(examples), max(1, lookahead), num, dtype=torch.bool, device=target.device)
     losses, ids, bases = torch.zeros(0), draft.target_ids, [base]
     for k, depth in enumerate(unroll(draft, target.embed_VH, batch, bases)):
-        logits = draft.logits(depth.out)
+        with torch.autocast(target.device.type, enabled=False):  # whether two tokens are equally likely hangs on little
+            logits = draft.logits(depth.out.float())
         place, at = (depth.base + k + 1).clamp_max(length - 1), depth.base - start[:, None]
         label = batch.tokens.gather(1, place)
         probs = (ids[logits.argmax(-1)] == label).float()

@@ -277,9 +277,8 @@ class _Slice:
     def _scores(self, uri: str, draft: Eagle3Draft, examples: Sequence[Example]) -> list[TraceScore]:
         known = self.run_state.scores
         new = [e for e in examples if (uri, e.source.trace_id) not in known]
-        for example, score in zip(
-            new, replay(draft, self.run_state.examples.target, new, self.job.lookahead), strict=True
-        ):
+        target, dtype = self.run_state.examples.target, self.trainer.recipe.dtype
+        for example, score in zip(new, replay(draft, target, new, self.job.lookahead, dtype), strict=True):
             known[(uri, example.source.trace_id)] = score
         chosen = [known[(uri, e.source.trace_id)] for e in examples]
         while len(known) > SCORES_KEPT:

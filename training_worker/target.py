@@ -80,8 +80,8 @@ class Target:
     def _likely(self, final: Tensor) -> tuple[Tensor, Tensor]:
         """(ids, probabilities) [n, k] of the most likely tokens after these positions [n, Ht], on the CPU."""
         logits = torch.nn.functional.linear(final.to(self.device, self._head.dtype), self._head)
-        best = logits.float().topk(min(TEACHER_TOKENS, logits.shape[-1]), -1)
-        return best.indices.int().cpu(), torch.softmax(best.values, -1).cpu()
+        best = logits.topk(min(TEACHER_TOKENS, logits.shape[-1]), -1)
+        return best.indices.int().cpu(), torch.softmax(best.values.float(), -1).cpu()
 
     @torch.inference_mode()
     def _emitted(self, source: TraceSource, first: int, final: Tensor) -> Tensor:
