@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from aurora_web.metrics.ratios import MIN_REQUESTS, Z95, Interval, Moments, ratio_of_ratios
+from aurora_web.metrics.ratios import MIN_REQUESTS, Interval, Moments, ratio_of_ratios, student95
 
 NUM_SUMS = 6  # the fields of Moments
 OURS, CONTROL = 0, 1
@@ -58,7 +58,9 @@ def _stratified(sums: Floats) -> tuple[Floats, Floats]:
         ratio = x / y
         variance = n / (n - 1) * np.maximum(xx - 2 * ratio * xy + ratio**2 * yy, 0.0) / x**2
         log = np.log(ratio[..., OURS]) - np.log(ratio[..., CONTROL])
-        half = Z95 * np.sqrt(variance.sum(-1))
+        summed = variance.sum(-1)
+        freedom = summed**2 / (variance**2 / (n - 1)).sum(-1)
+        half = student95(np.where(np.isfinite(freedom), freedom, n.min(-1) - 1)) * np.sqrt(summed)
         is_known = (n >= MIN_REQUESTS).all(-1) & (x > 0).all(-1) & (y > 0).all(-1)
         weight = np.where(is_known, x[..., OURS], 0.0)
         total = weight.sum(-1)

@@ -18,7 +18,7 @@ from typing import Any
 from django.db import connection
 
 from aurora_web.metrics import rollups
-from aurora_web.metrics.ratios import Z95, Moments, ratio_of_ratios
+from aurora_web.metrics.ratios import MIN_REQUESTS, Z95, Moments, ratio_of_ratios, student95
 from aurora_web.registry.models import Target
 
 RANGES = {"1h": (3600, 300), "24h": (86400, 3600), "7d": (604800, 21600)}  # seconds, and those of one window
@@ -178,9 +178,9 @@ def _cell(version: int, accept: Moments) -> Cell:
 def interval_of(moments: Moments) -> tuple[float | None, float | None]:
     """The 95 % interval of a ratio; (None, None) where there are too few units to know."""
     variance = moments.relative_variance()
-    if moments.ratio is None or variance is None or moments.n < 5:
+    if moments.ratio is None or variance is None or moments.n < MIN_REQUESTS:
         return None, None
-    half = Z95 * math.sqrt(variance) * moments.ratio
+    half = student95(moments.n - 1.0) * math.sqrt(variance) * moments.ratio
     return max(0.0, moments.ratio - half), moments.ratio + half
 
 

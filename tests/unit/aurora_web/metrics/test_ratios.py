@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from aurora_web.metrics.ratios import CrossMoments, Interval, Moments, ratio_of_ratios, stratified
+from aurora_web.metrics.ratios import CrossMoments, Interval, Moments, ratio_of_ratios, stratified, student95
 
 
 def moments(pairs):
@@ -31,6 +31,22 @@ def test_the_interval_covers_the_truth_about_95_times_in_100():
         found = ratio_of_ratios(a, b, a_name="a", b_name="b")
         hits += found.low <= 1.8 <= found.high
     assert 0.90 <= hits / 500 <= 0.99
+
+
+@pytest.mark.parametrize("num_control", [5, 6, 9])
+def test_a_few_blocks_of_control_make_the_interval_wider_not_wrong(num_control):
+    rng = random.Random(num_control)
+    hits = 0
+    for _ in range(2000):
+        a, b = draw(rng, 180.0, 200), draw(rng, 100.0, num_control)
+        found = ratio_of_ratios(a, b, a_name="a", b_name="b")
+        hits += found.low <= 1.8 <= found.high
+    assert 0.91 <= hits / 2000 <= 0.97  # with the normal distribution's 1.96: 0.84 to 0.90
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(4, 2.7764), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1e9, 1.96)])
+def test_students_quantiles_are_those_of_tables(freedom, quantile):
+    assert student95(float(freedom)) == pytest.approx(quantile, rel=5e-3)
 
 
 def test_too_few_requests_give_a_reason_and_no_number():
