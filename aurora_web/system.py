@@ -176,7 +176,8 @@ def measure(name: str, path: Path, max_files: int = MAX_FILES) -> Directory:
 
 
 _TABLES = """
-SELECT c.relname, pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint, i.inhparent IS NOT NULL
+SELECT c.relname, pg_total_relation_size(c.oid),
+  coalesce(nullif(c.reltuples, -1), pg_stat_get_live_tuples(c.oid))::bigint, i.inhparent IS NOT NULL
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
 WHERE c.relkind = 'r' AND n.nspname = current_schema() ORDER BY 2 DESC, 1 LIMIT 500
 """

@@ -91,13 +91,15 @@ def _current(facts: Facts) -> str:
 
 
 def _left(name: str, facts: Facts) -> float | None:
+    """None where it takes longer than was reckoned, too."""
+    left = 0.0
     if name == "collect" and facts.traces_per_second and not facts.is_paused:
-        return max(0.0, (facts.num_wanted - facts.num_fresh) / facts.traces_per_second)
-    if name == "train" and facts.slice_state == SliceState.RUNNING:
-        return max(0.0, facts.slice_budget - facts.slice_elapsed)
-    if name == "canary":
-        return max(0.0, facts.canary_seconds - facts.canary_elapsed)
-    return None
+        left = (facts.num_wanted - facts.num_fresh) / facts.traces_per_second
+    elif name == "train" and facts.slice_state == SliceState.RUNNING:
+        left = facts.slice_budget - facts.slice_elapsed
+    elif name == "canary":
+        left = facts.canary_seconds - facts.canary_elapsed
+    return left if left > 0 else None
 
 
 def _connect(facts: Facts) -> str:

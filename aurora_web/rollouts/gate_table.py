@@ -88,6 +88,6 @@ def _accept_rate(domain: DomainVerdict) -> GateRow:
     """Shown beside it; the gate judges by accept length alone, so its word says only whether there is data."""
     ours, theirs = domain.accept_rate, domain.live_accept_rate
     change = ours / theirs - 1 if ours is not None and theirs else None
-    word = "Not judged" if change is not None else NO_DATA
+    word = NO_DATA if ours is None or theirs is None else "Not judged"
     share, num_traces = domain.share, domain.num_traces
     return GateRow(domain.domain, share, num_traces, "Accept rate", ours, theirs, change, None, None, word)

@@ -48,8 +48,9 @@ def judge(version: SpeculatorVersion) -> GateDecision:
             Approval.objects.create(version=version, is_approved=True, actor=POLICY, reason=reason)
             canaries.release(deployment, version, POLICY, reason)
         elif decision.passed:
+            is_first = not version.target.versions.filter(status=Status.PASSED).exclude(pk=version.pk).exists()
             _make_room(version.target)
-            if version.target.approval == ApprovalPolicy.MANUAL:
+            if version.target.approval == ApprovalPolicy.MANUAL and is_first:  # told once, until all are decided on
                 notifications.tell_approval(version, reason)
     live.publish(version.target_id, "gate", gate_payload(decision))
     return decision

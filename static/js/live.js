@@ -127,7 +127,7 @@ export class LiveFeed {
     if (this.ended || document.hidden) return;
     const isOpen = this.socket?.readyState === WebSocket.OPEN;
     if (isOpen && this.seq !== null) {
-      this.show("on", "live");
+      this.show("on", "connected");
     } else if (isOpen || !this.failures) {
       this.show("", "connecting");
     } else if (this.age === null) {
@@ -159,11 +159,18 @@ export function atMostEvery(seconds, work) {
   };
 }
 
-// Fetches a part of the page again, unless somebody is typing or about to press something in it.
+// Somebody is about to press something in this part, or has typed into it: drawing it anew would take that away.
+function isInUse(part) {
+  const isFocused = part.contains(document.activeElement) && document.activeElement.matches("button, input, select, a");
+  const typed = part.querySelectorAll("input:not([type=hidden]), textarea");
+  return isFocused || [...typed].some((field) => field.value !== field.defaultValue);
+}
+
+// Fetches a part of the page again, as soon as nobody uses it.
 export function refresher(id, seconds) {
   const part = document.getElementById(id);
   const again = atMostEvery(seconds, () => {
-    if (part.contains(document.activeElement) && document.activeElement.matches("button, input, select, a")) {
+    if (isInUse(part)) {
       setTimeout(again, 1500);
     } else {
       window.htmx.trigger(part, "refresh");

@@ -95,7 +95,7 @@ def test_a_line_has_a_gap_where_nothing_was_measured(viewer, base):
 
 def test_a_firing_alert_is_counted_in_the_navigation_without_reloading(viewer, base, steered):
     viewer.goto(base)
-    expect(viewer.locator("#live")).to_have_text("live", timeout=60_000)
+    expect(viewer.locator("#live")).to_have_text("connected", timeout=60_000)
     before = viewer.locator("#num-firing").inner_text()
     steered.servers[0].say(capture_state="broken", capture_detail="the hook on eagle_sample never fired")
     expect(viewer.locator("#num-firing")).not_to_have_text(before, timeout=60_000)

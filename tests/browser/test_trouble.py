@@ -59,7 +59,7 @@ RANGES = """() => [...document.querySelectorAll(".chart")].filter((chart) => cha
 
 
 def live(page):
-    expect(page.locator("#live")).to_have_text("live", timeout=60 * SECONDS)
+    expect(page.locator("#live")).to_have_text("connected", timeout=60 * SECONDS)
     return page
 
 
@@ -132,8 +132,8 @@ def test_a_broker_that_dies_drops_no_tab_for_good(busy_demo, operator, tab, base
     services.servers.valkey.start()
     busy_demo.post(f"/{DEMO.strip('/')}/training/pause", {"reason": "the broker was away"})
     expect(operator.locator("#switches")).to_contain_text("the broker was away", timeout=60 * SECONDS)  # no reload
-    expect(operator.locator("#live")).to_have_text("live")
-    expect(tab.locator("#live")).to_have_text("live")
+    expect(operator.locator("#live")).to_have_text("connected")
+    expect(tab.locator("#live")).to_have_text("connected")
     tab.goto(base + DEMO)  # a new tab is let in again
     live(tab)
     busy_demo.post(f"/{DEMO.strip('/')}/training/resume")

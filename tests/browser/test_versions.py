@@ -15,7 +15,7 @@ def test_the_inbox_is_for_operators_and_a_second_tab_follows(operator, viewer, b
     number = steered.waiting()
     row = re.compile(rf"{SLUG} v{number}\b")
     viewer.goto(f"{base}/approvals/?target={SLUG}")
-    expect(viewer.locator("#live")).to_have_text("live", timeout=60_000)
+    expect(viewer.locator("#live")).to_have_text("connected", timeout=60_000)
     expect(viewer.get_by_role("row", name=row)).to_contain_text("Operators decide.")
     expect(viewer.get_by_role("button", name=re.compile("Approve|Decline|Judge again"))).to_have_count(0)
     refused = viewer.request.post(f"{base}/targets/{SLUG}/versions/{number}/approve/")

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
+from aurora_web.registry import services as registry
 from aurora_web.registry.services import find_version
 from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.approvals import StaleJudgement
@@ -54,6 +55,29 @@ def test_the_inbox_shows_gain_and_worst_domain_and_who_may(clients, waiting):
     assert "Operators decide." in seen
     assert "Approve<span" not in seen
     assert "Nothing matches" in text(clients["viewer"].get("/approvals/?target=other"))
+
+
+def test_declining_asks_why_and_says_what_it_means(clients, waiting):
+    second, third = waiting
+    inbox = text(clients["operator"].get("/approvals/"))
+    assert f'href="/approvals/{second.pk}/#decline">Decline…' in inbox
+    assert "/reject/" not in inbox  # not by one click
+    page = text(clients["operator"].get(f"/approvals/{second.pk}/"))
+    assert "v2 then serves nowhere and cannot be taken up again" in page
+    said = {"reason": "prose got worse", "expected_status": "passed", "back": "approval"}
+    clients["operator"].post("/targets/demo/versions/2/reject/", said)
+    later = text(clients["operator"].get(f"/approvals/{second.pk}/"))
+    assert "v2 is rejected, by operator" in later
+    assert "prose got worse" in later
+
+
+def test_the_link_of_a_version_that_was_set_aside_leads_to_what_waits(clients, waiting):
+    second, third = waiting
+    registry.transition(second, Status.PASSED, Status.REJECTED, "5 newer versions wait for approval", "policy")
+    page = text(clients["operator"].get(f"/approvals/{second.pk}/"))
+    assert "v2 is rejected, by policy" in page
+    assert "5 newer versions wait for approval" in page
+    assert f'<a href="/approvals/{third.pk}/">v3</a>: +100.0 % accept length against v1' in page
 
 
 def test_two_clicks_from_a_mail_to_a_decision(clients, waiting):
@@ -280,5 +304,5 @@ def test_a_canary_is_promoted_or_aborted_from_its_page(clients, canary):  # noqa
     assert clients["operator"].post("/targets/demo/versions/3/promote/", given).status_code == 403
     answer = clients["operator"].post("/targets/demo/versions/3/abort/", given, follow=True)
     assert answer.redirect_chain[-1][0] == f"/approvals/{canary.pk}/"
-    assert "v3 is rolled back: declined by operator" in text(answer)
+    assert "v3 is rolled back, by operator" in text(answer)
     assert Swap.objects.order_by("-generation")[0].kind == "end_canary"

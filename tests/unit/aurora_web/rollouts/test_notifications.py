@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.registry.models import Target
-from aurora_web.rollouts import alerts, notifications, replicas, watching
+from aurora_web.rollouts import alerts, notifications, replicas, services, watching
 from aurora_web.rollouts.models import Alert, Channel, Delivery, Silence
 from aurora_web.rollouts.watching import WatchError
 
@@ -181,6 +181,13 @@ def test_a_version_that_waits_is_told_with_the_page_that_decides(target, judged,
     second = judged(report({"sql": (2.0, 1.0)}))
     [delivery] = Delivery.objects.filter(event="approval.waiting")
     assert delivery.payload["url"].endswith(f"/approvals/{second.pk}/")
+    third = judged(report({"sql": (2.0, 1.0)}))
+    assert Delivery.objects.filter(event="approval.waiting").count() == 1  # one mail, however many come to wait
+    services.reject(second, "ada", "")
+    services.reject(third, "ada", "")
+    fourth = judged(report({"sql": (2.0, 1.0)}))
+    newest = Delivery.objects.filter(event="approval.waiting").latest("pk")
+    assert newest.payload["url"].endswith(f"/approvals/{fourth.pk}/")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,16 @@ def test_a_verdict_says_what_it_would_do_to_speed(target, judged, observed, by_p
     assert "passed: +20 % predicted speed, +33 % accept length (95 %: " in said
 
 
+def test_a_rate_of_nothing_is_data_too(judged, report):
+    judged()
+    whole = report({"sql": (2.0, 1.5)})
+    live = tuple(replace(score, num_correct_drafts=0, num_proposed_drafts=80) for score in whole.live)
+    candidate = tuple(replace(score, num_correct_drafts=20, num_proposed_drafts=80) for score in whole.candidate)
+    rows = gate_rows(judged(replace(whole, candidate=candidate, live=live)).gate_decision)
+    [rate] = [row for row in rows if row.metric == "Accept rate"]
+    assert (rate.candidate, rate.live, rate.change, rate.word) == (0.25, 0.0, None, "Not judged")
+
+
 def test_a_replica_that_measures_nothing_leaves_accept_length_alone(judged, observed, by_position):
     judged()
     replicas.observe(observed())
