@@ -67,7 +67,10 @@ def approval(request: HttpRequest, version_id: int) -> HttpResponse:
         "num_alive": target.replicas.filter(is_alive=True).count(),
         "words": list(found.approvals.all()[:20]),
         "last": found.transitions.first(),
-        "others": waiting_versions().filter(target=target, status=Status.PASSED).exclude(pk=found.pk).order_by("-number"),
+        "others": waiting_versions()
+        .filter(target=target, status=Status.PASSED)
+        .exclude(pk=found.pk)
+        .order_by("-number"),
         "swaps": recent_swaps(target, NUM_SWAPS, found.number),
         **(canary_context(target) if found.status == Status.CANARY else {}),
     }

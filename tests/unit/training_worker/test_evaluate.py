@@ -76,7 +76,9 @@ def test_the_trainers_format_judges_as_float32_does(target, traces, trained, tem
     config, state = checkpoint.load(trained)
     draft = Eagle3Draft.from_state(config, state)
     examples, _ = Examples(target, (1, 3, 4)).load(traces(24, temperature=temperature, seed=7))
-    [ours], [exact] = (by_domain(replay(draft, target, examples, LOOKAHEAD, x)) for x in (torch.bfloat16, torch.float32))
+    [ours], [exact] = (
+        by_domain(replay(draft, target, examples, LOOKAHEAD, x)) for x in (torch.bfloat16, torch.float32)
+    )
     assert exact.num_correct_drafts > 20
     assert ours.num_correct_drafts == pytest.approx(exact.num_correct_drafts, rel=0.05)
     assert ours.num_verify_steps == pytest.approx(exact.num_verify_steps, rel=0.05)

@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
-from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry import services as registry
+from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_version
 from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.approvals import StaleJudgement
