@@ -126,7 +126,7 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
     is_traffic_enabled = forms.BooleanField(
         label="Send demo traffic",
         required=False,
-        help_text="A generator on this machine sends prompts of several domains. Leave it off where clients send theirs.",
+        help_text="A generator on this machine sends prompts of several domains. Leave it off where clients send.",
     )
 
     class Meta:

@@ -58,7 +58,7 @@ def test_the_inbox_shows_gain_and_worst_domain_and_who_may(clients, waiting):
 
 
 def test_declining_asks_why_and_says_what_it_means(clients, waiting):
-    second, third = waiting
+    second, _ = waiting
     inbox = text(clients["operator"].get("/approvals/"))
     assert f'href="/approvals/{second.pk}/#decline">Decline…' in inbox
     assert "/reject/" not in inbox  # not by one click
