@@ -5,11 +5,13 @@ One pass over rules in the order in which they are tried; the first that fits wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from speculators.patterns import compiled
 
+CLIENTS_NAME = re.compile(r"[a-z0-9_.-]{1,64}")  # what a request may call its domain; a rule gives any other name
 EXACT, PREFIX, REGEX = "exact", "prefix", "regex"
 MAX_KNOWN = 10_000  # names whose answer is remembered; clients choose them
 

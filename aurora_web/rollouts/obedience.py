@@ -9,7 +9,7 @@ from typing import Any
 from aurora_web.registry.models import Target
 from aurora_web.rollouts.models import Replica
 from aurora_web.traces.models import PinChange
-from aurora_web.traces.pins import held, last_revision
+from aurora_web.traces.pins import held, last_revision, renamed
 
 KIND_WORDS = {"lookahead": "lookahead", "speculation_off": "speculation off", "no_training": "no training"}
 TOO_OLD = "its software knows of no pins"
@@ -34,14 +34,17 @@ class Obedience:
     obeying: tuple[str, ...]
     lagging: tuple[str, ...]  # they run an older revision
     refusing: tuple[Refusal, ...]
+    renamed: str = ""  # what a rule for names makes of the pin's domain since, so that it meets no request any more
 
     @property
     def is_whole(self) -> bool:
-        return 0 < self.num_alive == len(self.obeying)
+        return not self.renamed and 0 < self.num_alive == len(self.obeying)
 
     @property
     def words(self) -> str:
         """``obeyed by 1 of 2 replicas``"""
+        if self.renamed:
+            return "meets no request"
         if not self.num_alive:
             return "no replica is alive"
         return f"obeyed by {len(self.obeying)} of {self.num_alive} replica{'s' if self.num_alive > 1 else ''}"
@@ -58,12 +61,13 @@ def _refusal(change: PinChange, replica: Replica) -> Refusal | None:
 
 
 def obedience(change: PinChange, replicas: Sequence[Replica]) -> Obedience:
-    """Who of these, as far as alive, obeys a pin that holds."""
+    """Who of these, as far as alive, obeys a pin that holds; all are of its target."""
     alive = [replica for replica in replicas if replica.is_alive]
     refusing = {r.name: found for r in alive if (found := _refusal(change, r)) is not None}
     lagging = [r.name for r in alive if 0 <= r.pins_revision < change.revision and r.name not in refusing]
     obeying = [r.name for r in alive if r.name not in refusing and r.name not in lagging]
-    return Obedience(change, len(alive), tuple(obeying), tuple(lagging), tuple(refusing.values()))
+    name = renamed(change.target, change.domain)
+    return Obedience(change, len(alive), tuple(obeying), tuple(lagging), tuple(refusing.values()), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,5 +112,6 @@ def pin_payload(found: Obedience) -> dict[str, Any]:
         "num_alive": found.num_alive,
         "obeying": list(found.obeying),
         "lagging": list(found.lagging),
+        "renamed": found.renamed,
         "refusing": [{"replica": r.replica, "kinds": list(r.kinds), "reason": r.reason} for r in found.refusing],
     }

@@ -17,7 +17,7 @@ from aurora_web.registry.models import Target
 from aurora_web.traces.codec import text
 from aurora_web.traces.domains import active_rules
 from aurora_web.traces.models import PinChange, pin_words
-from speculators.domain_names import resolver
+from speculators.domain_names import CLIENTS_NAME, resolver
 from speculators.records import DomainPin, DomainPins, NameRule, RecordError
 
 MAX_LOOKAHEAD = 8
@@ -136,18 +136,26 @@ def _check(target: Target, wanted: DomainPin) -> None:
             bound = f"1 to {most}" if most else "none: the target's largest lookahead is 0"
             hint = "; to draft nothing, pin speculation off" if wanted.lookahead == 0 else ""
             raise PinError("lookahead", f"{wanted.lookahead} cannot be pinned: expected {bound}{hint}")
-    _check_name(target, wanted.domain)
+    if kept_as := renamed(target, wanted.domain):
+        raise PinError(
+            "domain", f"{wanted.domain!r:.120} is kept as {kept_as!r:.120} by a rule for names: pin that one"
+        )
+    if not CLIENTS_NAME.fullmatch(wanted.domain) and wanted.domain not in {r.domain for r in active_rules(target)}:
+        raise PinError(
+            "domain",
+            f"{wanted.domain!r:.120} is the name of no request: expected 1 to 64 of a-z, 0-9, _ . -, or a name that "
+            "a rule gives",
+        )
     others = held(target).keys() - {wanted.domain}
     if len(others) >= MAX_PINS:
         raise PinError("domain", f"{target.slug} has pins for {MAX_PINS} domains: end some first")
 
 
-def _check_name(target: Target, domain: str) -> None:
-    """A name that the rules turn into another one would never be met. Raises PinError."""
+def renamed(target: Target, domain: str) -> str:
+    """What the rules for names turn this name into, where no request is ever kept by it; "" = one may be."""
     rules = active_rules(target)
     kept_as = resolver(rules)(domain)
-    if kept_as != domain and domain not in {rule.domain for rule in rules}:
-        raise PinError("domain", f"{domain!r:.120} is kept as {kept_as!r:.120} by a rule for names: pin that one")
+    return kept_as if kept_as != domain and domain not in {rule.domain for rule in rules} else ""
 
 
 def _change(

@@ -12,7 +12,6 @@ x-aurora-steps     1: each chunk of a stream says what became of its tokens (ser
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,8 @@ from serving.engine.api import SamplingParams
 from serving.http import fields
 from serving.http.errors import ApiError
 from serving.http.tokenizer import ChatTemplateError, TargetTokenizer
+from speculators.domain_names import CLIENTS_NAME
 
-DOMAIN = re.compile(r"[a-z0-9_.-]{1,64}")
 DEFAULT_DOMAIN = "default"
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 MAX_SEED = 2**63 - 1
@@ -169,7 +168,7 @@ def _domain(body: dict[str, Any], headers: Mapping[str, str]) -> str:
         source, domain = "metadata.domain", metadata.get("domain")
     if domain is None:
         return DEFAULT_DOMAIN
-    if not isinstance(domain, str) or not DOMAIN.fullmatch(domain):
+    if not isinstance(domain, str) or not CLIENTS_NAME.fullmatch(domain):
         raise fields.refuse(source, domain, "1 to 64 of a-z, 0-9, _ . -")
     return domain
 

@@ -8,13 +8,13 @@ into it before. Any wish not to be learnt from counts; where nobody has looked a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from speculators.domain_names import CLIENTS_NAME
+
 DEFAULT_DOMAIN = "default"
-DOMAIN = re.compile(r"[a-z0-9_.-]{1,64}")
 MARK = "|aurora:"
 NO_TRAIN = "no-train"
 
@@ -56,4 +56,4 @@ def _parts(mark: str) -> tuple[str, str]:
 
 
 def _domain(value: Any) -> str:
-    return value if isinstance(value, str) and DOMAIN.fullmatch(value) else DEFAULT_DOMAIN
+    return value if isinstance(value, str) and CLIENTS_NAME.fullmatch(value) else DEFAULT_DOMAIN

@@ -6,7 +6,7 @@ import pytest
 
 from aurora_web.rollouts import replicas
 from aurora_web.rollouts.obedience import board
-from aurora_web.traces import pins
+from aurora_web.traces import domains, pins
 from speculators.records import PIN_KINDS, DesiredState, DomainPin, ObservedState, RecordError
 
 pytestmark = pytest.mark.django_db
@@ -52,6 +52,25 @@ def test_who_obeys_who_lags_and_who_cannot(target, observed):
     assert found.words == "obeyed by 1 of 3 replicas"
     says(observed, "r2", 1)
     assert board(target).pins[0].words == "obeyed by 2 of 3 replicas"
+
+
+def test_a_pin_whose_name_a_rule_has_taken_since_says_so(target, observed):
+    pins.pin(target, DomainPin("sql", 3), "ada")
+    says(observed, "r1", 1)
+    [rule] = domains.add_rules(target, "exact", ["sql"], "queries", "ada")
+    [found] = board(target).pins
+    assert (found.is_whole, found.words, found.renamed) == (False, "meets no request", "queries")
+    domains.end_rule(rule, "ada")
+    [found] = board(target).pins
+    assert (found.is_whole, found.renamed) == (True, "")
+
+
+@pytest.mark.parametrize("name", ["Team A", " sql", "sql ", "x" * 65])
+def test_a_name_that_no_request_has_is_not_pinned(target, name):
+    with pytest.raises(pins.PinError, match="is the name of no request: expected 1 to 64 of a-z"):
+        pins.pin(target, DomainPin(name, 3), "ada")
+    domains.add_rules(target, "exact", ["sql"], name, "ada")
+    assert pins.pin(target, DomainPin(name, 3), "ada").revision == 1
 
 
 def test_what_a_server_can_obey_is_obeyed_by_it(target, observed):
@@ -112,6 +131,7 @@ def test_the_api_refuses_with_the_field_and_with_409_where_it_has_changed(target
 
 
 def test_a_name_with_a_slash_has_an_address_too(target, client, bearer):
+    domains.add_rules(target, "exact", ["team_a_b"], "team/a/b", "ada")  # no client can call a domain that
     address = "/api/v1/targets/demo/domains/team/a%2Fb/pin"
     assert client.put(address, json.dumps({"speculation_off": True}), **JSON, **bearer("operator")).status_code == 200
     assert set(pins.held(target)) == {"team/a/b"}
