@@ -12,16 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.sglang_backend import config as settings
-from serving.sglang_backend import control, labels, roll_call
+from serving.sglang_backend import control, labels, off, roll_call
 from serving.sglang_backend.capture import Capture
 from serving.sglang_backend.guard import Guard
 from serving.sglang_backend.ranks import Command
-from serving.sglang_backend.replica import Replica
+from serving.sglang_backend.replica import Replica, engine_name
 
 log = logging.getLogger(__name__)
 
 EAGLE = "sglang.srt.speculative.eagle_worker_v2."
 SCHEDULER = "sglang.srt.managers.scheduler.Scheduler."
+TURN = "process_input_requests"
 COMPONENTS = "sglang.srt.managers.scheduler_components."
 HTTP = "sglang.srt.managers.tokenizer_manager.TokenizerManager."
 
@@ -36,6 +37,9 @@ class Plugin:
         self.missing: list[str] = []
         self.roll = roll_call.RollCall()
         self.has_begun = False
+        self.problem = ""  # why Aurora is off in this process
+        self.arguments: Any = None  # of the server; None before its scheduler is built
+        self.off: off.OffReporter | None = None
 
     def register(self) -> None:
         """Hook what exists; what does not is remembered."""
@@ -73,7 +77,8 @@ class Plugin:
             (EAGLE + "EagleDraftWorker._draft_extend_for_prefill", self.before_prefill_extend, "BEFORE"),
             (EAGLE + "EagleDraftWorker._draft_extend_for_decode", self.around_decode_extend, "AROUND"),
             ("sglang.srt.layers.logits_processor.LogitsProcessor.forward", self.before_logits, "BEFORE"),
-            (SCHEDULER + "process_input_requests", self.before_turn, "BEFORE"),
+            (SCHEDULER + "__init__", self.after_scheduler, "AFTER"),
+            (SCHEDULER + TURN, self.before_turn, "BEFORE"),
             (COMPONENTS + "request_receiver.SchedulerRequestReceiver._pull_raw_reqs", self.after_pull, "AFTER"),
             (COMPONENTS + "output_streamer.SchedulerOutputStreamer.stream_output", self.before_stream, "BEFORE"),
             (HTTP + "generate_request", self.before_generate, "BEFORE"),
@@ -98,8 +103,24 @@ class Plugin:
 
         self._or_off(work)
 
+    def after_scheduler(self, result: None, scheduler: Any, *given: Any, **named: Any) -> None:
+        """The scheduler is built, its draft worker within it: from now on the console hears why Aurora is off."""
+        self.arguments = scheduler.server_args
+        if self.replica is None and not self.problem:
+            gone = [each for each in self.missing if each.startswith(EAGLE)]
+            self._off(f"this SGLang has no {', '.join(gone)}" if gone else "no EAGLE-3 draft worker was built")
+        elif self.replica is not None and SCHEDULER + TURN in self.missing:
+            self._off(f"this SGLang has no {SCHEDULER + TURN}")
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        """One rank tells; where rank 0 lives, its reports carry what keeps another one away."""
+        if self.problem and self.arguments is not None and self.off is None and self.roll.rank == 0:
+            self.off = off.report(self.arguments, engine_name(), self.problem)
+
     def _or_off(self, work: Callable[[], None]) -> None:
-        """Do ``work``; when it fails, the server serves without Aurora, and the other ranks hear why."""
+        """Do ``work``; when it fails, the server serves without Aurora, and console and other ranks hear why."""
         try:
             work()
         except settings.PluginConfigError as error:
@@ -111,9 +132,11 @@ class Plugin:
 
     def _off(self, problem: str) -> None:
         replica, self.replica = self.replica, None
+        self.problem = problem
         self.roll.say(problem)
         if replica is not None:
             replica.close()
+        self._tell()
 
     def around_forward(self, original: Callable[..., Any], *given: Any, **named: Any) -> Any:
         capture = self.capture

@@ -140,8 +140,7 @@ class Replica:
         self.engine = SglangEngine(self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins)
         self.metrics = MetricsReader(config.engine_url)
         target_config = _target_config(arguments.model_path, self.worker.target_worker.model_config.hf_config)
-        name = f"sglang {_sglang_version()}, aurora {PLUGIN_VERSION}"
-        recording = config.recording(name, str(arguments.model_path), launched.uri)
+        recording = config.recording(engine_name(), str(arguments.model_path), launched.uri)
         parts = running(recording, aux_layer_ids, self.engine, target_config, self._beside)
         self.parts = self._stack.enter_context(parts)
         self.assembler.start()
@@ -220,6 +219,8 @@ class Replica:
             return "broken", self.broken
         if not self.config.is_capture_wanted:
             return "off", "AURORA_CAPTURE=off"
+        if self.guard.not_fired():
+            return "working", "not seen at work yet: no request has taken a verify step"
         return "working", ""
 
 
@@ -249,7 +250,8 @@ def _target_config(model_path: str, hf_config: Any) -> dict[str, Any]:
     return dict(hf_config.to_dict())
 
 
-def _sglang_version() -> str:
+def engine_name() -> str:
+    """What the console shows of this engine."""
     import sglang
 
-    return str(sglang.__version__)
+    return f"sglang {sglang.__version__}, aurora {PLUGIN_VERSION}"

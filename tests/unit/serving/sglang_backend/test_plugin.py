@@ -12,6 +12,9 @@ from serving.sglang_backend import plugin as plugin_module
 from serving.sglang_backend.guard import MAX_FAILURES
 from serving.sglang_backend.plugin import Plugin
 from serving.sglang_backend.ranks import Command
+from serving.sglang_backend.roll_call import RollCall
+from speculators.records import ObservedState
+from tests.unit.serving.fakes import wait_until
 
 
 class HookType(Enum):
@@ -28,7 +31,8 @@ def registered(monkeypatch):
     class HookRegistry:
         @staticmethod
         def register(target, hook, kind):
-            found[target.rpartition(".")[2]] = (hook, kind.name)
+            path, _, name = target.rpartition(".")
+            found[path.rpartition(".")[2] if name == "__init__" else name] = (hook, kind.name)
 
     def resolve(target):
         if target.endswith("stream_output"):
@@ -47,7 +51,7 @@ def registered(monkeypatch):
 def test_what_exists_is_hooked_and_what_is_missing_is_remembered(registered):
     one = Plugin()
     one.register()
-    assert len(registered) == 9
+    assert len(registered) == 10
     assert [each.rpartition(".")[2] for each in one.missing] == ["stream_output"]
 
 
@@ -68,7 +72,7 @@ def test_without_its_variables_nothing_is_registered(registered, monkeypatch):
     assert registered == {}
     monkeypatch.setenv("AURORA_CONSOLE_URL", "http://127.0.0.1:1")
     plugin_module.activate()
-    assert len(registered) == 9
+    assert len(registered) == 10
 
 
 def test_a_wrong_setting_leaves_the_server_without_aurora(monkeypatch, caplog):
@@ -92,6 +96,73 @@ def test_several_groups_in_one_server_are_not_taken_for_one_replica(monkeypatch,
     assert f"--{option.replace('_', '-')} 2 cannot be served by one replica" in caplog.text
 
 
+@pytest.fixture
+def scheduler(console, tmp_path, monkeypatch):
+    """Of a server whose environment names this console, and what the console has heard of it."""
+    for name, value in {
+        "AURORA_CONSOLE_URL": console.url, "AURORA_TARGET_SLUG": "demo", "AURORA_REPLICA": "r1",
+        "AURORA_STATE_DIR": str(tmp_path),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(plugin_module, "engine_name", lambda: "sglang 0.5.21")
+    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: None)
+    arguments = types.SimpleNamespace(host="127.0.0.1", port=30000, dp_size=1, pp_size=1)
+    return types.SimpleNamespace(server_args=arguments)
+
+
+def heard(console):
+    wait_until(lambda: console.of("/api/v1/ingest/observed"))
+    return console.of("/api/v1/ingest/observed")[-1]
+
+
+WORKER, TURN = plugin_module.EAGLE + "EAGLEWorkerV2.__init__", plugin_module.SCHEDULER + plugin_module.TURN
+
+
+@pytest.mark.parametrize(
+    ("missing", "is_built", "said"),
+    [
+        ([WORKER], False, f"this SGLang has no {WORKER}"),
+        ([TURN], True, f"this SGLang has no {TURN}"),
+        ([], False, "no EAGLE-3 draft worker was built"),
+    ],
+)
+def test_a_server_in_which_aurora_cannot_be_is_known_to_the_console(console, scheduler, missing, is_built, said):
+    one = Plugin()
+    one.missing = missing
+    one.replica = FakeReplica() if is_built else None
+    one.after_scheduler(None, scheduler)
+    told = heard(console)
+    assert (told["replica"], told["target"], told["capture_state"]) == ("r1", "demo", "broken")
+    assert told["capture_detail"] == f"Aurora is off in this server: {said}"
+    assert ObservedState.from_json(told).version == 0
+    assert one.replica is None
+    one.off.stop()
+
+
+def test_why_a_replica_could_not_be_built_is_told_once_the_scheduler_is(console, scheduler):
+    scheduler.server_args.dp_size = 2
+    one = Plugin()
+    one.after_init(None, types.SimpleNamespace(server_args=scheduler.server_args))
+    assert one.off is None
+    one.after_scheduler(None, scheduler)
+    assert "--dp-size 2 cannot be served by one replica" in heard(console)["capture_detail"]
+    one.off.stop()
+
+
+def test_another_rank_leaves_the_telling_to_the_first(console, scheduler):
+    one = Plugin()
+    one.roll = RollCall(rank=1, size=2)
+    one.after_scheduler(None, scheduler)
+    assert (one.problem, one.off) == ("no EAGLE-3 draft worker was built", None)
+
+
+def test_a_server_that_serves_with_aurora_tells_nothing_of_the_kind(console, scheduler):
+    one = Plugin()
+    one.replica = FakeReplica()
+    one.after_scheduler(None, scheduler)
+    assert (one.problem, one.off) == ("", None)
+
+
 class FakeReplica:
     """Has two commands to send, and takes commands out of what it is given."""
 
@@ -101,6 +172,8 @@ class FakeReplica:
         self.waiting = [Command("policy", 1), Command("policy", 2)]
 
     def begin(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def outgoing(self):
         found, self.waiting = self.waiting, []
