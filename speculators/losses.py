@@ -1,4 +1,4 @@
-"""The training loss of a draft: a soft-target cross-entropy, with the draft's head fused in.
+"""The training loss of a draft: a soft-target cross-entropy beside the logarithm of acceptance, the head fused in.
 
 Shapes: N positions, H draft width, V draft vocabulary, k kept teacher tokens. The target distribution of a position is
 ``(1 - token_share) * teacher + token_share * onehot(token)``: forward KL against the target model (up to a constant)
@@ -6,6 +6,10 @@ blended with cross-entropy on the token that was emitted. Templated greedy traff
 text the teacher; a teacher cut to its most likely tokens teaches as well as a whole one. Rejected positions need no
 term of their own: there the target puts its mass elsewhere, and the gradient ``softmax(z) - target`` pushes the
 rejected proposal down.
+
+A draft too small to imitate its target still imitates everywhere a little; what counts is ``sum(min(p, target))``, the
+probability that verification lets its token pass. So most of the loss is minus the logarithm of that, and the
+cross-entropy, which has a slope where the two share nothing yet, is the rest (LK losses, arXiv 2602.23881).
 """
 
 from __future__ import annotations
@@ -29,25 +33,31 @@ class FusedHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_Nk: Tensor, probs_Nk: Tensor, weight_N: Tensor
+        ctx: Any,
+        hidden_NH: Tensor,
+        head_VH: Tensor,
+        ids_Nk: Tensor,
+        probs_Nk: Tensor,
+        weight_N: Tensor,
+        acceptance_share: float,
     ) -> Tensor:
         head = head_VH.to(hidden_NH.dtype)
         # In that format whatever the caller's autocast: a GPU's makes each softmax float32, twice the memory.
         with torch.autocast(hidden_NH.device.type, enabled=False):
             slope = F.linear(hidden_NH, head)
-            losses = weight_N * cross_entropy_(slope, ids_Nk, probs_Nk, LEAST_PROBABILITY)
+            losses = weight_N * cross_entropy_(slope, ids_Nk, probs_Nk, LEAST_PROBABILITY, acceptance_share)
             weight = weight_N[:, None].to(hidden_NH.dtype)
             ctx.save_for_backward((slope @ head) * weight, slope.mT @ (hidden_NH * weight))
         ctx.head_dtype = head_VH.dtype
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         # On the CPU alone: a GPU would have to finish the whole forward pass to answer.
         is_plain_sum = not grads[0].is_cpu or bool((grads[0] == 1).all())
         assert is_plain_sum, "head_loss: take the plain sum; weights go in as weight_N"
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden, grad_head.to(ctx.head_dtype), None, None, None
+        return grad_hidden, grad_head.to(ctx.head_dtype), None, None, None, None
 
 
 def soft_targets(teacher_probs_Nk: Tensor, is_greedy_N: Tensor, token_share: float) -> Tensor:
@@ -64,10 +74,18 @@ def soft_targets(teacher_probs_Nk: Tensor, is_greedy_N: Tensor, token_share: flo
     return blended
 
 
-def head_loss(hidden_NH: Tensor, head_VH: Tensor, ids_Nk: Tensor, probs_Nk: Tensor, weight_N: Tensor) -> Tensor:
+def head_loss(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    ids_Nk: Tensor,
+    probs_Nk: Tensor,
+    weight_N: Tensor,
+    acceptance_share: float = 0.0,
+) -> Tensor:
     """Weighted cross-entropies in nats [N] against sparse targets; differentiate their plain sum.
 
-    Matrix products run in the dtype of ``hidden``.
+    What the gradient is of: ``(1 - acceptance_share)`` of that sum and ``acceptance_share`` of the weighted sum of
+    ``-log sum(min(p, target))``. Matrix products run in the dtype of ``hidden``.
     """
-    losses: Tensor = FusedHeadLoss.apply(hidden_NH, head_VH, ids_Nk, probs_Nk, weight_N)  # type: ignore[no-untyped-call]
+    losses: Tensor = FusedHeadLoss.apply(hidden_NH, head_VH, ids_Nk, probs_Nk, weight_N, acceptance_share)  # type: ignore[no-untyped-call]
     return losses

@@ -37,6 +37,7 @@ class Recipe:
     decay_steps: int = 100  # both rates fall as (1 + step / decay_steps) ** -0.5 ...
     least_rate: float = 0.25  # ... to this share, at which a shift of the traffic is still followed at once
     token_share: float = 0.3  # of greedy traces; sampled ones learn from the teacher alone
+    acceptance_share: float = 0.8  # of the loss: minus the logarithm of acceptance; the rest is cross-entropy
     depth_decay: float = 0.8  # weight of each depth relative to the one before
     prompt_share: float = 0.0  # of the prompt's positions that are learnt from, besides all generated ones
     chain_share: float = 0.5  # of positions whose chain is unrolled
@@ -156,7 +157,8 @@ class Trainer:
                 parts.append((*(x.flatten(0, 1) for x in part), weight))
             # All depths at once: the gradient of the head is the largest tensor of a step, and is made once.
             hidden, chosen_ids, chosen_probs, weight = (torch.cat(x) for x in zip(*parts, strict=True))
-            losses = head_loss(hidden, self.draft.lm_head.weight, chosen_ids, chosen_probs, weight)
+            head, weighted = self.draft.lm_head.weight, (chosen_ids, chosen_probs, weight)
+            losses = head_loss(hidden, head, *weighted, self.recipe.acceptance_share)
         return losses.sum(), losses[: len(parts[0][3])].sum().detach()
 
     @torch.no_grad()

@@ -41,7 +41,7 @@ FUNCTIONS = {
     "silu_times_forward": "pppn",
     "silu_times_backward": "pppppn",
     "rotate": "ppppnnnnn",
-    "cross_entropy": "pppppnnnx",
+    "cross_entropy": "pppppnnnxx",
     "chain_softmax": "ppppppnnnnnnnx",
     "chain_mix": "pppnnnnnn",
     "chain_softmax_backward": "pppppppppppnnnnnnnx",

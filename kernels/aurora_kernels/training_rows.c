@@ -79,12 +79,15 @@ void rotate(
             }
 }
 
-/* logits [N, V] -> softmax(logits) - target, in place, and each row's cross-entropy against its target.
+/* logits [N, V] -> the slope of (1 - share) * cross-entropy - share * log(acceptance), in place, and each row's
+   cross-entropy against its target.
 
-   A target is ``k`` probabilities at rising or falling, not necessarily different ``ids``; ``room`` is for V floats. */
+   A target is ``k`` probabilities at rising or falling, not necessarily different ``ids``; ``room`` is for V floats.
+   Acceptance, the sum of min(p, target), has the slope of a cross-entropy too: against the probabilities p that lie
+   below their target, each in proportion to itself. */
 void cross_entropy(
     uint16_t *logits, const int64_t *ids, const float *target, float *losses, float *room, long N, long V, long k,
-    float least)
+    float least, float acceptance_share)
 {
     for (long n = 0; n < N; n++, logits += V, ids += k, target += k) {
         vector most = all(-INFINITY), sums = all(0);
@@ -104,8 +107,19 @@ void cross_entropy(
         losses[n] = 0;
         for (long i = 0; i < k; i++)
             losses[n] -= target[i] * logf(fmaxf(room[ids[i]] * share, least));
+        float accepted = least, weight = 1 - acceptance_share, wanted[k];
         for (long i = 0; i < k; i++)
-            room[ids[i]] -= target[i] / share;
+            accepted += fminf(room[ids[i]] * share, target[i]);
+        for (long i = 0; i < k; i++) {
+            const float p = room[ids[i]] * share;
+            const float raised = p < target[i] ? acceptance_share * p / accepted : 0;
+            wanted[i] = (1 - acceptance_share) * target[i] + raised;
+            weight += raised;
+        }
+        for (long i = 0; i < V; i += LANES)
+            *(vector *)(room + i) *= weight;
+        for (long i = 0; i < k; i++)
+            room[ids[i]] -= wanted[i] / share;
         for (long i = 0; i < V; i += LANES)
             narrow(logits + i, *(const vector *)(room + i) * share);
     }

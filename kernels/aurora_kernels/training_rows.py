@@ -46,21 +46,29 @@ def rotated(x_BTHD: Tensor, cos_BTR: Tensor, sin_BTR: Tensor) -> Tensor:
     return out
 
 
-def cross_entropy_(logits_NV: Tensor, ids_Nk: Tensor, target_Nk: Tensor, least: float) -> Tensor:
-    """Turn logits into the loss's slope ``softmax(logits) - target`` in place; returns the losses [N] in float32.
+def cross_entropy_(
+    logits_NV: Tensor, ids_Nk: Tensor, target_Nk: Tensor, least: float, acceptance_share: float = 0.0
+) -> Tensor:
+    """Turn logits into a loss's slope in place; returns the cross-entropies [N] in float32, whatever the share.
 
-    The target is what k ids, which may repeat, are worth; probabilities below ``least`` count as that much in a loss.
+    The loss is ``(1 - acceptance_share) * cross-entropy - acceptance_share * log(acceptance)``, of which acceptance is
+    ``sum(min(p, target))`` over the ids with p = softmax(logits). The target is what k ids are worth, which may repeat:
+    then they are compared with p one by one. Probabilities below ``least`` count as that much.
     """
     if not is_native(logits_NV):
         torch.softmax(logits_NV, -1, out=logits_NV)
-        known = logits_NV.gather(1, ids_Nk).float().clamp_min(least)
-        losses = -(target_Nk * known.log()).sum(-1)
-        logits_NV.scatter_add_(1, ids_Nk, -target_Nk.to(logits_NV.dtype))
+        known = logits_NV.gather(1, ids_Nk).float()
+        losses = -(target_Nk * known.clamp_min(least).log()).sum(-1)
+        accepted = torch.minimum(known, target_Nk).sum(-1, keepdim=True) + least
+        raised = acceptance_share * torch.where(known < target_Nk, known, 0.0) / accepted
+        logits_NV.mul_((1 - acceptance_share + raised.sum(-1, keepdim=True)).to(logits_NV.dtype))
+        wanted = (1 - acceptance_share) * target_Nk + raised
+        logits_NV.scatter_add_(1, ids_Nk, -wanted.to(logits_NV.dtype))
         return losses
     ids, target = ids_Nk.contiguous(), target_Nk.float().contiguous()
     losses, room = torch.empty(len(ids)), torch.empty(logits_NV.shape[1])
     sizes = *logits_NV.shape, ids.shape[1]
-    _kernels().cross_entropy(*pointers(logits_NV, ids, target, losses, room), *sizes, least)
+    _kernels().cross_entropy(*pointers(logits_NV, ids, target, losses, room), *sizes, least, acceptance_share)
     return losses
 
 

@@ -77,15 +77,17 @@ def test_rotated(head_dim):
     agree(lambda x: rotated(x, angles.cos(), angles.sin()), expected, leaves((2, 6, 3, head_dim)))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
 @pytest.mark.parametrize("size", [64, 8192, 50])
-def test_cross_entropy(size):
+def test_cross_entropy_and_acceptance(size, share):
     logits = (torch.randn(9, size) * 4).bfloat16()
     ids = torch.stack([torch.randperm(size)[:7] for _ in range(9)])
     target = torch.softmax(torch.randn(9, 7), -1)
     exact = logits.double().requires_grad_()
     losses = -(target.double() * torch.log_softmax(exact, -1).gather(1, ids)).sum(-1)
-    losses.sum().backward()
-    got = cross_entropy_(logits, ids, target, 1e-30)
+    accepted = torch.minimum(torch.softmax(exact, -1).gather(1, ids), target.double()).sum(-1)
+    ((1 - share) * losses - share * accepted.log()).sum().backward()
+    got = cross_entropy_(logits, ids, target, 1e-30, share)
     assert torch.allclose(got.double(), losses, rtol=1e-2)
     assert torch.allclose(logits.double(), exact.grad, atol=4e-3)  # one rounding of a number below 1
 

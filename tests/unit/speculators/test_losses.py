@@ -4,10 +4,11 @@ import torch
 from speculators.losses import head_loss, soft_targets
 
 
-def reference(hidden, head, ids, probs, weight):
+def reference(hidden, head, ids, probs, weight, share=0.0):
     """The same sum by autograd, with the whole [N, V] matrix in memory."""
-    log_probs = torch.log_softmax(hidden @ head.T, -1)
-    return -(weight[:, None] * probs * log_probs.gather(1, ids)).sum()
+    log_probs = torch.log_softmax(hidden @ head.T, -1).gather(1, ids)
+    accepted = torch.minimum(log_probs.exp(), probs).sum(-1)
+    return -(weight * ((1 - share) * (probs * log_probs).sum(-1) + share * accepted.log())).sum()
 
 
 def example():
@@ -19,10 +20,11 @@ def example():
     return hidden, head, ids, probs, torch.rand(6, generator=generator)
 
 
-def test_value_and_gradients_equal_autograd():
+@pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
+def test_value_and_gradients_equal_autograd(share):
     hidden, head, ids, probs, weight = example()
-    expected = torch.autograd.grad(reference(hidden, head, ids, probs, weight), (hidden, head))
-    loss = head_loss(hidden, head, ids, probs, weight).sum()
+    expected = torch.autograd.grad(reference(hidden, head, ids, probs, weight, share), (hidden, head))
+    loss = head_loss(hidden, head, ids, probs, weight, share).sum()
     assert loss.item() == pytest.approx(reference(hidden, head, ids, probs, weight).item(), rel=1e-5)
     for ours, theirs in zip(torch.autograd.grad(loss, (hidden, head)), expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
