@@ -70,6 +70,7 @@ class SliceJob:
     publish: bool  # evaluate and write a candidate at the end
     target_config: dict[str, Any] = field(default_factory=dict)  # config.json, for a day 0 without the directory
     import_path: str = ""  # day 0: an EAGLE-3 checkpoint directory that version 1 is made of
+    follows_vocabulary: bool = False  # the engine takes a version that proposes other tokens than the one before
     import_name: str = ""  # what that is a copy of, like "demo v3"; "" = somebody's own checkpoint
 
 

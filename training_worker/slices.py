@@ -135,20 +135,32 @@ def _take_up(job: SliceJob) -> WarmRun:
         where = job.target_path or "the directory of a model id: set AURORA_MODELS_DIR for the trainer"
         raise FileNotFoundError(f"the trainer cannot read {where}; it needs the target's embedding and head")
     target = run.examples.target if run is not None else Target(Path(job.target_path), find_device(wanted_device()))
-    config = DraftConfig.for_target(target.config)
-    parent: dict[str, torch.Tensor] | None = None
-    if not path.exists() and job.parent_uri:
-        config, parent = checkpoint.load(Path(job.parent_uri))
-    trainer = Trainer(target, config, job.lookahead, job.seed)
-    if path.exists():
-        trainer.load(path)
-    elif parent is not None:
-        trainer.start_from(parent)
-    else:
-        trainer.start_anew(vocabulary.choose(Path(job.target_path), target.config, config.draft_vocab_size))
-    run = WarmRun(job.run_id, job.target_path, trainer, Examples(target, config.aux_layer_ids), _stamp(path))
+    trainer = _resumed(job, target, path) if path.exists() else _begun(job, target)
+    run = WarmRun(job.run_id, job.target_path, trainer, Examples(target, trainer.config.aux_layer_ids), _stamp(path))
     _warm[job.target_path] = run
     return run
+
+
+def _resumed(job: SliceJob, target: Target, path: Path) -> Trainer:
+    config = Trainer.config_of(path) or DraftConfig.for_target(target.config)
+    trainer = Trainer(target, config, job.lookahead, job.seed)
+    trainer.load(path)
+    return trainer
+
+
+def _begun(job: SliceJob, target: Target) -> Trainer:
+    if job.parent_uri:
+        config, parent = checkpoint.load(Path(job.parent_uri))
+        trainer = Trainer(target, config, job.lookahead, job.seed)
+        trainer.start_from(parent)
+        return trainer
+    config = DraftConfig.for_target(target.config)
+    trainer = Trainer(target, config, job.lookahead, job.seed)
+    if config.draft_vocab_size == config.vocab_size:
+        return trainer
+    counts = vocabulary.prior(target.folder, target.config)
+    trainer.start_anew(vocabulary.most_frequent(counts, config.draft_vocab_size), counts)
+    return trainer
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -175,6 +187,8 @@ class _Slice:
         """Load, train, save, evaluate, publish."""
         self._tell("load", now=True)
         fresh, missing = self.run_state.examples.load(self.job.fresh, self._use)
+        if self.job.follows_vocabulary:
+            self.trainer.follow(example.source for example in fresh)
         missing_old = self._train([example.source for example in fresh])
         self._tell("save", now=True)
         self._keep()
@@ -241,6 +255,7 @@ class _Slice:
             "run_id": self.job.run_id,
             "step": self.trainer.step_count,
             "num_tokens": self.trainer.num_tokens,
+            "coverage": self.trainer.coverage(self.job.fresh),
             "num_fresh_traces": len(self.job.fresh),
             "num_replay_traces": len(self.job.replay),
             "first_trace": self.job.fresh[0].trace_id if self.job.fresh else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +14,13 @@ from aurora_kernels.dtypes import fastest_dtype
 from torch import Tensor
 
 from speculators.checkpoint import sync_directory
-from speculators.draft_config import DraftConfig
+from speculators.draft_config import VOCABULARY_TENSORS, DraftConfig
 from speculators.eagle3 import Eagle3Draft
 from speculators.losses import head_loss, soft_targets
 from speculators.optimiser import Muon
+from training_worker import vocabulary
 from training_worker.batches import Batch, Example, make_batch, padded, sample_bases, sent
+from training_worker.config import TraceSource
 from training_worker.device import CPU
 from training_worker.target import Target
 from training_worker.unroll import unroll
@@ -88,18 +90,59 @@ class Trainer:
         self._is_full_vocabulary = config.draft_vocab_size == config.vocab_size
         self._optimisers = self._make_optimisers()
         self.averaged = self._copy()  # what is evaluated and published
+        self.token_counts = self._prior()  # float64 [vocab_size], on the CPU: of the traffic of late
 
-    def start_anew(self, target_ids_V: Tensor) -> None:
-        """Begin with random weights and a vocabulary: rising ids of the target, ``draft_vocab_size`` of them."""
+    def start_anew(self, target_ids_V: Tensor, token_counts: Tensor | None = None) -> None:
+        """Begin with random weights and a vocabulary: rising ids of the target, ``draft_vocab_size`` of them.
+
+        ``token_counts`` [vocab_size]: what they were chosen by, where that is known.
+        """
         self.draft.take_vocabulary(target_ids_V.to(self.device))
-        self._draft_ids = self.draft.target_ids
-        self.averaged = self._copy()
+        self._begin(token_counts)
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Begin with these weights and this vocabulary instead of random ones and the first ids."""
         self.draft.load_state_dict(state)
+        self._begin(None)
+
+    def _begin(self, token_counts: Tensor | None) -> None:
         self._draft_ids = self.draft.target_ids
         self.averaged = self._copy()
+        self.token_counts = self._prior() if token_counts is None else token_counts
+
+    def _prior(self) -> Tensor:
+        return vocabulary.prior_of(self._draft_ids, self.target.folder, self.target.config)
+
+    @torch.no_grad()
+    def follow(self, sources: Iterable[TraceSource]) -> int:
+        """Count what these traces say, and propose what the traffic says most; how many tokens were exchanged.
+
+        A token that comes begins as what those that go have in common, which is to be unlikely.
+        """
+        if self._is_full_vocabulary:
+            return 0
+        for source in sources:
+            vocabulary.count(self.token_counts, source.tokens, source.prompt_len)
+        wanted = vocabulary.better(self.token_counts, self._draft_ids.cpu())
+        if wanted is None:
+            return 0
+        wanted, old = wanted.to(self.device), self._draft_ids
+        place = torch.searchsorted(old, wanted).clamp_max(len(old) - 1)
+        is_new, is_going = (old[place] != wanted)[:, None], ~torch.isin(old, wanted)
+        for rows in (self.draft.lm_head.weight, self.averaged["lm_head.weight"]):
+            rows.copy_(torch.where(is_new, rows[is_going].mean(0), rows[place]))
+        moments = self._optimisers[1].state.get(self.draft.lm_head.weight, {})
+        for rows in (moments[name] for name in ("exp_avg", "exp_avg_sq") if name in moments):
+            rows.copy_(torch.where(is_new, 0.0, rows[place]))
+        self.draft.take_vocabulary(wanted)
+        self._draft_ids = wanted
+        self.averaged |= {name: getattr(self.draft, name).clone() for name in VOCABULARY_TENSORS}
+        return int(is_new.sum())
+
+    def coverage(self, sources: Iterable[TraceSource]) -> float | None:
+        """Share of what was generated in these traces that the draft can propose; None where nothing was."""
+        tokens = torch.tensor([token for source in sources for token in source.tokens[source.prompt_len :]])
+        return float(torch.isin(tokens, self._draft_ids.cpu()).float().mean()) if len(tokens) else None
 
     def published(self) -> Eagle3Draft:
         """A draft of the averaged weights; the next step moves them."""
@@ -193,8 +236,10 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write everything durably, for any device to load; a kill leaves the old file or the new one."""
         state = {
+            "config": self.config.to_hf(),
             "draft": self.draft.state_dict(),
             "averaged": self.averaged,
+            "token_counts": self.token_counts,
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             "step_count": self.step_count,
             "num_tokens": self.num_tokens,
@@ -209,12 +254,19 @@ class Trainer:
         unfinished.replace(path)
         sync_directory(path.parent)
 
+    @staticmethod
+    def config_of(path: Path) -> DraftConfig | None:
+        """Of the draft whose state ``save`` has written there; None for one of an older Aurora, which did not say."""
+        saved = torch.load(path, weights_only=True, mmap=True).get("config")
+        return DraftConfig.from_hf(saved) if saved else None
+
     def load(self, path: Path) -> None:
         """Take up what ``save`` wrote, on whatever device. Raises RuntimeError for a file of another shape of draft."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.draft.load_state_dict(state["draft"])
         self._draft_ids = self.draft.target_ids
         self.averaged = _on(self.device, state["averaged"])
+        self.token_counts = state["token_counts"] if "token_counts" in state else self._prior()  # of an older Aurora
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step_count, self.num_tokens = state["step_count"], state["num_tokens"]

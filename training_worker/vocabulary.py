@@ -5,6 +5,9 @@ help, and the descriptions of the installed packages. To each is added what the 
 tokens in the order of its merges, so early ones are the frequent ones of what the tokenizer was trained on. Measured on
 168,000 tokens that SmolLM2-135M-Instruct wrote about code, documents, SQL and everyday questions: 8,192 of its 49,152
 tokens chosen so cover 92 % of them, by the order of ids alone 87 %, by counting source code alone 90 %.
+
+What the traffic says is counted from then on, and the vocabulary follows: of 120 other answers of that model 93.0 % of
+the tokens are in the first choice, 95.0 % after 50 answers (343 tokens exchanged), 96.3 % after 480 (1,929).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,10 @@ from torch import Tensor
 TEXT_CHARACTERS = 2_000_000  # of each kind of text
 ORDER_WEIGHT = 0.5  # of the ids' order beside one kind of text
 ORDER_OFFSET = 1000  # share of the token with id i: in proportion to 1 / (i + ORDER_OFFSET)
+PRIOR_TOKENS = 5_000.0  # of traffic: as much weighs what is known before there is any
+HALF_LIFE = 500_000.0  # tokens of traffic after which one counts half
+PROMPT_WEIGHT = 0.25  # of a prompt's token beside a generated one, which a draft might have proposed
+LEAST_GAIN = 0.002  # of what the traffic says; for less, no token is exchanged
 END_KEYS = ("eos_token_id", "bos_token_id")
 
 
@@ -32,8 +39,12 @@ def choose(folder: Path | None, config: dict[str, Any], size: int) -> Tensor:
     Without a folder, or without a ``tokenizer.json`` in it, the order of ids decides alone.
     """
     num_tokens = int(config["vocab_size"])
-    if size == num_tokens:
-        return torch.arange(size)
+    return torch.arange(size) if size == num_tokens else most_frequent(prior(folder, config), size)
+
+
+def prior(folder: Path | None, config: dict[str, Any]) -> Tensor:
+    """Counts [vocab_size] that stand for traffic before there is any; without bound for the ends of text."""
+    num_tokens = int(config["vocab_size"])
     order = 1.0 / (torch.arange(num_tokens, dtype=torch.float64) + ORDER_OFFSET)
     score = order / order.sum() * ORDER_WEIGHT
     path = folder / "tokenizer.json" if folder is not None else None
@@ -41,8 +52,39 @@ def choose(folder: Path | None, config: dict[str, Any], size: int) -> Tensor:
         tokenizer = Tokenizer.from_file(str(path))
         for texts in (_source_code(), _topics(), _descriptions()):
             score += _shares(tokenizer, texts, num_tokens)
-    score[_ends(folder, config, num_tokens)] = 1e9
-    return score.topk(size).indices.sort().values
+    return _with_ends(score / score.sum() * PRIOR_TOKENS, folder, config)
+
+
+def prior_of(target_ids_V: Tensor, folder: Path | None, config: dict[str, Any]) -> Tensor:
+    """The same for a draft with a vocabulary of its own: each of its tokens counts alike, all others nothing."""
+    counts = torch.zeros(int(config["vocab_size"]), dtype=torch.float64)
+    counts[target_ids_V.cpu()] = PRIOR_TOKENS / len(target_ids_V)
+    return _with_ends(counts, folder, config)
+
+
+def count(counts: Tensor, tokens: Sequence[int], prompt_len: int) -> None:
+    """Add a trace's tokens to the counts, in place."""
+    weights = torch.ones(len(tokens), dtype=counts.dtype)
+    weights[:prompt_len] = PROMPT_WEIGHT
+    counts.mul_(0.5 ** (len(tokens) / HALF_LIFE)).index_add_(0, torch.tensor(tokens), weights)
+
+
+def most_frequent(counts: Tensor, size: int) -> Tensor:
+    """The rising ids of the ``size`` tokens that count most."""
+    return counts.topk(size).indices.sort().values
+
+
+def better(counts: Tensor, target_ids_V: Tensor) -> Tensor | None:
+    """As many rising ids that cover more of what was counted than these do; None where that is hardly anything."""
+    wanted = most_frequent(counts, len(target_ids_V))
+    is_better = coverage(counts, wanted) - coverage(counts, target_ids_V) >= LEAST_GAIN
+    return wanted if is_better else None
+
+
+def coverage(counts: Tensor, target_ids_V: Tensor) -> float:
+    """Share of what was counted that these tokens make up, without the ends of text."""
+    known = torch.where(counts.isfinite(), counts, 0.0)
+    return float(known[target_ids_V].sum() / known.sum().clamp_min(1e-9))
 
 
 def _shares(tokenizer: Tokenizer, texts: Iterable[str], num_tokens: int) -> Tensor:
@@ -78,6 +120,11 @@ def _up_to(num_characters: int, paths: Iterable[Path]) -> Iterator[str]:
             continue  # one text less
         num_characters -= len(text)
         yield text
+
+
+def _with_ends(counts: Tensor, folder: Path | None, config: dict[str, Any]) -> Tensor:
+    counts[_ends(folder, config, len(counts))] = torch.inf
+    return counts
 
 
 def _ends(folder: Path | None, config: dict[str, Any], num_tokens: int) -> list[int]:

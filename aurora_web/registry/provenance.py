@@ -20,6 +20,7 @@ LABELS = {
     "run_id": "Training run",
     "step": "Optimiser steps",
     "num_tokens": "Tokens trained on",
+    "coverage": "Share of the new traces' tokens that it can propose",
     "num_fresh_traces": "New traces in its last slice",
     "num_replay_traces": "Older traces in its last slice",
     "first_trace": "First new trace",
@@ -57,6 +58,8 @@ def _said(key: str, value: Any) -> str:
         return shlex.join(map(str, value)) or NONE
     if key in {"seed", "run_id"}:
         return str(value)
+    if key == "coverage" and isinstance(value, float):
+        return f"{value:.1%}".replace("%", " %")
     return words(value)
 
 

@@ -54,6 +54,7 @@ def build_job(row: TrainingSlice, target: Target) -> SliceJob:
         seed=row.run.seed,
         code_version=settings.CODE_VERSION,
         publish=True,
+        follows_vocabulary=not target.is_on_sglang,  # SGLang reads d2t once, at its start
         target_config=target.config,
         import_path=target.draft_path if row.is_day_zero else "",
         import_name=str(target.draft_version) if row.is_day_zero and target.draft_version else "",

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from speculators import checkpoint
 from tests.unit.serving.tiny import make_draft
-from training_worker import slices
+from training_worker import slices, vocabulary
 from training_worker.config import SliceJob
 from training_worker.day_zero import import_draft
 from training_worker.slices import TrainingError, run_slice
@@ -77,7 +77,7 @@ def test_traces_need_the_target_and_wait_for_it(job, traces, target_dir):
     assert result.progress.step > 0
 
 
-def test_an_imported_draft_becomes_version_one_and_is_learnt_on(job, config, traces, target_dir, tmp_path):
+def test_an_imported_draft_becomes_version_one_and_is_learnt_on(job, config, traces, target_dir, tmp_path, monkeypatch):
     state = foreign(tmp_path / "foreign", config)
     job = replace(job, import_path=str(tmp_path / "foreign"))
     first = run_slice(job, lambda progress: None)
@@ -94,6 +94,26 @@ def test_an_imported_draft_becomes_version_one_and_is_learnt_on(job, config, tra
     result = run_slice(later, lambda progress: None)
     assert result.manifest.config["draft_vocab_size"] == 30
     assert result.manifest.parent == 1
+    monkeypatch.setattr(slices, "_warm", {})  # the trainer is started again
+    again = run_slice(replace(later, parent_uri=result.manifest.uri, parent_version=2), lambda progress: None)
+    assert again.progress.step > result.progress.step
+    assert again.manifest.config == result.manifest.config
+
+
+def test_the_vocabulary_follows_the_traffic_where_the_engine_takes_that(
+    job, config, traces, target_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(vocabulary, "PRIOR_TOKENS", 30.0)  # few are said here
+    foreign(tmp_path / "foreign", config)
+    first = run_slice(replace(job, import_path=str(tmp_path / "foreign")), lambda progress: None)
+    job = replace(job, target_path=str(target_dir), parent_uri=first.manifest.uri, fresh=tuple(traces(12)))
+    on_sglang = run_slice(job, lambda progress: None)
+    embedded = run_slice(replace(job, fresh=tuple(traces(12, seed=1)), follows_vocabulary=True), lambda progress: None)
+    d2t = [checkpoint.load(Path(result.manifest.uri))[1]["d2t"] for result in (first, on_sglang, embedded)]
+    assert torch.equal(d2t[0], d2t[1])
+    assert not torch.equal(d2t[1], d2t[2])
+    shares = [result.manifest.provenance["coverage"] for result in (on_sglang, embedded)]
+    assert 0 < shares[0] < shares[1] <= 1
 
 
 @pytest.mark.parametrize(

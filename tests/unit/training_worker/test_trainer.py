@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import torch
 
+from speculators.checkpoint import tensor_problems
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
+from training_worker import vocabulary
 from training_worker.batches import training_batches
 from training_worker.evaluate import replay
 from training_worker.segments import Examples
@@ -126,3 +128,47 @@ def test_a_parents_vocabulary_is_learnt_in(target, traces, tmp_path):
         place, probs = each._to_draft(torch.tensor([[1, 2, 59]]), torch.tensor([[0.5, 0.3, 0.2]]))
         assert (probs > 0).tolist() == [[True, False, True]]
         assert place[0, [0, 2]].tolist() == [0, 29]
+
+
+def test_the_vocabulary_follows_the_traffic_and_learning_goes_on(target, traces, tmp_path, monkeypatch):
+    """Tokens that stay keep what was learnt of them; the others begin unlikely; a resumed run counts on."""
+    monkeypatch.setattr(vocabulary, "PRIOR_TOKENS", 30.0)  # few are said here
+    config = replace(DraftConfig.for_target(target.config), draft_vocab_size=30)
+    sources = traces(24)
+    examples, _ = Examples(target, AUX).load(sources)
+    trainer = Trainer(target, config, 3, seed=1, recipe=Recipe(max_positions=128))
+    losses_of(trainer, examples, 5)
+    ids, head = trainer.draft.target_ids, trainer.draft.lm_head.weight.detach().clone()
+    moments = trainer._optimisers[1].state[trainer.draft.lm_head.weight]
+    before, learnt = trainer.coverage(sources), moments["exp_avg"].clone()
+    num_exchanged = trainer.follow(sources)
+    now = trainer.draft.target_ids
+    assert num_exchanged == len(set(now.tolist()) - set(ids.tolist())) > 0
+    assert trainer.coverage(sources) > before
+    assert trainer.coverage([]) is None
+    stay = [(i, ids.tolist().index(each)) for i, each in enumerate(now.tolist()) if each in ids]
+    come = [i for i, each in enumerate(now.tolist()) if each not in ids]
+    after = trainer.draft.lm_head.weight.detach()
+    for i, was in stay:
+        assert torch.equal(after[i], head[was]) and torch.equal(moments["exp_avg"][i], learnt[was])
+    going = [i for i, each in enumerate(ids.tolist()) if each not in now]
+    assert all(torch.allclose(after[i], head[going].mean(0)) for i in come)
+    assert all(moments["exp_avg"][i].abs().max() == 0 for i in come)
+    assert tensor_problems(config, trainer.averaged) == []
+    assert torch.equal(trainer.published().target_ids, now)
+    assert trainer.follow([]) == 0
+    trainer.save(tmp_path / "t.pt")
+    resumed = Trainer(target, Trainer.config_of(tmp_path / "t.pt"), 3, seed=1, recipe=Recipe(max_positions=128))
+    resumed.load(tmp_path / "t.pt")
+    assert torch.equal(resumed.token_counts, trainer.token_counts)
+    assert losses_of(resumed, examples, 12) == losses_of(trainer, examples, 12)
+    assert torch.equal(resumed._draft_ids, now)
+    said = {token for source in sources for token in source.tokens[source.prompt_len :]}
+    assert said & set(now[come].tolist())
+    assert accept_length(trainer, target, examples) > 1.0
+
+
+def test_a_whole_vocabulary_has_nothing_to_follow(target, traces):
+    trainer = trainer_of(target)
+    sources = traces(3)
+    assert (trainer.follow(sources), trainer.coverage(sources)) == (0, 1.0)

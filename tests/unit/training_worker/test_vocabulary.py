@@ -58,3 +58,30 @@ def test_a_draft_of_it_is_a_valid_checkpoint(vocab_size, expected):
     draft.take_vocabulary(vocabulary.choose(None, {"vocab_size": vocab_size, "eos_token_id": vocab_size - 1}, expected))
     assert tensor_problems(config, draft.state_dict()) == []
     assert int(draft.target_ids[-1]) == vocab_size - 1
+
+
+def test_what_the_traffic_says_comes_in_and_what_nobody_says_goes(folder):
+    counts = vocabulary.prior(folder, CONFIG)
+    ids = vocabulary.most_frequent(counts, 512)
+    assert torch.equal(ids, vocabulary.choose(folder, CONFIG, 512))
+    assert vocabulary.better(counts, ids) is None
+    said = list(range(9_000, 9_020))  # far behind what was chosen
+    before = vocabulary.coverage(counts, ids)
+    for _ in range(10):
+        vocabulary.count(counts, said * 5, prompt_len=40)
+    assert vocabulary.coverage(counts, ids) < 0.9 * before
+    wanted = vocabulary.better(counts, ids)
+    assert set(said) <= set(wanted.tolist())
+    assert {19_990, 19_991, 19_992, 19_993} <= set(wanted.tolist())
+    assert wanted.tolist() == sorted(set(wanted.tolist())) and len(wanted) == 512
+    assert vocabulary.coverage(counts, wanted) > vocabulary.coverage(counts, ids) + 0.1
+    assert vocabulary.better(counts, wanted) is None
+
+
+def test_a_prompts_token_counts_less_and_an_old_one_is_forgotten():
+    counts = torch.zeros(100, dtype=torch.float64)
+    vocabulary.count(counts, [1, 2, 3], prompt_len=2)
+    assert counts[[1, 2, 3]].tolist() == [vocabulary.PROMPT_WEIGHT, vocabulary.PROMPT_WEIGHT, 1.0]
+    for _ in range(10):
+        vocabulary.count(counts, [9] * int(vocabulary.HALF_LIFE / 10), prompt_len=0)
+    assert counts[3].item() == pytest.approx(0.5)

@@ -173,7 +173,15 @@ def test_a_target_on_sglang_gets_its_day_zero_from_the_config(queue, checkpoint_
     services.tick()
     services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
     assert (jobs[1].target_path, jobs[1].import_path) == (str(tmp_path / "acme" / "tiny"), "")
+    assert not any(job.follows_vocabulary for job in jobs)  # SGLang reads d2t at its start
     assert Trace.objects.filter(target=target, trained_at=None, is_held_out=False).count() == 0
+
+
+def test_the_embedded_engines_drafts_follow_the_vocabulary_of_their_traffic(queue, target):
+    jobs = []
+    services.tick()
+    services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
+    assert [job.follows_vocabulary for job in jobs] == [True]
 
 
 def test_an_imported_draft_is_handed_to_the_first_slice_only(queue, checkpoint_dir, tmp_path):

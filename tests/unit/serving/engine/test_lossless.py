@@ -186,10 +186,10 @@ def test_greedy_equals_plain_with_other_pins_beside_it_in_the_batch(tiny, plain,
     assert max(f.mean_batch_size for f in finished if f.domain == "off") > 2  # and it did share its steps
 
 
-def test_greedy_equals_plain_across_swaps(tiny, plain, good, garbage):
-    """Swaps all the while; running requests keep their version, new ones take the next."""
+def test_greedy_equals_plain_across_swaps(tiny, plain, good, garbage, small_vocabulary):
+    """Swaps all the while, one of them to another vocabulary; running requests keep their version."""
     with engine_of(tiny[0], fixed_lookahead=4) as engine:
-        drafts = [engine.load_draft(good), engine.load_draft(garbage), None]
+        drafts = [engine.load_draft(good), engine.load_draft(garbage), engine.load_draft(small_vocabulary), None]
         engine.swap(1, drafts[0]).result(60)
         stopped = threading.Event()
 
@@ -197,7 +197,7 @@ def test_greedy_equals_plain_across_swaps(tiny, plain, good, garbage):
             number = 1
             while not stopped.wait(0.002):
                 number += 1
-                engine.swap(number, drafts[number % 3]).result(60)
+                engine.swap(number, drafts[number % len(drafts)]).result(60)
 
         swapper = threading.Thread(target=keep_swapping)
         swapper.start()
