@@ -67,7 +67,9 @@ def bulk(request: HttpRequest, draft_id: UUID) -> HttpResponse:
         "problem": problem,
         "draft": draft,
     }
-    context |= {"num_valid": sum(entry.is_valid for entry in entries), "is_given": bool(given)}
+    num_valid = sum(entry.is_valid for entry in entries)
+    is_possible = num_valid == len(entries) or given.get("mode") == "valid"
+    context |= {"num_valid": num_valid, "is_possible": is_possible, "is_given": bool(given)}
     return render(request, "console/register_bulk.html", context, status=422 if request.method == "POST" else 200)
 
 

@@ -82,7 +82,7 @@ def read_yaml(text: str) -> list[Any]:
             raise
         raise RegistrationFileError(f"this is no YAML: {error}") from error
     if not isinstance(content, dict) or content.keys() != {"targets"}:
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else _kind(content)
         raise RegistrationFileError(f"expected one key, targets:, with a list below it; found {found:.120}")
     return checked_list(content["targets"])
 
@@ -90,9 +90,15 @@ def read_yaml(text: str) -> list[Any]:
 def checked_list(entries: Any) -> list[Any]:
     """The entries themselves. Raises RegistrationFileError."""
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_ENTRIES:
-        found = f"{len(entries)} of them" if isinstance(entries, list) else type(entries).__name__
+        found = f"{len(entries)} of them" if isinstance(entries, list) else _kind(entries)
         raise RegistrationFileError(f"targets: expected a list of 1 to {MAX_ENTRIES} targets, found {found}")
     return entries
+
+
+def _kind(value: Any) -> str:
+    """What YAML made of a text, in words."""
+    words = {type(None): "nothing", str: "text", bool: "true or false", list: "a list", dict: "a mapping"}
+    return words.get(type(value), f"the value {value!r:.40}")
 
 
 def arguments_of(given: Any) -> dict[str, Any]:

@@ -183,8 +183,15 @@ def _bandwidth(facts: TargetFacts, tokens_per_second: float) -> Finding:
     says = (
         f"Estimate: {found.bytes_per_token / 1024:,.4g} KiB per token, {found.megabytes_per_second:,.4g} MB/s at "
         f"{tokens_per_second:,.6g} tokens/s to storage that server and trainer share; {stored:,.4g} GiB in the "
-        f"{hours:g} h that they are kept, unless the server's quota is smaller."
+        f"{hours:g} h that they are kept."
     )
+    quota = estimates.SEGMENT_QUOTA_GIB
+    if stored > quota:
+        minutes = quota / stored * hours * 60
+        says += (
+            f" A server keeps {quota} GiB of them unless AURORA_SEGMENT_QUOTA_MIB says else, here the last "
+            f"{minutes:,.3g} minutes: what is trained on later is computed anew by the trainer."
+        )
     return ok(Topic.BANDWIDTH, says, found.how)
 
 

@@ -1,7 +1,7 @@
 // The charts of a target's page: counts from the API and the push, added up per bucket and divided only here.
 // All charts have one x-axis: a zoom on one is a zoom on all. Events are marked on every chart, with their sentence.
 import { colour } from "./colours.js";
-import { dotted, line, stacked, stepped } from "./lines.js";
+import { dotted, line, runs, stacked, stepped } from "./lines.js";
 import { unwall, wall, zoneNote } from "./zone.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
@@ -320,16 +320,21 @@ function busiest(charts, domains) {
 }
 
 function speedup(charts) {
-  const rows = charts.data.speedup.filter((row) => row.value !== null);
-  const x = rows.map((row) => wall(row.at));
-  const edge = { mode: "lines", x, line: { width: 0 }, showlegend: false, hoverinfo: "skip" };
-  const band = `${colour("--series-1")}33`;
+  const rows = charts.data.speedup.filter((row) => row.value !== null).map((row) => ({ ...row, middle: row.at }));
+  const pieces = runs(rows, charts.data.bucket_seconds);
+  const around = pieces.flatMap((piece) => [
+    ...piece.map((row) => [row.at, row.low]), ...piece.map((row) => [row.at, row.high]).reverse(), [piece[0].at, null],
+  ]);
+  const points = pieces.flatMap((piece) => [...piece, { at: piece.at(-1).at, value: null }]);
+  const says = (row) => row.value === null ? "" : `${row.value.toFixed(2)}× (95 %: ${row.low.toFixed(2)} to ${row.high.toFixed(2)})`;
   const traces = [
-    { ...edge, y: rows.map((row) => row.low) },
-    { ...edge, y: rows.map((row) => row.high), fill: "tonexty", fillcolor: band, name: "95 %", showlegend: true },
     {
-      name: "speedup", ...dotted(rows), x, y: rows.map((row) => row.value), line: { color: colour("--series-1"), width: 2.5 },
-      text: rows.map((row) => `${row.value.toFixed(2)}× (95 %: ${row.low.toFixed(2)} to ${row.high.toFixed(2)})`), hovertemplate: "%{text}<extra></extra>",
+      name: "95 %", mode: "lines", x: around.map(([at]) => wall(at)), y: around.map(([, value]) => value), line: { width: 0 },
+      fill: "toself", fillcolor: `${colour("--series-1")}33`, hoverinfo: "skip",
+    },
+    {
+      name: "speedup", ...dotted(rows), x: points.map((row) => wall(row.at)), y: points.map((row) => row.value),
+      line: { color: colour("--series-1"), width: 2.5 }, text: points.map(says), hovertemplate: "%{text}<extra></extra>",
     },
   ];
   if (rows.length) {

@@ -23,7 +23,7 @@ export function stepped(size, name, rows, y, look) {
 }
 
 // Rows, oldest first, in pieces without a gap.
-function runs(rows, size) {
+export function runs(rows, size) {
   const found = [];
   const gap = Math.max(GAP_BUCKETS * size, GAP_SECONDS);
   for (const row of rows) {

@@ -336,6 +336,9 @@ def test_several_from_a_file_are_previewed_and_confirmed(operator, checkpoint_di
     page = text(operator.get(at("bulk")))
     assert "Check: 1 of 2 can be registered" in page
     assert "/nowhere does not exist." in page
+    assert "Not all of them can be registered" in page and 'value="register"' not in page
+    operator.post(at("bulk"), {"text": yaml_of(good, bad), "mode": "valid", "do": "check"})
+    assert "Register 1 target<" in text(operator.get(at("bulk")))
     assert not Target.objects.exists()
     given = {"text": yaml_of(good, bad), "mode": "all", "do": "register"}
     answer = operator.post(at("bulk"), given)
@@ -354,6 +357,8 @@ def test_a_file_that_cannot_be_read_is_named_and_kept(operator):
     assert "targets: [" in page
     answer = operator.post(at("bulk"), {"text": "targets: [", "mode": "all", "do": "register"})
     assert answer.status_code == 422
+    operator.post(at("bulk"), {"text": "targets:", "mode": "all", "do": "check"})
+    assert "expected a list of 1 to 100 targets, found nothing" in text(operator.get(at("bulk")))
 
 
 def test_the_example_on_the_page_is_one(operator):
