@@ -90,7 +90,7 @@ class Trainer:
         self._is_full_vocabulary = config.draft_vocab_size == config.vocab_size
         self._optimisers = self._make_optimisers()
         self.averaged = self._copy()  # what is evaluated and published
-        self.token_counts = self._prior()  # float64 [vocab_size], on the CPU: of the traffic of late
+        self.token_counts: Tensor | None = None  # float64 [vocab_size], on the CPU: of the traffic of late
 
     def start_anew(self, target_ids_V: Tensor, token_counts: Tensor | None = None) -> None:
         """Begin with random weights and a vocabulary: rising ids of the target, ``draft_vocab_size`` of them.
@@ -108,10 +108,7 @@ class Trainer:
     def _begin(self, token_counts: Tensor | None) -> None:
         self._draft_ids = self.draft.target_ids
         self.averaged = self._copy()
-        self.token_counts = self._prior() if token_counts is None else token_counts
-
-    def _prior(self) -> Tensor:
-        return vocabulary.prior_of(self._draft_ids, self.target.folder, self.target.config)
+        self.token_counts = token_counts
 
     @torch.no_grad()
     def follow(self, sources: Iterable[TraceSource]) -> int:
@@ -121,6 +118,8 @@ class Trainer:
         """
         if self._is_full_vocabulary:
             return 0
+        if self.token_counts is None:  # a draft that somebody else has made
+            self.token_counts = vocabulary.prior_of(self._draft_ids, self.target.folder, self.target.config)
         for source in sources:
             vocabulary.count(self.token_counts, source.tokens, source.prompt_len)
         wanted = vocabulary.better(self.token_counts, self._draft_ids.cpu())
@@ -266,7 +265,7 @@ class Trainer:
         self.draft.load_state_dict(state["draft"])
         self._draft_ids = self.draft.target_ids
         self.averaged = _on(self.device, state["averaged"])
-        self.token_counts = state["token_counts"] if "token_counts" in state else self._prior()  # of an older Aurora
+        self.token_counts = state.get("token_counts")  # an older Aurora kept none
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step_count, self.num_tokens = state["step_count"], state["num_tokens"]

@@ -96,7 +96,7 @@ def test_an_entry_that_is_none_is_named():
     [
         ("targets: [", "line 1"),
         ("- slug: x", "expected one key, targets:"),
-        ("targets: {}", "expected a list of 1 to 100 targets, found dict"),
+        ("targets: {}", "expected a list of 1 to 100 targets, found a mapping"),
         ("targets: []", "found 0 of them"),
         ("targets: [{slug: a}]\nmore: 1", "found targets, more"),
         ("a: &x [1]\ntargets: [*x]", "anchors and aliases"),
