@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -159,6 +160,7 @@ def channels(request: HttpRequest) -> HttpResponse:
     log = Delivery.objects.select_related("channel")
     context = {
         "channels": Channel.objects.all(),
+        "is_email_set_up": bool(settings.EMAIL_URL),
         "deliveries": log.defer("payload")[:NUM_DELIVERIES],
         "form": form,
         "new_secret": request.session.pop(NEW_SECRET, None),  # shown once

@@ -13,6 +13,7 @@ from django.utils import timezone
 from aurora_web.accounts.access import allow, need, user_of
 from aurora_web.console import pins
 from aurora_web.console.forms import PinForm
+from aurora_web.console.ranges import named
 from aurora_web.console.templatetags.figures import percent
 from aurora_web.metrics import domains as figures
 from aurora_web.metrics import slices
@@ -64,7 +65,7 @@ def _add(request: HttpRequest, target: Target) -> list[DomainRule]:
 
 
 def _context(found: Target, asked: str) -> dict[str, Any]:
-    name = asked if asked in figures.RANGES else figures.DEFAULT_RANGE
+    name, unknown = named(asked, figures.RANGES, figures.DEFAULT_RANGE)
     seen = domain_figures(found, name)
     since = timezone.now() - timedelta(seconds=figures.RANGES[name][0])
     worst, num_sampled = slices.worst_slices(found, since)
@@ -76,6 +77,7 @@ def _context(found: Target, asked: str) -> dict[str, Any]:
         "area": "domains",
         "ranges": figures.RANGES,
         "range": name,
+        "range_problem": unknown,
         "window_minutes": seen["window_seconds"] // 60,
         "versions": seen["versions"],
         "lines": [

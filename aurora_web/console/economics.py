@@ -7,6 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from aurora_web.accounts.access import allow, need, user_of
+from aurora_web.console.ranges import named
 from aurora_web.console.spreadsheet import csv_response
 from aurora_web.registry.models import Target
 from aurora_web.rollouts.economics import COSTS, DEFAULT_RANGE, RANGES, CostError, Saving, set_costs
@@ -28,12 +29,13 @@ def economics(request: HttpRequest, slug: str) -> HttpResponse:
         else:
             messages.success(request, "The assumptions are saved.")
             return redirect(request.get_full_path())
-    chosen = _range(request)
+    chosen, unknown = _range(request)
     context = {
         "target": found,
         "area": "economics",
         "ranges": RANGES,
         "range": chosen,
+        "range_problem": unknown,
         "found": figures_of(found, chosen),
         "problem": problem,
         "given": request.POST,
@@ -41,22 +43,22 @@ def economics(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "console/economics.html", context, status=422 if problem else 200)
 
 
-def _range(request: HttpRequest) -> str:
-    chosen = request.GET.get("range", DEFAULT_RANGE)
-    return chosen if chosen in RANGES else DEFAULT_RANGE
+def _range(request: HttpRequest) -> tuple[str, str]:
+    return named(request.GET.get("range", ""), RANGES, DEFAULT_RANGE)
 
 
 @allow("read")
 def economics_csv(request: HttpRequest, slug: str) -> HttpResponse:
     """The figures per domain, the last line of all."""
     target = get_object_or_404(Target, slug=slug)
-    found = figures_of(target, _range(request))
+    chosen, _ = _range(request)
+    found = figures_of(target, chosen)
     header = (
         "domain", "num_requests", "num_tokens", "covered_share", "spent_seconds", "without_seconds", "saved_seconds",
         "saved_low", "saved_high", "reason",
     )  # fmt: skip
     rows = [_row(line, line.domain) for line in found.domains] + [_row(found.total, "(all)")]
-    return csv_response(f"{target.slug}-economics-{_range(request)}.csv", header, rows)
+    return csv_response(f"{target.slug}-economics-{chosen}.csv", header, rows)
 
 
 def _row(line: Saving, name: str) -> list[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -67,8 +68,16 @@ def time_range(query: QueryDict, now: float | None = None) -> TimeRange:
         custom, problem = _custom(begin, end, now)
         if custom is not None:
             return custom
-    name = name if name in RANGES else DEFAULT_RANGE
-    return TimeRange(name, now - RANGES[name], now, True, problem)
+    name, unknown = named(name, RANGES, DEFAULT_RANGE)
+    return TimeRange(name, now - RANGES[name], now, True, problem or unknown)
+
+
+def named(asked: str, known: Iterable[str], default: str) -> tuple[str, str]:
+    """(the range of this name or the default, what is wrong with a name that is none)."""
+    if not asked:
+        return default, ""
+    names = list(known)
+    return (asked, "") if asked in names else (default, f"{asked!r:.40} is no range: expected one of {', '.join(names)}")
 
 
 def _custom(begin: str, end: str, now: float) -> tuple[TimeRange | None, str]:

@@ -20,6 +20,7 @@ EMBEDDED = "aurora-embedded"  # what the embedded engine calls itself; it knows 
 SPECULATIVE, CONTROL = "speculative", "control"
 CHAT, COMPLETION = "chat", "completion"
 PATHS = {CHAT: "/v1/chat/completions", COMPLETION: "/v1/completions"}
+MIN_TOKENS = 32  # of either answer, for a ratio of their speeds
 DOMAIN = "playground"  # unless a person names another: figures of the other domains stay those of their clients
 API_KEY = "AURORA_SGLANG_API_KEY"  # of the console's environment; settings.py reads it
 NO_STEPS = (
@@ -210,6 +211,12 @@ def verdict(asked: Asked, answers: dict[str, Answer]) -> dict[str, Any]:
         notes.append("Nothing is compared: no draft is live on this replica, so both were decoded without speculation.")
     elif ratio is None:
         notes.append("Nothing is compared: an answer of a single token has no verify step.")
+    elif (fewest := min(_number(each.steps, "num_accept_tokens") or 0 for each in (drafted, control))) < MIN_TOKENS:
+        ratio = None
+        notes.append(
+            f"Nothing is compared: the steps of {fewest:g} tokens say little about speed. Ask for an answer of at least "
+            f"{MIN_TOKENS}."
+        )
     elif not _number(drafted.steps, "num_proposed_drafts"):
         notes.append(
             "Nothing was proposed: of all that the engine knows about this domain, no speculation is the fastest, or "

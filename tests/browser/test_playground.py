@@ -19,7 +19,7 @@ def address(traced, base):
     traced.put("/targets/pocket/domains/played/pin", {"lookahead": 2})
     wait_for("the pin", lambda: traced.get("/targets/pocket/domains/played/pin")["obeying"], 60)
     wait_for("a version at work", lambda: traced.rows("SELECT 1 FROM rollouts_replica WHERE version > 0"), 60)
-    return f"{base}{PATH}?domain=played&kind=completion&max_tokens=24"
+    return f"{base}{PATH}?domain=played&kind=completion&max_tokens=64"
 
 
 def test_a_prompt_is_decoded_both_ways(operator, address):

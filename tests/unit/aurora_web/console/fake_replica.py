@@ -6,11 +6,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FACTS = {
-    "version": 3, "is_control": False, "num_verify_steps": 2, "num_proposed_drafts": 6, "num_correct_drafts": 3,
-    "num_accept_tokens": 5, "decode_seconds": 0.05,
+    "version": 3, "is_control": False, "num_verify_steps": 20, "num_proposed_drafts": 60, "num_correct_drafts": 30,
+    "num_accept_tokens": 50, "decode_seconds": 0.5,
 }  # fmt: skip
-CONTROL = {**FACTS, "version": 0, "is_control": True, "num_verify_steps": 5, "num_proposed_drafts": 0,
-           "num_correct_drafts": 0, "decode_seconds": 0.1}  # fmt: skip
+CONTROL = {**FACTS, "version": 0, "is_control": True, "num_verify_steps": 50, "num_proposed_drafts": 0,
+           "num_correct_drafts": 0, "decode_seconds": 1.0}  # fmt: skip
 MARKED = [
     ("a", {"step": 0, "first": ["a"]}),
     ("bc", {"step": 1, "correct": ["b"], "rejected": ["x"], "dropped": ["y"], "bonus": ["c"]}),

@@ -68,13 +68,20 @@ def test_ranges(query, since, until, is_open):
     assert (again.since, again.until) == (since, until)
 
 
-@pytest.mark.parametrize("query", ["from=yesterday", "from=2027-01-15T07:00&to=2027-01-15T06:00", "from=2020-01-01"])
+@pytest.mark.parametrize("query", ["from=yesterday", "from=2027-01-15T07:00&to=2027-01-15T06:00", "from=2020-01-01", "range=9m"])
 def test_a_range_that_cannot_be_is_said_and_the_default_is_shown(clients, target, query):
     found = time_range(QueryDict(query), NOW)
     assert (found.name, bool(found.problem)) == ("30m", True)
     assert "The last 30 minutes are shown" in text(clients["viewer"].get(f"/targets/demo/?{query}"))
     answer = clients["viewer"].get(f"/api/v1/targets/demo/charts?{query}")
     assert (answer.status_code, answer["content-type"]) == (422, "application/problem+json")
+
+
+@pytest.mark.parametrize(("page", "expected"), [("economics", "1h, 24h, 7d, 28d"), ("domains", "1h, 24h, 7d")])
+def test_an_unknown_range_is_said_where_there_are_only_named_ones(clients, target, page, expected):
+    answer = text(clients["viewer"].get(f"/targets/demo/{page}/?range=9m"))
+    assert f"&#x27;9m&#x27; is no range: expected one of {expected}. 24h is shown." in answer
+    assert "is no range" not in text(clients["viewer"].get(f"/targets/demo/{page}/"))
 
 
 def test_the_large_figures_are_those_of_the_live_version(clients, judged):

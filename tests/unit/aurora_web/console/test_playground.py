@@ -91,6 +91,7 @@ def test_only_the_first_is_learnt_from_when_a_person_says_so(clients, replica):
         ({True: None}, "older than this page"),
         ({False: CONTROL}, "no draft is live"),
         ({False: {**FACTS, "decode_seconds": 0}}, "a single token"),
+        ({False: {**FACTS, "num_accept_tokens": 31}}, "the steps of 31 tokens say little about speed"),
     ],
 )
 def test_what_cannot_be_compared_is_not(clients, replica, facts, note):

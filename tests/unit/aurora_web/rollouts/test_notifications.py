@@ -158,7 +158,7 @@ def test_a_silence_that_expired_or_is_of_another_target_covers_nothing(target, o
     assert Delivery.objects.count() == 1
 
 
-def test_e_mail(target, observed, settings):
+def test_e_mail(target, observed, settings, clients):
     _, secret = watching.add_channel("team", "email", "ada@example.org, bob@example.org", "ada")
     assert secret == ""
     break_capture(observed)
@@ -166,7 +166,10 @@ def test_e_mail(target, observed, settings):
     notifications.attempt(delivery.pk)
     delivery.refresh_from_db()
     assert "AURORA_EMAIL_URL is empty" in delivery.answer
+    page = "/alerts/channels/"
+    assert "<code>AURORA_EMAIL_URL</code> is empty" in clients["admin"].get(page).content.decode()
     settings.EMAIL_URL = "smtp://localhost"
+    assert "<code>AURORA_EMAIL_URL</code>" not in clients["admin"].get(page).content.decode()
     Delivery.objects.update(due_at=timezone.now())
     notifications.attempt(delivery.pk)
     [message] = mail.outbox

@@ -1,0 +1,101 @@
+"""What a script decides over REST takes effect: versions, intent, what replicas are told, and the audit."""
+
+import json
+
+import pytest
+
+from aurora_web.accounts.models import AuditEvent
+from aurora_web.metrics import services as metrics
+from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.rollouts import intent
+from tests.unit.aurora_web.conftest import count_window
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def call(client, bearer):
+    """call(path, **body) as an operator's token: (status, answer)."""
+    headers = bearer("operator")
+
+    def make(path, **body):
+        answer = client.post(f"/api/v1{path}", json.dumps(body), content_type="application/json", **headers)
+        return answer.status_code, answer.json()
+
+    return make
+
+
+@pytest.fixture
+def waiting(target, judged, report):
+    """v1 is live, v2 waits."""
+    Target.objects.update(approval="manual")
+    judged()
+    return judged(report({"sql": (2.0, 1.0)}))
+
+
+def statuses():
+    return dict(SpeculatorVersion.objects.order_by("number").values_list("number", "status"))
+
+
+def wanted(target):
+    return intent.desired_state(Target.objects.get(pk=target.pk)).version
+
+
+def said(action):
+    event = AuditEvent.objects.get(action=action)
+    return event.reason, event.actor.startswith("operator")
+
+
+def test_an_approved_version_is_what_replicas_are_told(target, call, waiting):
+    generation = intent.desired_state(target).generation
+    status, answer = call(f"/versions/{waiting.pk}/approve", reason="looks good", expected_status="passed")
+    assert (status, answer["generation"]) == (200, generation + 1)
+    assert statuses() == {1: "retired", 2: "live"}
+    assert wanted(target) == 2
+    assert said("version.approve") == ("looks good", True)
+    status, answer = call(f"/versions/{waiting.pk}/approve", expected_status="passed")
+    assert (status, statuses()) == (409, {1: "retired", 2: "live"})
+
+
+def test_a_rejected_version_changes_nothing_for_replicas(target, call, waiting):
+    assert call(f"/versions/{waiting.pk}/reject", reason="prose")[0] == 200
+    assert statuses() == {1: "live", 2: "rejected"}
+    assert wanted(target) == 1
+    assert said("version.reject") == ("prose", True)
+    status, answer = call(f"/versions/{waiting.pk}/approve")
+    assert status == 409 and "rejected" in answer["detail"]
+
+
+def test_a_rollback_brings_the_former_version_back_and_holds_it(target, call, waiting, judged, report):
+    call(f"/versions/{waiting.pk}/approve")
+    Target.objects.update(approval="automatic")
+    status, _ = call("/targets/demo/rollback", reason="slower")
+    assert (status, statuses()) == (200, {1: "live", 2: "rolled_back"})
+    assert wanted(target) == 1
+    assert said("version.rollback")[0] == "slower"
+    judged(report({"sql": (3.0, 1.0)}))
+    assert statuses()[3] == "passed"  # until somebody approves it or resumes
+    status, _ = call("/targets/demo/rollback", to="7")
+    assert (status, wanted(target)) == (409, 1)
+
+
+def test_the_figures_are_those_that_were_counted(target, client, bearer):
+    windows = [
+        count_window(seconds=0.5, version=1),
+        count_window(seconds=1.0, version=0),
+        count_window(seconds=2.0, version=1, domain="prose"),
+    ]
+    metrics.ingest_counts({"counts": [window.to_json() for window in windows]})
+    headers = bearer("viewer")
+    found = client.get("/api/v1/targets/demo/metrics", **headers).json()
+    rows = {row["domain"]: row for row in found["domains"]}
+    assert set(rows) == {"sql", "prose"}
+    [drafted, control] = windows[:2]
+    sql = rows["sql"]
+    assert sql["tokens_per_second"] == pytest.approx(drafted.num_accept_tokens / drafted.decode_seconds)
+    assert sql["control_tokens_per_second"] == pytest.approx(control.num_accept_tokens / control.decode_seconds)
+    assert sql["counts"]["num_requests"] == drafted.num_requests
+    only = client.get("/api/v1/targets/demo/metrics?domain=prose", **headers).json()
+    assert [row["domain"] for row in only["domains"]] == ["prose"]
+    later = client.get("/api/v1/targets/demo/metrics?since=4102444800", **headers).json()
+    assert later["domains"] == [] or all(row["counts"]["num_requests"] == 0 for row in later["domains"])
