@@ -33,6 +33,7 @@ from aurora_web.rollouts.playground import (
 )
 from aurora_web.rollouts.replica_stream import is_askable
 from aurora_web.traces import search
+from speculators.domain_names import CLIENTS_NAME
 
 MOST_CHARACTERS = 8_000
 MOST_TOKENS = 512
@@ -64,7 +65,7 @@ class PlaygroundForm(forms.Form):
     temperature = forms.FloatField(label="Temperature", min_value=0, max_value=2, help_text="0: the likeliest token.")
     max_tokens = forms.IntegerField(label="Most tokens", min_value=1, max_value=MOST_TOKENS)
     domain = forms.RegexField(
-        r"\A[a-z0-9_.-]{1,64}\Z",
+        rf"\A{CLIENTS_NAME.pattern}\Z",
         label="Domain",
         help_text="Counted under it; its pins hold.",
         error_messages={"invalid": "Expected 1 to 64 of a-z, 0-9, _ . -"},

@@ -57,11 +57,12 @@ def examine(origin: Origin, tokens_per_second: float = TOKENS_PER_SECOND) -> Exa
     serves = "the embedded engine serves it" if origin.source == Source.EMBEDDED else "SGLang's EAGLE-3 serves it"
     wrong = {finding.topic for finding in found}
     found += [finding for finding in facts_found(facts, serves) if finding.topic not in wrong]
+    is_usable = not {Topic.ARCHITECTURE, Topic.LAYERS, Topic.SHAPE, Topic.VOCABULARY} & {f.topic for f in refused(found)}
     draft_path, version, draft_findings = _draft(origin, facts)
-    found += draft_findings
+    found += draft_findings if is_usable else refused(draft_findings)  # no draft suits a model that cannot be served
     if announced is not None and not (origin.draft_path or origin.draft_version):
         found += _launched_with(announced, facts)
-    if not {Topic.ARCHITECTURE, Topic.LAYERS, Topic.SHAPE, Topic.VOCABULARY} & {f.topic for f in refused(found)}:
+    if is_usable:
         found += [_memory(facts, origin.source), _bandwidth(facts, tokens_per_second)]
     found.append(_engine(origin, announced))
     return Examined(facts, draft_path, version, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +142,9 @@ def propose(
     if target is not None:
         target.traffic_enabled = is_traffic_enabled
         found += _field_findings(target)
+    else:  # what is wrong with the policy is said at once, not when the model has been mended
+        others = {field.name for field in Target._meta.fields} - known.keys()
+        found += _wrong(lambda: Target(**known).clean_fields(exclude=others))
     findings = ordered([*examined.findings, *found])
     return Proposal(slug, origin, examined.facts, findings, None if refused(findings) else target)
 
@@ -214,8 +217,14 @@ def _slug_findings(slug: str, origin: Origin) -> list[Finding]:
 
 
 def _field_findings(target: Target) -> list[Finding]:
+    return _wrong(
+        lambda: target.full_clean(exclude=["slug"], validate_unique=False, validate_constraints=False)
+    )
+
+
+def _wrong(clean: Callable[[], None]) -> list[Finding]:
     try:
-        target.full_clean(exclude=["slug"], validate_unique=False, validate_constraints=False)
+        clean()
     except ValidationError as error:
         return [
             Finding(Topic.SETTINGS, f"{field}: {' '.join(messages)}") for field, messages in error.message_dict.items()

@@ -6,6 +6,7 @@ import { unwall, wall, zoneNote } from "./zone.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const MAX_LINES = 7; // and the events
+const MAX_NAME = 24; // characters of a domain in a legend
 const MAX_LAYERS = 6; // as many as there are colours; the others are grey
 const MAX_POINTS = 1000;
 const LATE_SECONDS = 5; // that counts take to come
@@ -308,9 +309,14 @@ function accept(charts) {
   const domains = charts.domains();
   const shown = charts.domain ? [charts.domain] : busiest(charts, domains);
   const traces = shown.map((name) =>
-    stepped(charts.data.bucket_seconds, name, charts.sums(name), (row) => row.drafted_tokens / row.steps, { line: series(Math.max(0, domains.indexOf(name))) }));
-  return { traces, extra: { yaxis: { rangemode: "normal" } } };
+    stepped(charts.data.bucket_seconds, short(name), charts.sums(name), (row) => row.drafted_tokens / row.steps, { line: series(Math.max(0, domains.indexOf(name))) }));
+  const some = `the ${MAX_LINES} busiest of ${domains.length} domains; choose another one above`;
+  const annotations = shown.length < domains.length && !charts.domain ? [zoneNote, { ...zoneNote, text: some, x: 0, xanchor: "left", y: 1, yanchor: "bottom", yshift: 0 }] : [zoneNote];
+  return { traces, extra: { yaxis: { rangemode: "normal" }, annotations } };
 }
+
+// A legend has little room; the whole name is in the choice above and in the table.
+const short = (name) => name.length > MAX_NAME ? `${name.slice(0, MAX_NAME - 1)}…` : name;
 
 function busiest(charts, domains) {
   if (domains.length <= MAX_LINES) return domains;

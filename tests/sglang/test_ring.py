@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 
+import httpx
 import pytest
 
 from serving.traffic.domains.registry import get_domain
@@ -123,6 +125,37 @@ def test_the_server_connects_by_itself_and_proves_version_1(ring, server):
     found = wait_for("the replica", lambda: replica(ring) and replica(ring)["version"] == 1 and replica(ring), 60)
     first = ring.get(f"/targets/{SLUG}/versions")["items"][-1]
     assert (found["sha256"], found["state"]) == (first["sha256"], "serving")
+
+
+@pytest.fixture(scope="module")
+def person(ring):
+    """A browser of an admin, as far as the playground needs one."""
+    link = ring.invite_link()
+    with httpx.Client(base_url=f"http://127.0.0.1:{ring.web_port}", follow_redirects=True, timeout=120) as browser:
+        browser.get(link)
+        form = {"username": "ada", "password": "a long password", "repeated": "a long password"}
+        token = browser.cookies["csrftoken"]
+        browser.post(link, data=form | {"csrfmiddlewaretoken": token}, headers={"referer": link}).raise_for_status()
+        yield browser
+
+
+def test_the_playground_streams_from_the_real_server(ring, server, person):
+    """SGLang is asked once, marks no tokens and decodes nothing without drafts for one request: the page says so."""
+    path = f"/targets/{SLUG}/playground/"
+    assert "SGLang" in person.get(path).text
+    form = {
+        "prompt": "12 + 30 =", "kind": "completion", "temperature": "0", "max_tokens": "24", "domain": DOMAIN,
+        "replica": replica(ring)["name"], "csrfmiddlewaretoken": person.cookies["csrftoken"],
+    }  # fmt: skip
+    answer = person.post(f"{path}play/", data=form, headers={"referer": str(person.base_url)})
+    events = [json.loads(line) for line in answer.text.splitlines()]
+    assert [event["event"] for event in events if event["event"] != "text"] == ["begin", "end", "done"]
+    body = {"model": SLUG, "prompt": form["prompt"], "max_tokens": 24, "temperature": 0}
+    direct = server.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+    assert "".join(event["text"] for event in events if event["event"] == "text") == direct != ""
+    end, done = events[-2:]
+    assert (end["num_tokens"], end["measured_by"]) == (24, "console")
+    assert done["ratio"] is None and done["notes"]
 
 
 def test_from_random_weights_to_accept_length_2(ring, clients, record_property):

@@ -86,6 +86,17 @@ def test_what_is_wrong_with_an_entry_is_named(entries, change, named):
     assert named in " ".join(second.problems)
 
 
+def test_every_problem_of_an_entry_is_named_at_once():
+    """The policy's too, where the model itself cannot be used."""
+    given = {"slug": "No", "path": "/nowhere", "policy": {"control_share": 7, "approval": "perhaps"}}
+    [entry] = bulk.check_all([given], "ada")
+    said = " ".join(entry.problems)
+    for part in ("/nowhere does not exist", "The slug 'No'", "control_share: ", "approval: "):
+        assert part in said
+    [entry] = bulk.check_all([{"slug": "fine", "path": "/nowhere", "policy": {"min_gain": 0.02}}], "ada")
+    assert len(entry.problems) == 1
+
+
 def test_an_entry_that_is_none_is_named():
     [entry] = bulk.check_all(["just text"], "ada")
     assert "is no entry" in entry.problems[0]
