@@ -77,7 +77,9 @@ def named(asked: str, known: Iterable[str], default: str) -> tuple[str, str]:
     if not asked:
         return default, ""
     names = list(known)
-    return (asked, "") if asked in names else (default, f"{asked!r:.40} is no range: expected one of {', '.join(names)}")
+    return (
+        (asked, "") if asked in names else (default, f"{asked!r:.40} is no range: expected one of {', '.join(names)}")
+    )
 
 
 def _custom(begin: str, end: str, now: float) -> tuple[TimeRange | None, str]:

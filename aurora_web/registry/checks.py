@@ -57,7 +57,9 @@ def examine(origin: Origin, tokens_per_second: float = TOKENS_PER_SECOND) -> Exa
     serves = "the embedded engine serves it" if origin.source == Source.EMBEDDED else "SGLang's EAGLE-3 serves it"
     wrong = {finding.topic for finding in found}
     found += [finding for finding in facts_found(facts, serves) if finding.topic not in wrong]
-    is_usable = not {Topic.ARCHITECTURE, Topic.LAYERS, Topic.SHAPE, Topic.VOCABULARY} & {f.topic for f in refused(found)}
+    is_usable = not {Topic.ARCHITECTURE, Topic.LAYERS, Topic.SHAPE, Topic.VOCABULARY} & {
+        f.topic for f in refused(found)
+    }
     draft_path, version, draft_findings = _draft(origin, facts)
     found += draft_findings if is_usable else refused(draft_findings)  # no draft suits a model that cannot be served
     if announced is not None and not (origin.draft_path or origin.draft_version):
@@ -158,7 +160,7 @@ def _launched_with(announced: AnnouncedReplica, facts: TargetFacts) -> list[Find
         says = f"The server captures the layers {captured}, a new draft reads {own}: it cannot take that one up."
         return [warning(Topic.LAYERS, says, fix)]
     if announced.draft_path:
-        says = f"The server runs {draft}: it takes version 1 up only if shape and vocabulary are the same."
+        says = f"The server runs {draft}: it takes version 1 up only if it has the same shape."
         return [warning(Topic.DRAFT, says, fix)]
     return []
 

@@ -217,9 +217,7 @@ def _slug_findings(slug: str, origin: Origin) -> list[Finding]:
 
 
 def _field_findings(target: Target) -> list[Finding]:
-    return _wrong(
-        lambda: target.full_clean(exclude=["slug"], validate_unique=False, validate_constraints=False)
-    )
+    return _wrong(lambda: target.full_clean(exclude=["slug"], validate_unique=False, validate_constraints=False))
 
 
 def _wrong(clean: Callable[[], None]) -> list[Finding]:

@@ -214,8 +214,8 @@ def verdict(asked: Asked, answers: dict[str, Answer]) -> dict[str, Any]:
     elif (fewest := min(_number(each.steps, "num_accept_tokens") or 0 for each in (drafted, control))) < MIN_TOKENS:
         ratio = None
         notes.append(
-            f"Nothing is compared: the steps of {fewest:g} tokens say little about speed. Ask for an answer of at least "
-            f"{MIN_TOKENS}."
+            f"Nothing is compared: the steps of {fewest:g} tokens say little about speed. Ask for an answer of "
+            f"at least {MIN_TOKENS}."
         )
     elif not _number(drafted.steps, "num_proposed_drafts"):
         notes.append(

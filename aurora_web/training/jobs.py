@@ -14,6 +14,8 @@ from aurora_web.training import selection
 from aurora_web.training.models import SliceState, TrainingSlice
 from aurora_web.training.services import FIRST_SLICE_SECONDS, LEASE_SECONDS
 
+SIDECAR = "aurora sidecar"  # in the name of its engine: serving/sglang_backend/sidecar.py
+
 if TYPE_CHECKING:
     from training_worker.config import SliceJob, TraceSource
 
@@ -54,11 +56,16 @@ def build_job(row: TrainingSlice, target: Target) -> SliceJob:
         seed=row.run.seed,
         code_version=settings.CODE_VERSION,
         publish=True,
-        follows_vocabulary=not target.is_on_sglang,  # SGLang reads d2t once, at its start
+        follows_vocabulary=_follows_vocabulary(target),
         target_config=target.config,
         import_path=target.draft_path if row.is_day_zero else "",
         import_name=str(target.draft_version) if row.is_day_zero and target.draft_version else "",
     )
+
+
+def _follows_vocabulary(target: Target) -> bool:
+    """Whether every engine takes a version that proposes other tokens: what a sidecar can write has no ``d2t``."""
+    return not target.replicas.filter(engine__contains=SIDECAR).exists()
 
 
 def directory_of(target: Target) -> str:

@@ -26,7 +26,7 @@ from serving.engine.api import EngineAwayError, EngineStats, LoadedDraft, SwapEr
 from serving.engine.pins import Pins
 from serving.engine.versions import Served, Versions
 from serving.sglang_backend.metrics import EngineCounts, parse
-from serving.sglang_backend.weights import NEVER_LOADED
+from serving.sglang_backend.weights import VOCABULARY
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 
@@ -89,7 +89,7 @@ class HttpEngine:
 
     def _check_size(self, directory: Path, state: dict[str, Tensor]) -> None:
         """Every rank is sent the whole draft as base64, which is a third longer. Raises CheckpointError."""
-        size = sum(tensor.nbytes for name, tensor in state.items() if name not in NEVER_LOADED) * 4 // 3
+        size = sum(tensor.nbytes for name, tensor in state.items() if name not in VOCABULARY) * 4 // 3
         if size * self._num_ranks > MOST_SENT_BYTES:
             raise CheckpointError(
                 f"{directory}: a swap would send {size / 2**20:,.1f} MiB to each of {self._num_ranks} ranks while the "
@@ -149,7 +149,7 @@ class HttpEngine:
         self.server: dict[str, Any] = info.json()
         self._num_ranks = int(self.server.get("tp_size") or 1)
         self._lineage, state = checkpoint.load(Path(str(self.server["speculative_draft_model_path"])))
-        self._vocabulary = {name: state[name] for name in NEVER_LOADED}
+        self._vocabulary = {name: state[name] for name in VOCABULARY}
         launched = Payload(checkpoint.state_digest(state), _encoded(state))
         self._label = str(self.server.get("weight_version", "default"))  # of the live version, in the server's words
         self._versions: Versions[Payload] = Versions(PROBE_STEPS, 0, live=Served(0, launched))
@@ -267,5 +267,5 @@ def _done(work: Callable[[], SwapOutcome]) -> Future[SwapOutcome]:
 
 def _encoded(state: dict[str, Tensor]) -> str:
     """What ``update_weights_from_tensor`` takes: a pickled list of (name, tensor), base64."""
-    payload = [(name, tensor) for name, tensor in state.items() if name not in NEVER_LOADED]
+    payload = [(name, tensor) for name, tensor in state.items() if name not in VOCABULARY]
     return base64.b64encode(pickle.dumps(payload)).decode("ascii")

@@ -60,7 +60,7 @@ class Replica:
         self.missing = missing
         self.target = worker.target_worker.model_runner.model
         runner = worker.draft_worker.draft_runner
-        self.memory = DraftMemory(runner)
+        self.memory = DraftMemory(runner, worker.draft_worker)
         self.device = torch.device(runner.device)
         self.logits_processor = _logits_processor(self.target)
         group = CpuGroup(runner.tp_group.cpu_group, self.memory.size)

@@ -1,7 +1,8 @@
 """The draft's weights as they lie in SGLang's memory, in checkpoint layout, and a fingerprint of the target's.
 
 SGLang 0.5.21 fuses q, k, v into ``qkv_proj`` and gate, up into ``gate_up_proj``, and splits matrices over its ranks;
-``embed_tokens`` is the target's own tensor and ``d2t`` is read once at start. Neither of those is ever written.
+``embed_tokens`` is the target's own tensor and is never written. SGLang reads ``d2t`` once at its start, into a tensor
+by which it maps proposals from then on; a version with another vocabulary is written into that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from speculators.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
 
-NEVER_LOADED = ("d2t", "t2d")
+VOCABULARY = ("d2t", "t2d")  # what SGLang's own ways to load weights do not reach
 FULL_FINGERPRINT_BYTES = 256 << 20
 SAMPLES_PER_TENSOR = 4096
 REST_SECONDS = 0.01
@@ -29,11 +30,12 @@ MLP = "midlayer.mlp."
 
 
 class DraftMemory:
-    """One rank's draft. ``runner`` is SGLang's ModelRunner of the draft."""
+    """One rank's draft. ``runner`` is SGLang's ModelRunner of the draft, ``worker`` its owner, which maps proposals."""
 
-    def __init__(self, runner: Any) -> None:
+    def __init__(self, runner: Any, worker: Any = None) -> None:
         self.runner = runner
         self.model = runner.model
+        self._mapping = worker if getattr(worker, "hot_token_id", None) is not None else self.model
         layer = self.model.model.layers[0]
         self._qkv, self._mlp = layer.self_attn.qkv_proj, layer.mlp
         self.rank, self.size = int(self._qkv.tp_rank), int(self._qkv.tp_size)
@@ -78,22 +80,30 @@ class DraftMemory:
             if running[name].shape != tensor.shape:
                 expected = list(running[name].shape)
                 raise CheckpointError(f"{name} has shape {list(tensor.shape)}, the running draft has {expected}")
-        for name in NEVER_LOADED:
-            if not torch.equal(running[name].cpu(), offered[name]):
+        for name in VOCABULARY:
+            if self._mapping.hot_token_id is None and not torch.equal(running[name].cpu(), offered[name]):
                 raise CheckpointError(
-                    f"{name} differs from the running draft's: the server must be started anew with it"
+                    f"{name} differs from the running draft's, which has none: the server must be started anew with it"
                 )
 
     def staged(self, state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-        """The payload, on the draft's device: everything but what must never be written."""
-        return [(name, tensor.to(self.device)) for name, tensor in state.items() if name not in NEVER_LOADED]
+        """The payload, on the draft's device; ``t2d`` follows from ``d2t``."""
+        return [(name, tensor.to(self.device)) for name, tensor in state.items() if name != "t2d"]
 
     def load(self, payload: list[tuple[str, Tensor]]) -> None:
-        """Copy a payload in place, as SGLang's own weight update does; call between two steps."""
+        """Copy a payload in place, the weights as SGLang's own update does; call between two steps.
+
+        What running requests had drafted for the next step is read by the new vocabulary, where that is another one:
+        these drafts are wrong then, and verification turns them down.
+        """
         updater = self.runner.weight_updater
         updater.begin_weight_update()
-        self.model.load_weights(payload)
+        self.model.load_weights([(name, tensor) for name, tensor in payload if name not in VOCABULARY])
         updater.end_weight_update(run_post_load=False)
+        if self._mapping.hot_token_id is not None:
+            offsets = dict(payload)["d2t"]
+            ids = offsets + torch.arange(len(offsets), device=offsets.device)
+            self._mapping.hot_token_id.copy_(ids)  # in place: graphs that were captured read there
 
     def holds(self, state: dict[str, Tensor]) -> bool:
         """Whether memory equals this rank's part of a checkpoint, element by element, in the precision that serves."""
@@ -122,7 +132,7 @@ class DraftMemory:
     def _vocabulary(self) -> dict[str, Tensor]:
         config = self.model.config
         size = int(config.draft_vocab_size)
-        hot = self.model.hot_token_id
+        hot = self._mapping.hot_token_id
         ids = torch.arange(size) if hot is None else hot.detach().cpu().to(torch.int64)
         t2d = torch.zeros(int(config.vocab_size), dtype=torch.bool)
         t2d[ids] = True

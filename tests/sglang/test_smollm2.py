@@ -41,12 +41,16 @@ def prompt(teacher) -> list[int]:
     return teacher.tokenizer.encode(text, add_special_tokens=False)
 
 
-def random_draft(smollm2: Path, folder: Path, seed: int) -> Path:
-    """A day-0 draft as the trainer makes it."""
+def first_vocabulary(smollm2: Path) -> torch.Tensor:
     target = json.loads((smollm2 / "config.json").read_text())
-    config = DraftConfig.for_target(target)
+    return vocabulary.choose(smollm2, target, DraftConfig.for_target(target).draft_vocab_size)
+
+
+def random_draft(smollm2: Path, folder: Path, seed: int, ids: torch.Tensor | None = None) -> Path:
+    """A day-0 draft as the trainer makes it, or one that proposes other tokens."""
+    config = DraftConfig.for_target(json.loads((smollm2 / "config.json").read_text()))
     draft = Eagle3Draft(config, seed)
-    draft.take_vocabulary(vocabulary.choose(smollm2, target, config.draft_vocab_size))
+    draft.take_vocabulary(first_vocabulary(smollm2) if ids is None else ids)
     checkpoint.save(folder / f"seed-{seed}", config, draft.state_dict())
     return folder / f"seed-{seed}"
 
@@ -83,4 +87,20 @@ def test_a_swap_is_proved_and_changes_no_text(replica, teacher, prompt, smollm2,
     assert answer["output_ids"] == teacher.greedy(prompt, NUM)
     assert answer["meta_info"]["weight_version"] == "2"
     assert replica.observed()["target_sha256"] == before
+    assert replica.observed()["capture_state"] == "working"
+
+
+def test_a_version_with_another_vocabulary_proposes_from_it_and_the_way_back_too(
+    replica, teacher, prompt, smollm2, tmp_path
+):
+    first = first_vocabulary(smollm2)
+    others = torch.ones(len(teacher.tokenizer), dtype=torch.bool).index_fill_(0, first, False).nonzero().flatten()
+    other = others[: len(first)]
+    for version, ids in ((3, other), (4, first)):
+        replica.swap(version, random_draft(smollm2, tmp_path, version, ids))
+        answer = replica.server.generate(prompt, NUM)
+        assert answer["output_ids"] == teacher.greedy(prompt, NUM)
+        trace, _, _ = replica.trace(answer["meta_info"]["id"])
+        proposed = {token for step in trace.steps for token in step.proposed}
+        assert proposed and proposed <= set(ids.tolist())
     assert replica.observed()["capture_state"] == "working"

@@ -68,7 +68,9 @@ def test_ranges(query, since, until, is_open):
     assert (again.since, again.until) == (since, until)
 
 
-@pytest.mark.parametrize("query", ["from=yesterday", "from=2027-01-15T07:00&to=2027-01-15T06:00", "from=2020-01-01", "range=9m"])
+@pytest.mark.parametrize(
+    "query", ["from=yesterday", "from=2027-01-15T07:00&to=2027-01-15T06:00", "from=2020-01-01", "range=9m"]
+)
 def test_a_range_that_cannot_be_is_said_and_the_default_is_shown(clients, target, query):
     found = time_range(QueryDict(query), NOW)
     assert (found.name, bool(found.problem)) == ("30m", True)

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from aurora_web.registry.models import SpeculatorVersion
 from aurora_web.registry.services import register_target
+from aurora_web.rollouts import replicas
 from aurora_web.traces.models import Trace
 from aurora_web.traces.services import ingest_segment
 from aurora_web.training import services
@@ -173,15 +174,25 @@ def test_a_target_on_sglang_gets_its_day_zero_from_the_config(queue, checkpoint_
     services.tick()
     services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
     assert (jobs[1].target_path, jobs[1].import_path) == (str(tmp_path / "acme" / "tiny"), "")
-    assert not any(job.follows_vocabulary for job in jobs)  # SGLang reads d2t at its start
     assert Trace.objects.filter(target=target, trained_at=None, is_held_out=False).count() == 0
 
 
-def test_the_embedded_engines_drafts_follow_the_vocabulary_of_their_traffic(queue, target):
+@pytest.mark.parametrize(
+    ("engine", "follows"),
+    [
+        ("aurora-embedded 0.1", True),
+        ("sglang 0.5.21, aurora 0.1.0", True),
+        ("sglang 0.5.21, aurora sidecar 0.1.0", False),
+    ],
+)
+def test_drafts_follow_the_vocabulary_of_their_traffic_where_every_engine_takes_that(
+    queue, target, observed, engine, follows
+):
+    replicas.observe(observed(engine=engine))
     jobs = []
     services.tick()
     services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
-    assert [job.follows_vocabulary for job in jobs] == [True]
+    assert [job.follows_vocabulary for job in jobs] == [follows]
 
 
 def test_an_imported_draft_is_handed_to_the_first_slice_only(queue, checkpoint_dir, tmp_path):

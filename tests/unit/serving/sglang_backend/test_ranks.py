@@ -61,8 +61,31 @@ def test_every_rank_holds_its_part(size):
 
 def test_a_payload_never_has_what_must_not_be_written():
     names = {name for name, _ in memory().staged({**draft_state(0)})}
-    assert not names & {"d2t", "t2d", "embed_tokens.weight"}
-    assert "fc.weight" in names
+    assert not names & {"t2d", "embed_tokens.weight"}
+    assert {"fc.weight", "d2t"} <= names
+
+
+def proposing(ids: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
+    """A checkpoint whose draft proposes these of 64 tokens."""
+    t2d = torch.zeros(64, dtype=torch.bool).index_fill_(0, ids, True)
+    return {**draft_state(seed), "d2t": ids - torch.arange(32), "t2d": t2d}
+
+
+def test_another_vocabulary_is_written_where_sglang_maps_proposals():
+    even, odd = torch.arange(32) * 2, torch.arange(32) * 2 + 1
+    model = FakeDraftModel()
+    model.config.vocab_size, model.hot_token_id = 64, even.clone()
+    worker = SimpleNamespace(hot_token_id=even.clone())  # SGLang's copy on the draft's device
+    found, mapping = DraftMemory(FakeRunner(model), worker), worker.hot_token_id
+    found.load(found.staged(proposing(even, 0)))
+    assert found.digest(proposing(even, 0), "") == checkpoint.state_digest(proposing(even, 0))
+    found.check(proposing(odd, 1))
+    found.load(found.staged(proposing(odd, 1)))
+    assert worker.hot_token_id is mapping and torch.equal(mapping, odd)  # graphs read there
+    assert found.holds(proposing(odd, 1)) and not found.holds(proposing(even, 1))
+    assert found.digest(proposing(odd, 1), "") == checkpoint.state_digest(proposing(odd, 1))
+    mapping[0] += 1
+    assert found.digest(proposing(odd, 1), "") != checkpoint.state_digest(proposing(odd, 1))
 
 
 def test_a_checkpoint_of_another_lineage_is_refused():
