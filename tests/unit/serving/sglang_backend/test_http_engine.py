@@ -11,7 +11,7 @@ import pytest
 from serving.engine.api import EngineAwayError, SwapError
 from serving.sglang_backend import http_engine
 from serving.sglang_backend.http_engine import HttpEngine
-from serving.sglang_backend.weights import NEVER_LOADED
+from serving.sglang_backend.weights import VOCABULARY
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from tests.unit.serving.sglang_backend.fakes import CONFIG, draft_state
@@ -66,7 +66,7 @@ def test_a_draft_that_is_too_large_for_http_is_refused(scripted, tmp_path, monke
     engine = HttpEngine(scripted.url)
     engine.swap(2, engine.load_draft(tmp_path / "next")).result()
     [sent] = [given for path, given in scripted.calls if path == "/update_weights_from_tensor"]
-    state = {name: tensor for name, tensor in draft_state(1).items() if name not in NEVER_LOADED}
+    state = {name: tensor for name, tensor in draft_state(1).items() if name not in VOCABULARY}
     size = 2 * sum(tensor.nbytes for tensor in state.values()) * 4 // 3
     assert size <= sum(map(len, sent["serialized_named_tensors"]))
     monkeypatch.setattr(http_engine, "MOST_SENT_BYTES", size)
