@@ -37,6 +37,7 @@ ROLES = ("viewer", "operator", "admin")
 def counted_before(settings):
     """Some numbers are remembered across requests: no test depends on what an earlier one left there."""
     settings.SHARED_SECONDS = 0
+    settings.WHITENOISE_AUTOREFRESH = True  # no list of all static files for each of a thousand clients
     cache.clear()
     settled.clear()
     cache.set(inbox.KEY, {"num_to_approve": 0, "num_firing": 0}, None)

@@ -13,6 +13,11 @@ from aurora_web.static_files import packed
 PLOTLY = "/static/vendor/plotly-basic.min.js"
 
 
+@pytest.fixture(autouse=True)
+def files_listed_once(counted_before, settings):
+    settings.WHITENOISE_AUTOREFRESH = False  # as a process of the web does, other than the other tests' clients
+
+
 def body(answer):
     return answer.content
 
