@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
+# The packages are installed uncompiled: the first process that imports one compiles it for all.
+unexport PYTHONDONTWRITEBYTECODE
 # mypy and manage.py read the settings, which want a state directory: not the one of `make up`.
 CHECKS := AURORA_STATE_DIR=$(CURDIR)/$(VENV)/state
 # The ring with real parts, and an operator's first morning in the browser.
@@ -35,7 +37,8 @@ oidc: $(VENV)/.runtime
 	@$(BIN)/pip install -q --disable-pip-version-check -c requirements-torch.txt -r requirements.txt -r requirements-oidc.txt
 
 # Ten minutes on two cores, the environment included; what takes longer or depends on time is in the targets below it.
-test: $(VENV)/.dev $(VENV)/.chromium
+test:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.dev $(VENV)/.chromium
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory -j2 types unit

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ ENGINE_POLL_SECONDS = 1.0
 SERVICE_RETRY_SECONDS = 5.0
 ONCE_SECONDS = 1800.0  # for a step of the start; fetching a model over a slow line is the longest
 ONCE_POLL_SECONDS = 0.05
+# By the first word of their names; those of one line at the same time. The console takes what engines say last.
+STOP_ORDER = (("traffic",), ("engine", "beat", "trainer", "worker"), ("web",))
 Say = Callable[[str], None]
 
 
@@ -82,8 +85,10 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything: those who write first, the servers that they write to last."""
-        for name in sorted(self.children, key=stop_order):
-            self.children[name].stop()
+        with ThreadPoolExecutor(max(1, len(self.children))) as pool:
+            for kinds in STOP_ORDER:
+                together = [child for name, child in self.children.items() if name.split("-")[0] in kinds]
+                list(pool.map(Child.stop, together))
         self.services.stop()
         self._console.close()
 
@@ -211,9 +216,3 @@ def _say_new_lines(output: Path, num_said: int, say: Say) -> int:
     for line in lines[num_said:]:
         say(line)
     return len(lines)
-
-
-def stop_order(name: str) -> int:
-    """Clients first, then what feeds the console, the console last."""
-    order = ["traffic", "engine", "beat", "trainer", "worker", "web"]
-    return order.index(name.split("-")[0])

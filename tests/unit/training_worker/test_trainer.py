@@ -45,7 +45,7 @@ def test_it_learns_the_target(target, traces):
     trainer = trainer_of(target, token_share=0.7)  # with less, the teacher's own entropy would be most of the loss
     before = accept_length(trainer, target, examples)
     first = last = 0.0
-    for epoch in range(25):
+    for epoch in range(10):
         for batch in training_batches(examples, 128, random.Random(epoch)):
             trainer.step(batch)
             last = trainer.loss

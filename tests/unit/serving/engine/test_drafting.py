@@ -63,7 +63,15 @@ def chosen(limits, floors, free, costs):
 
 
 @pytest.mark.parametrize("costs", [CHEAP, DEAR, STEPPED], ids=["cheap", "dear", "stepped"])
-@pytest.mark.parametrize("domains", [["good"] * 4, ["middling"] * 4, ["bad"] * 4, ["good", "middling", "bad", "bad"]])
+@pytest.mark.parametrize(
+    "domains",
+    [
+        pytest.param(["good"] * 4, marks=pytest.mark.long),
+        pytest.param(["middling"] * 4, marks=pytest.mark.long),
+        pytest.param(["bad"] * 4, marks=pytest.mark.long),
+        ["good", "middling", "bad", "bad"],
+    ],
+)
 def test_no_fixed_lookahead_is_faster(domains, costs):
     """None included; where drafts are cheap, and some sure and others not, the choice is faster than all of these."""
     traffic = Traffic(domains, costs)

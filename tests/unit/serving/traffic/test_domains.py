@@ -20,8 +20,8 @@ def test_a_seed_fixes_the_prompts_and_none_comes_twice(name):
     first = [p.message for p in draw(name, 400)]
     assert first == [p.message for p in draw(name, 400)]
     assert len(set(first) & {p.message for p in draw(name, 400, seed=2)}) < 10
-    many = [p.message for p in draw(name, 3000, seed=3)]
-    assert len(set(many)) == 3000
+    many = [p.message for p in draw(name, 1200, seed=3)]
+    assert len(set(many)) == 1200
 
 
 @pytest.mark.parametrize("name", DOMAINS)
