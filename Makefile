@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
-# The packages are installed uncompiled: the first process that imports one compiles it for all.
+# The packages are installed uncompiled: the first process that imports one compiles it for those after it.
 unexport PYTHONDONTWRITEBYTECODE
 # mypy and manage.py read the settings, which want a state directory: not the one of `make up`.
 CHECKS := AURORA_STATE_DIR=$(CURDIR)/$(VENV)/state
@@ -41,8 +41,15 @@ test:
 	@$(MAKE) --no-print-directory -j2 $(VENV)/.dev $(VENV)/.chromium
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory -j2 types unit
+	@$(MAKE) --no-print-directory -j2 types $(VENV)/.compiled
+	@$(MAKE) --no-print-directory unit
 	$(BIN)/python -m pytest $(CORE_TESTS)
+
+# What the tests import, compiled once: else each of their processes does that at the same time. Tests that cannot be
+# collected are the next command's to report.
+$(VENV)/.compiled: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests/unit --collect-only -qq >/dev/null || true
+	@touch $@
 
 types: $(VENV)/.dev
 	$(CHECKS) $(BIN)/mypy

@@ -77,18 +77,21 @@ class WarmRun:
 _warm: dict[str, WarmRun] = {}  # by target path; one run each
 
 
-def run_slice(job: SliceJob, report: Callable[[TrainProgress], None]) -> SliceResult:
+def run_slice(
+    job: SliceJob, report: Callable[[TrainProgress], None], is_stopping: Callable[[], bool] = lambda: False
+) -> SliceResult:
     """Train for about ``job.budget_seconds`` and, when asked to, publish a candidate with its report.
 
-    ``report`` is called about once a second. Safe to kill at any moment: the state on disk is that of the last
-    finished slice. Raises TrainingError; its ``retryable`` says whether the same job may succeed later.
+    ``report`` is called about once a second. When ``is_stopping`` says so, the step at work is the last one: what was
+    learnt is kept, and nothing published. Safe to kill at any moment: the state on disk is that of the last finished
+    slice. Raises TrainingError; its ``retryable`` says whether the same job may succeed later.
     """
     torch.set_num_threads(1)
     try:
         if is_first(job):
             return _publish_first(job)
         run = _take_up(job)
-        return _Slice(job, run, report).run()
+        return _Slice(job, run, report, is_stopping).run()
     except (OSError, ConfigError, torch.OutOfMemoryError) as error:
         _warm.pop(job.target_path, None)
         raise TrainingError(f"{type(error).__name__}: {error}", retryable=True) from error
@@ -173,8 +176,11 @@ def _stamp(path: Path) -> tuple[int, int]:
 class _Slice:
     """One slice of one run."""
 
-    def __init__(self, job: SliceJob, run: WarmRun, report: Callable[[TrainProgress], None]) -> None:
+    def __init__(
+        self, job: SliceJob, run: WarmRun, report: Callable[[TrainProgress], None], is_stopping: Callable[[], bool]
+    ) -> None:
         self.job = job
+        self._is_stopping = is_stopping
         self.run_state = run
         self.trainer = run.trainer
         self._report = report
@@ -192,7 +198,7 @@ class _Slice:
         missing_old = self._train([example.source for example in fresh])
         self._tell("save", now=True)
         self._keep()
-        manifest, report = self._publish() if self.job.publish else (None, None)
+        manifest, report = self._publish() if self.job.publish and not self._is_stopping() else (None, None)
         return SliceResult(
             manifest=manifest,
             report=report,
@@ -234,7 +240,7 @@ class _Slice:
                 self._trained.update(example.source.trace_id for example in batch)
                 self._rate = (self.trainer.num_tokens - tokens) / spent
                 self._tell("train", now=self.trainer.step_count == first_step)
-                if spent >= self.budget_seconds:
+                if spent >= self.budget_seconds or self._is_stopping():
                     return missing
         return missing
 

@@ -18,6 +18,7 @@ from aurora_web.registry.services import POLICY_FIELDS, IncompatibleTarget, Prop
 
 MAX_ENTRIES = 100
 MAX_FILE_BYTES = 500_000
+MAX_DEPTH = 32  # a model's config.json in an entry takes a few
 MODES = {"all": "All of them, or none", "valid": "Those that can be registered"}
 FIELDS: dict[str, type] = {
     "source": str,
@@ -70,13 +71,10 @@ def read_yaml(text: str) -> list[Any]:
     if len(text.encode()) > MAX_FILE_BYTES:
         raise RegistrationFileError(f"the file has more than {MAX_FILE_BYTES:,} bytes: split it")
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise RegistrationFileError("anchors and aliases (&name, *name) are not read here: write the values out")
-        content = yaml.safe_load(text)
+        _check_events(text)
+        content = yaml.load(text, Loader=yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise RegistrationFileError(f"{where}{error.problem or error}") from error
+        raise RegistrationFileError(f"{_place(error.problem_mark)}{error.problem or error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, RegistrationFileError):
             raise
@@ -85,6 +83,22 @@ def read_yaml(text: str) -> list[Any]:
         found = ", ".join(map(str, content)) if isinstance(content, dict) else _kind(content)
         raise RegistrationFileError(f"expected one key, targets:, with a list below it; found {found:.120}")
     return checked_list(content["targets"])
+
+
+def _check_events(text: str) -> None:
+    """Aliases and deep nesting are refused where they begin: what they stand for, or reading on, may take hours."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise RegistrationFileError("anchors and aliases (&name, *name) are not read here: write the values out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            place = _place(event.start_mark)
+            raise RegistrationFileError(f"{place}lists and mappings are more than {MAX_DEPTH} deep in each other")
+
+
+def _place(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
 
 
 def checked_list(entries: Any) -> list[Any]:

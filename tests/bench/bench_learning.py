@@ -28,6 +28,7 @@ from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.pocket.report import distinct_3gram_share
+from serving.traffic.domains.base import Split
 from serving.traffic.domains.registry import POCKET, REAL
 from speculators.draft_config import DraftConfig
 from tests.bench.models import prepared, prompts
@@ -43,12 +44,14 @@ ALL = "all"
 NUM_DOMAINS = {"pocket": len(POCKET), "smollm2": len(REAL)}
 
 
-def traces(target: Target, model: str, domain: str, num: int, temperature: float) -> list[Example]:
-    """What the engine writes down for ``num`` prompts of a domain, or of all in turn."""
-    engine = Engine(target.folder, EngineConfig(control_share=1.0))
+def answers(
+    folder: Path, model: str, domain: str, num: int, temperature: float, split: Split = "heldout"
+) -> list[FinishedRequest]:
+    """What plain decoding writes to ``num`` prompts of a domain, or of all in turn."""
+    engine = Engine(folder, EngineConfig(control_share=1.0))
     finished: list[FinishedRequest] = []
     engine.start()
-    found = prompts(model, num if domain != ALL else -(-num // NUM_DOMAINS[model]), seed=77)
+    found = prompts(model, num if domain != ALL else -(-num // NUM_DOMAINS[model]), 77, split)
     chosen = [(name, ids) for name in found for ids in found[name] if domain in (name, ALL)]
     for i, (name, ids) in enumerate(chosen[:num]):
         sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=temperature, seed=i)
@@ -56,15 +59,16 @@ def traces(target: Target, model: str, domain: str, num: int, temperature: float
     while len(finished) < num:
         time.sleep(0.1)
     engine.stop()
-    return [_example(target, each) for each in finished]
+    return finished
 
 
 def kept_traces(cache: Path, target: Target, model: str, domain: str, num: int, temperature: float) -> list[Example]:
-    """``traces``, made once and kept in this folder."""
+    """What the engine writes down of ``answers``, made once and kept in this folder."""
     path = cache / f"{model}-{domain}-{num}-{temperature}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        torch.save(traces(target, model, domain, num, temperature), path)
+        finished = answers(target.folder, model, domain, num, temperature)
+        torch.save([_example(target, each) for each in finished], path)
     examples: list[Example] = torch.load(path, weights_only=False)  # our own file
     return examples
 

@@ -87,6 +87,20 @@ def plain(facts: Facts) -> Section:
     return Section(f"Plain decoding over transformers' `generate` ({facts['model']})", figures, [])
 
 
+def vocabulary(facts: Facts) -> Section:
+    """Shares of other answers' tokens that a draft can propose."""
+    (early, last), (few, many), covered = facts["num_answers"], facts["num_exchanged"], facts["covered"]
+    what = f"of {facts['num_tokens']:,} tokens of {facts['num_others']} other answers, in the draft's vocabulary"
+    rows = [[name, *(f"{100 * share:.1f} %" for share in shares)] for name, shares in facts["by_domain"].items()]
+    title = f"What {facts['draft_vocab_size']:,} of {facts['vocab_size']:,} tokens cover ({facts['model']})"
+    return Section(title, [
+        Figure(f"{what}: the first choice", 100 * covered["first"], " %"),
+        Figure("the same by the order of ids alone", 100 * covered["ids_in_order"], " %"),
+        Figure(f"after {early} answers of traffic", 100 * covered["early"], " %", beside=f"{few:,} exchanged"),
+        Figure(f"after {last} answers", 100 * covered["last"], " %", beside=f"{many:,} exchanged"),
+    ], [[["domain", "first choice", f"after {last} answers"], *rows]])  # fmt: skip
+
+
 def day0(facts: Facts) -> Section:
     figures, before = [], None
     for name in ("day0", "shift"):
@@ -260,6 +274,7 @@ SECTIONS: dict[str, Callable[[Facts], Section]] = {
     "costs": costs,
     "costs_pocket": costs,
     "plain": plain,
+    "vocabulary": vocabulary,
     "hour": hour,
     "lookahead": lookahead,
     "day0_sql_to_json_tools": day0,

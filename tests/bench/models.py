@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serving.http.tokenizer import TargetTokenizer
 from serving.model_sources.registry import SOURCES
+from serving.traffic.domains.base import Split
 from serving.traffic.domains.registry import POCKET, REAL
 
 CACHE = Path(__file__).parent / "output" / "models"
@@ -18,14 +19,14 @@ def prepared(name: str) -> Path:
     return SOURCES[name].prepare(CACHE / name, lambda line: print(line, file=sys.stderr))
 
 
-def prompts(name: str, per_domain: int, seed: int = 99) -> dict[str, list[tuple[int, ...]]]:
-    """{domain: held-out prompts as tokens}: the domains that the demo of this model sends."""
+def prompts(name: str, per_domain: int, seed: int = 99, split: Split = "heldout") -> dict[str, list[tuple[int, ...]]]:
+    """{domain: prompts as tokens}: the domains that the demo of this model sends."""
     tokenizer = TargetTokenizer(prepared(name))
     domains = POCKET if name == "pocket" else REAL
     return {
         domain: [
             tokenizer.encode_chat([{"role": "user", "content": prompt.message}])
-            for prompt in islice(source.prompts(seed, "heldout"), per_domain)
+            for prompt in islice(source.prompts(seed, split), per_domain)
         ]
         for domain, source in domains.items()
     }

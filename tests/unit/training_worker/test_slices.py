@@ -70,13 +70,24 @@ def test_another_process_goes_on_where_the_last_one_stopped(job, monkeypatch):
     assert second.progress.num_tokens == first.progress.num_tokens
 
 
+def test_a_slice_that_is_to_stop_ends_with_the_step_at_work_and_keeps_it(job, monkeypatch):
+    heard = []
+    endless = replace(job, budget_seconds=1e9)
+    stopped = run_slice(endless, heard.append, lambda: any(progress.phase == "train" for progress in heard))
+    assert (stopped.manifest, stopped.report) == (None, None)
+    assert stopped.progress.step == 1
+    assert set(stopped.trained_trace_ids) == {source.trace_id for source in job.fresh}
+    monkeypatch.setattr(slices, "_warm", {})  # as a restarted worker begins
+    assert run_slice(job, lambda progress: None).progress.step > 1
+
+
 def test_a_state_that_takes_long_to_write_makes_slices_longer(job):
     run_slice(replace(job, held_out=(), publish=False), lambda progress: None)
     run = slices._warm[job.target_path]
     assert run.save_seconds > 0
     for save_seconds, expected in ((0.01, 0.5), (12.0, 60.0)):
         run.save_seconds = save_seconds
-        assert slices._Slice(job, run, print).budget_seconds == expected
+        assert slices._Slice(job, run, print, bool).budget_seconds == expected
 
 
 def test_lost_states_are_recomputed(job, monkeypatch):

@@ -105,14 +105,15 @@ def test_an_entry_that_is_none_is_named():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("targets: [", "line 1"),
+        ("targets: [", "line 2, column 1: did not find expected node content"),
         ("- slug: x", "expected one key, targets:"),
         ("targets: {}", "expected a list of 1 to 100 targets, found a mapping"),
         ("targets: []", "found 0 of them"),
         ("targets: [{slug: a}]\nmore: 1", "found targets, more"),
         ("a: &x [1]\ntargets: [*x]", "anchors and aliases"),
         ("targets: !!python/object:os.system x", "line 1"),
-        ("targets: " + "[" * 2000 + "]" * 2000, "no YAML"),
+        ("targets: " + "[" * 400_000, "line 1, column 41: lists and mappings are more than 32 deep"),
+        ("- " * 200_000, "line 1, column 65: lists"),
         ("x" * 500_001, "split it"),
     ],
 )
