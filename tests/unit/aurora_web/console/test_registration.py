@@ -353,7 +353,7 @@ def test_several_from_a_file_are_previewed_and_confirmed(operator, checkpoint_di
 def test_a_file_that_cannot_be_read_is_named_and_kept(operator):
     operator.post(at("bulk"), {"text": "targets: [", "mode": "all", "do": "check"})
     page = text(operator.get(at("bulk")))
-    assert "This file cannot be read: line 1" in page
+    assert "This file cannot be read: line 2, column 1" in page
     assert "targets: [" in page
     answer = operator.post(at("bulk"), {"text": "targets: [", "mode": "all", "do": "register"})
     assert answer.status_code == 422
