@@ -74,6 +74,22 @@ def test_the_hours_figures_are_of_the_right_minutes() -> None:
     assert [f.measured for f in cut_short.figures if "60 min" in f.what] == [None]
 
 
+def test_the_vocabularys_shares_are_of_the_right_moments() -> None:
+    section = SECTIONS["vocabulary"]({
+        "model": "smollm2", "vocab_size": 49_152, "draft_vocab_size": 8_192, "num_answers": [50, 480],
+        "num_others": 120, "num_tokens": 13_000, "num_exchanged": [343, 1929], "by_domain": {"chat": [0.84, 0.921]},
+        "covered": {"ids_in_order": 0.874, "first": 0.932, "early": 0.951, "last": 0.963},
+    })  # fmt: skip
+    rows = {figure.what: figure.row()[3] for figure in section.figures}
+    assert rows == {
+        "of 13,000 tokens of 120 other answers, in the draft's vocabulary: the first choice": "93.2 %",
+        "the same by the order of ids alone": "87.4 %",
+        "after 50 answers of traffic": "95.1 % (343 exchanged)",
+        "after 480 answers": "96.3 % (1,929 exchanged)",
+    }
+    assert section.tables == [[["domain", "first choice", "after 480 answers"], ["chat", "84.0 %", "92.1 %"]]]
+
+
 def test_every_benchmark_has_a_section() -> None:
     assert BENCHMARKS.keys() == SECTIONS.keys()
 
