@@ -1,4 +1,8 @@
-"""The registration wizard: source, check, plan, review. Each step of each draft has an address of its own."""
+"""The registration wizard: source, check, plan, review. Each step of each draft has an address of its own.
+
+What is sent is kept in the draft, right or wrong, and the answer is always an address whose page says what is wrong
+with what was kept: every page can be reloaded.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,8 @@ class Wizard:
     def __init__(self, draft: RegistrationDraft) -> None:
         self.draft = draft
         given: dict[str, dict[str, str]] = draft.given
-        self.source = SourceForm(given["source"]) if "source" in given else SourceForm()
+        self.has_source = "source" in given
+        self.source = SourceForm(given["source"]) if self.has_source else SourceForm()
         self.announced = self._announced(given.get("source", {}))
         # What nobody has typed into yet has the defaults; what is bound has what was typed, wrong or right.
         self.plan = PlanForm(given.get("plan"), announced=self.announced)
@@ -97,20 +102,19 @@ def begin(request: HttpRequest) -> HttpResponse:
 @allow("register", "GET", "HEAD", "POST")
 @_of_own_draft
 def source(request: HttpRequest, wizard: Wizard) -> HttpResponse:
-    """Step 1: the directory, model id or server. A source that cannot be read stays here with the reason."""
-    problems: list[Finding] = []
+    """Step 1: the directory, model id or server. A source that cannot be read leads back here, with the reason."""
     if request.method == "POST":
         drafts.save_step(wizard.draft, "source", typed(request, SourceForm))
         wizard = Wizard(wizard.draft)
-        proposal = wizard.propose(user_of(request).username)
-        if proposal is not None and proposal.facts is not None:
-            return redirect("console:register_check", draft_id=wizard.draft.pk)
-        problems = refused(proposal.findings) if proposal else []
+    proposal = wizard.propose(user_of(request).username) if wizard.has_source else None
+    if request.method == "POST":
+        is_read = proposal is not None and proposal.facts is not None
+        return redirect(f"console:register_{'check' if is_read else 'source'}", draft_id=wizard.draft.pk)
+    problems = refused(proposal.findings) if proposal is not None and proposal.facts is None else []
     others = [draft for draft in drafts.open_drafts(user_of(request)) if draft.pk != wizard.draft.pk]
     context = wizard.context("source") | {"problems": problems, "others": others}
     context |= {"packages": packages.prepared()} | _servers(request, wizard)
-    wrong = bool(problems or (request.method == "POST" and wizard.source.errors))
-    return render(request, "console/register_source.html", context, status=422 if wrong else 200)
+    return render(request, "console/register_source.html", context)
 
 
 def _servers(request: HttpRequest, wizard: Wizard) -> dict[str, Any]:
@@ -181,18 +185,19 @@ def _rate(asked: str) -> tuple[float, str]:
 @_of_own_draft
 def plan(request: HttpRequest, wizard: Wizard) -> HttpResponse:
     """Step 3: first draft, policy, domains, retention, name."""
-    problems: list[Finding] = []
     if request.method == "POST":
         drafts.save_step(wizard.draft, "plan", typed(request, PlanForm))
         wizard = Wizard(wizard.draft)
+    problems: list[Finding] = []
+    if wizard.has_plan:
         proposal = wizard.propose(user_of(request).username)
         if proposal is None:
             return redirect("console:register_source", draft_id=wizard.draft.pk)
         problems = [finding for finding in refused(proposal.findings) if finding.topic in OF_PLAN]
-        if wizard.plan.is_valid() and not problems:
-            return redirect("console:register_review", draft_id=wizard.draft.pk)
-    context = wizard.context("plan") | {"problems": problems}
-    return render(request, "console/register_plan.html", context, status=422 if request.method == "POST" else 200)
+    if request.method == "POST":
+        is_possible = wizard.plan.is_valid() and not problems
+        return redirect(f"console:register_{'review' if is_possible else 'plan'}", draft_id=wizard.draft.pk)
+    return render(request, "console/register_plan.html", wizard.context("plan") | {"problems": problems})
 
 
 @allow("register", "GET", "HEAD", "POST")
@@ -204,22 +209,20 @@ def review(request: HttpRequest, wizard: Wizard) -> HttpResponse:
         return redirect("console:register_source", draft_id=wizard.draft.pk)
     if wizard.has_plan and not wizard.plan.is_valid():
         return redirect("console:register_plan", draft_id=wizard.draft.pk)
-    problems = proposal.problems
     if request.method == "POST":
         try:
             target = drafts.start(wizard.draft, user_of(request).username, wizard.arguments())
-        except IncompatibleTarget as error:
-            problems = error.problems
-        else:
-            messages.success(request, f"{target.slug} is registered. {_next(target)}")
-            return redirect(_landing(target))
+        except IncompatibleTarget:  # the page says why
+            return redirect("console:register_review", draft_id=wizard.draft.pk)
+        messages.success(request, f"{target.slug} is registered. {_next(target)}")
+        return redirect(_landing(target))
     context = wizard.context("review") | {
-        "problems": problems,
+        "problems": proposal.problems,
         "sentences": sentences(proposal.target, proposal.origin) if proposal.target else [],
         "warnings": [finding for finding in proposal.findings if finding.state == State.WARNING],
         "is_on_sglang": bool(proposal.target and proposal.target.is_on_sglang),
     }
-    return render(request, "console/register_review.html", context, status=422 if request.method == "POST" else 200)
+    return render(request, "console/register_review.html", context)
 
 
 def _next(target: Target) -> str:

@@ -15,6 +15,7 @@ from aurora_web.registry import bulk as registrations
 from aurora_web.registry import registration_drafts as drafts
 from aurora_web.registry.bulk import BulkRefused, Entry, RegistrationFileError
 from aurora_web.registry.findings import State
+from aurora_web.registry.models import RegistrationDraft
 
 EXAMPLE = """targets:
   - slug: chat
@@ -49,18 +50,8 @@ def bulk(request: HttpRequest, draft_id: UUID) -> HttpResponse:
     given: dict[str, str] = draft.given.get("bulk", {})
     form = BulkForm(given or None, initial={"text": EXAMPLE})
     entries, problem = _checked(form, given, user_of(request).username)
-    if request.method == "POST" and not problem:
-        try:
-            made = registrations.register_all(entries, user_of(request).username, form.cleaned_data["mode"] or "all")
-        except BulkRefused as refused:
-            problem = f"Nothing was registered: {_numbers(refused.entries) or 'no entry'} cannot be."
-        else:
-            drafts.discard(draft)
-            left = len(entries) - len(made)
-            messages.success(
-                request, f"Registered: {', '.join(t.slug for t in made)}.{f' Left out: {left}.' if left else ''}"
-            )
-            return redirect("console:overview")
+    if request.method == "POST":
+        return _register(request, draft, form, entries)
     context = {
         "form": form,
         "entries": [(entry, _state(entry)) for entry in entries],
@@ -70,7 +61,22 @@ def bulk(request: HttpRequest, draft_id: UUID) -> HttpResponse:
     num_valid = sum(entry.is_valid for entry in entries)
     is_possible = num_valid == len(entries) or given.get("mode") == "valid"
     context |= {"num_valid": num_valid, "is_possible": is_possible, "is_given": bool(given)}
-    return render(request, "console/register_bulk.html", context, status=422 if request.method == "POST" else 200)
+    return render(request, "console/register_bulk.html", context)
+
+
+def _register(request: HttpRequest, draft: RegistrationDraft, form: BulkForm, entries: Sequence[Entry]) -> HttpResponse:
+    """Register those that can be, or lead back to the page, which says what is wrong with the file."""
+    if not entries:
+        return redirect("console:register_file", draft_id=draft.pk)
+    try:
+        made = registrations.register_all(entries, user_of(request).username, form.cleaned_data["mode"] or "all")
+    except BulkRefused as refused:
+        messages.error(request, f"Nothing was registered: {_numbers(refused.entries) or 'no entry'} cannot be.")
+        return redirect("console:register_file", draft_id=draft.pk)
+    drafts.discard(draft)
+    left = len(entries) - len(made)
+    messages.success(request, f"Registered: {', '.join(t.slug for t in made)}.{f' Left out: {left}.' if left else ''}")
+    return redirect("console:overview")
 
 
 def _checked(form: BulkForm, given: dict[str, str], actor: str) -> tuple[list[Entry], str]:

@@ -31,6 +31,13 @@ def at(step, draft=DRAFT):
     return f"/targets/new/{draft}/{step}/"
 
 
+def refused(client, step, given):
+    """The page of the step to which its form leads back, with the reasons; it can be reloaded."""
+    answer = client.post(at(step), given)
+    assert (answer.status_code, answer["location"]) == (302, at(step))
+    return text(client.get(at(step)))
+
+
 def plan(**changes):
     """What the plan's form sends; the defaults of the page, with changes."""
     plain = {
@@ -107,11 +114,10 @@ def test_a_second_click_starts_nothing(sourced):
 
 
 def test_what_was_typed_is_kept_right_or_wrong(operator):
-    answer = operator.post(at("source"), {"source": "embedded", "path": "/nowhere"})
-    assert answer.status_code == 422
-    assert "/nowhere does not exist. Give the directory with config.json" in text(answer)
-    for _ in range(2):  # a reload, another tab
-        assert 'value="/nowhere"' in text(operator.get(at("source")))
+    said = refused(operator, "source", {"source": "embedded", "path": "/nowhere"})
+    for page in (said, text(operator.get(at("source")))):  # and a reload, or another tab
+        assert "/nowhere does not exist. Give the directory with config.json" in page
+        assert 'value="/nowhere"' in page
     assert "/nowhere does not exist" in text(operator.get(at("check")))
 
 
@@ -143,9 +149,8 @@ def test_what_is_being_typed_is_saved_and_checked(operator, checkpoint_dir):
     ],
 )
 def test_a_source_that_cannot_be_used_is_named(operator, given, said):
-    answer = operator.post(at("source"), {"source": "sglang", "path": "", "model_id": "", "config": ""} | given)
-    assert answer.status_code == 422
-    assert said in text(answer)
+    typed = {"source": "sglang", "path": "", "model_id": "", "config": ""} | given
+    assert said in refused(operator, "source", typed)
 
 
 def test_a_model_id_with_its_config_as_a_file(operator, config):
@@ -184,15 +189,14 @@ def test_the_load_of_the_estimate_is_in_the_address(sourced):
 )
 def test_a_plan_that_cannot_be_used_is_named_and_kept(sourced, changes, said):
     given = plan(display_name="Typed before") | changes
-    answer = sourced.post(at("plan"), given)
-    assert answer.status_code == 422
-    assert said in text(answer)
-    assert "Typed before" in text(answer)
+    page = refused(sourced, "plan", given)
+    assert said in page
+    assert "Typed before" in page
     assert not Target.objects.exists()
 
 
 def test_a_wrong_threshold_is_not_hidden(sourced):
-    assert '<details class="panel" open>' in text(sourced.post(at("plan"), plan(min_gain="lots")))
+    assert '<details class="panel" open>' in refused(sourced, "plan", plan(min_gain="lots"))
     assert '<details class="panel">' in text(sourced.get(at("plan", "22222222-2222-4222-8222-222222222222")))
 
 
@@ -226,16 +230,14 @@ def test_a_copy_of_another_target_s_version(sourced, other):
 def test_a_copy_of_another_shape_is_refused_with_the_reason(sourced, other, config, tmp_path):
     make_draft(tmp_path / "wide", json.loads(config) | {"hidden_size": 64, "vocab_size": 99}, seed=2)
     SpeculatorVersion.objects.update(uri=str(tmp_path / "wide"))
-    answer = sourced.post(at("plan"), plan(start="copy", draft_version="demo:1"))
-    assert answer.status_code == 422
+    given = plan(start="copy", draft_version="demo:1")
+    page = refused(sourced, "plan", given)
     for said in ("vocab_size is 99, the target&#x27;s is 61", "hidden_size is 64"):
-        assert said in text(answer)
+        assert said in page
     Target.objects.filter(slug="demo").update(num_layers=12)
-    assert "with 12 layers" in text(sourced.post(at("plan"), plan(start="copy", draft_version="demo:1")))
+    assert "with 12 layers" in refused(sourced, "plan", given)
     SpeculatorVersion.objects.update(pruned_at=timezone.now())
-    assert "not one of the available choices" in text(
-        sourced.post(at("plan"), plan(start="copy", draft_version="demo:1"))
-    )
+    assert "not one of the available choices" in refused(sourced, "plan", given)
 
 
 def test_a_server_that_has_reported_itself(operator, config, checkpoint_dir, tmp_path):
@@ -310,17 +312,15 @@ def test_one_person_s_drafts_are_bounded(operator, monkeypatch):
 
 
 def test_a_nul_is_no_bug(operator):
-    answer = operator.post(at("source"), {"source": "embedded", "path": "/mod\0els"})
-    assert answer.status_code == 422
+    assert "/models does not exist" in refused(operator, "source", {"source": "embedded", "path": "/mod\0els"})
 
 
 def test_a_slug_taken_since_the_review_is_told(sourced, target):
     sourced.post(at("plan"), plan(slug="fine"))
     Target.objects.filter(pk=target.pk).update(slug="fine")
-    answer = sourced.post(at("review"))
-    assert answer.status_code == 422
-    assert "There is a target &#x27;fine&#x27; already. Choose another slug." in text(answer)
-    assert "Register and start" not in text(answer)
+    page = refused(sourced, "review", {})
+    assert "There is a target &#x27;fine&#x27; already. Choose another slug." in page
+    assert "Register and start" not in page
 
 
 def yaml_of(*entries):
@@ -341,9 +341,7 @@ def test_several_from_a_file_are_previewed_and_confirmed(operator, checkpoint_di
     assert "Register 1 target<" in text(operator.get(at("bulk")))
     assert not Target.objects.exists()
     given = {"text": yaml_of(good, bad), "mode": "all", "do": "register"}
-    answer = operator.post(at("bulk"), given)
-    assert answer.status_code == 422
-    assert "Nothing was registered: entry 2 (two) cannot be." in text(answer)
+    assert "Nothing was registered: entry 2 (two) cannot be." in refused(operator, "bulk", given)
     answer = operator.post(at("bulk"), given | {"mode": "valid"}, follow=True)
     assert "Registered: one. Left out: 1." in text(answer)
     assert [target.slug for target in Target.objects.all()] == ["one"]
@@ -355,8 +353,8 @@ def test_a_file_that_cannot_be_read_is_named_and_kept(operator):
     page = text(operator.get(at("bulk")))
     assert "This file cannot be read: line 2, column 1" in page
     assert "targets: [" in page
-    answer = operator.post(at("bulk"), {"text": "targets: [", "mode": "all", "do": "register"})
-    assert answer.status_code == 422
+    page = refused(operator, "bulk", {"text": "targets: [", "mode": "all", "do": "register"})
+    assert "This file cannot be read: line 2, column 1" in page
     operator.post(at("bulk"), {"text": "targets:", "mode": "all", "do": "check"})
     assert "expected a list of 1 to 100 targets, found nothing" in text(operator.get(at("bulk")))
 
