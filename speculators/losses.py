@@ -21,6 +21,8 @@ from aurora_kernels.training_rows import cross_entropy_
 from torch import Tensor
 from torch.nn import functional as F
 
+from speculators.candidates import Candidates
+
 LEAST_PROBABILITY = 1e-8
 
 
@@ -40,24 +42,34 @@ class FusedHeadLoss(torch.autograd.Function):
         probs_Nk: Tensor,
         weight_N: Tensor,
         acceptance_share: float,
+        candidates: Candidates | None,
     ) -> Tensor:
-        head = head_VH.to(hidden_NH.dtype)
+        dtype, bias = hidden_NH.dtype, None
+        if candidates is None:
+            head = head_VH.to(dtype)
+        else:
+            head, bias = head_VH.index_select(0, candidates.ids).to(dtype), candidates.bias.to(dtype)
+            ids_Nk, probs_Nk = candidates.weighted(ids_Nk, probs_Nk)
         # In that format whatever the caller's autocast: a GPU's makes each softmax float32, twice the memory.
         with torch.autocast(hidden_NH.device.type, enabled=False):
-            slope = F.linear(hidden_NH, head)
+            slope = F.linear(hidden_NH, head, bias)
             losses = weight_N * cross_entropy_(slope, ids_Nk, probs_Nk, LEAST_PROBABILITY, acceptance_share)
-            weight = weight_N[:, None].to(hidden_NH.dtype)
+            weight = weight_N[:, None].to(dtype)
             ctx.save_for_backward((slope @ head) * weight, slope.mT @ (hidden_NH * weight))
-        ctx.head_dtype = head_VH.dtype
+        ctx.head, ctx.candidates = (head_VH.shape, head_VH.dtype), candidates
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         # On the CPU alone: a GPU would have to finish the whole forward pass to answer.
         is_plain_sum = not grads[0].is_cpu or bool((grads[0] == 1).all())
         assert is_plain_sum, "head_loss: take the plain sum; weights go in as weight_N"
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden, grad_head.to(ctx.head_dtype), None, None, None, None
+        shape, dtype = ctx.head
+        grad_head = grad_head.to(dtype)
+        if ctx.candidates is not None:
+            grad_head = grad_hidden.new_zeros(shape, dtype=dtype).index_copy_(0, ctx.candidates.ids, grad_head)
+        return grad_hidden, grad_head, None, None, None, None, None
 
 
 def soft_targets(teacher_probs_Nk: Tensor, is_greedy_N: Tensor, token_share: float) -> Tensor:
@@ -81,11 +93,16 @@ def head_loss(
     probs_Nk: Tensor,
     weight_N: Tensor,
     acceptance_share: float = 0.0,
+    candidates: Candidates | None = None,
 ) -> Tensor:
     """Weighted cross-entropies in nats [N] against sparse targets; differentiate their plain sum.
+
+    With ``candidates`` the softmax is taken over those alone, and only their rows of the head have a gradient.
 
     What the gradient is of: ``(1 - acceptance_share)`` of that sum and ``acceptance_share`` of the weighted sum of
     ``-log sum(min(p, target))``. Matrix products run in the dtype of ``hidden``.
     """
-    losses: Tensor = FusedHeadLoss.apply(hidden_NH, head_VH, ids_Nk, probs_Nk, weight_N, acceptance_share)  # type: ignore[no-untyped-call]
+    losses: Tensor = FusedHeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden_NH, head_VH, ids_Nk, probs_Nk, weight_N, acceptance_share, candidates
+    )
     return losses

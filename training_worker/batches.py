@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,16 @@ from training_worker.device import CPU
 
 LENGTH_STEP = 64  # positions
 BASES_STEP = 16
+
+
+class Positioned(Protocol):
+    """A trace or its example."""
+
+    @property
+    def num_positions(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=Positioned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +130,12 @@ def padded(length: int) -> int:
     return -(-length // LENGTH_STEP) * LENGTH_STEP
 
 
-def training_batches(examples: Sequence[Example], max_positions: int, rng: random.Random) -> list[list[Example]]:
+def training_batches(rows: Sequence[Row], max_positions: int, rng: random.Random) -> list[list[Row]]:
     """Batches of equal padded length and at most ``max_positions`` padded positions (but one row at least), in a random
-    order. The last batch of a length is filled up with other examples of it."""
-    by_length: dict[int, list[Example]] = {}
-    for example in examples:
-        by_length.setdefault(padded(example.num_positions), []).append(example)
+    order. The last batch of a length is filled up with other rows of it."""
+    by_length: dict[int, list[Row]] = {}
+    for row in rows:
+        by_length.setdefault(padded(row.num_positions), []).append(row)
     batches = []
     for length, same in sorted(by_length.items()):
         rng.shuffle(same)

@@ -40,6 +40,11 @@ class TraceSource:
     lookahead: int
 
     @property
+    def num_positions(self) -> int:
+        """Of its states: those after the last token have never been computed."""
+        return len(self.tokens) - 1 - self.first_state
+
+    @property
     def first_base(self) -> int:
         """The first of its states' positions that an engine drafts from."""
         return max(0, self.prompt_len - 1 - self.first_state)

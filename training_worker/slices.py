@@ -192,10 +192,9 @@ class _Slice:
     def run(self) -> SliceResult:
         """Load, train, save, evaluate, publish."""
         self._tell("load", now=True)
-        fresh, missing = self.run_state.examples.load(self.job.fresh, self._use)
         if self.job.follows_vocabulary:
-            self.trainer.follow(example.source for example in fresh)
-        missing_old = self._train([example.source for example in fresh])
+            self.trainer.follow(self.job.fresh)
+        missing = self._train()
         self._tell("save", now=True)
         self._keep()
         manifest, report = self._publish() if self.job.publish and not self._is_stopping() else (None, None)
@@ -203,8 +202,8 @@ class _Slice:
             manifest=manifest,
             report=report,
             progress=self._progress("save"),
-            trained_trace_ids=tuple(e.source.trace_id for e in fresh if e.source.trace_id in self._trained),
-            missing_trace_ids=tuple(missing + missing_old),
+            trained_trace_ids=tuple(s.trace_id for s in self.job.fresh if s.trace_id in self._trained),
+            missing_trace_ids=tuple(sorted(missing)),
         )
 
     def _keep(self) -> None:
@@ -221,27 +220,31 @@ class _Slice:
         others = TRAINING_PER_SAVING * run.save_seconds, TRAINING_PER_EVALUATION * run.evaluation_seconds
         return max(self.job.budget_seconds, *others)
 
-    def _train(self, fresh: Sequence[TraceSource]) -> list[str]:
+    def _train(self) -> set[str]:
         """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order.
 
-        Old ones are loaded when a pass has drawn them; returns the ids of those whose states are gone.
+        A trace is loaded when its step has come: of those that a slice is given it may see a part only. Returns the
+        ids of those whose states are gone.
         """
-        old, missing = list(self.job.replay), list[str]()
+        fresh, old, missing = list(self.job.fresh), list(self.job.replay), set[str]()
         spent, tokens, first_step = 0.0, self.trainer.num_tokens, self.trainer.step_count + 1
         while fresh or old:
             rng = random.Random(f"{self.job.seed}:{self.trainer.step_count}")
-            examples, gone = self.run_state.examples.load(one_pass(fresh, old, rng), self._use)
-            missing += gone
-            old = [source for source in old if source.trace_id not in gone]
-            for batch in training_batches(examples, self.trainer.recipe.max_positions, rng):
+            for sources in training_batches(one_pass(fresh, old, rng), self.trainer.recipe.max_positions, rng):
+                wanted = [each for each in sources if each.trace_id not in missing]
+                examples, gone = self.run_state.examples.load(wanted, self._use)
+                missing.update(gone)
+                if not examples:
+                    continue
                 started = time.monotonic()
-                self.trainer.step(batch)
+                self.trainer.step(examples)
                 spent += time.monotonic() - started
-                self._trained.update(example.source.trace_id for example in batch)
+                self._trained.update(example.source.trace_id for example in examples)
                 self._rate = (self.trainer.num_tokens - tokens) / spent
                 self._tell("train", now=self.trainer.step_count == first_step)
                 if spent >= self.budget_seconds or self._is_stopping():
                     return missing
+            fresh, old = ([each for each in group if each.trace_id not in missing] for group in (fresh, old))
         return missing
 
     def _publish(self) -> tuple[VersionManifest, EvalReport | None]:

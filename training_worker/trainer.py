@@ -13,6 +13,7 @@ import torch
 from aurora_kernels.dtypes import fastest_dtype
 from torch import Tensor
 
+from speculators.candidates import Candidates
 from speculators.checkpoint import sync_directory
 from speculators.draft_config import VOCABULARY_TENSORS, DraftConfig
 from speculators.eagle3 import Eagle3Draft
@@ -26,6 +27,7 @@ from training_worker.target import Target
 from training_worker.unroll import unroll
 
 REAL_TEXT_POSITIONS = 2048  # per step: of a real LLM's traces, a few hundred positions long, 512 hold one or two
+DRAWN_TOKENS = 512  # on a CPU: a step takes seven tenths of the time
 GPU_POSITIONS = 4096  # per step: 512 take a GPU three quarters of the time, most of it to be told what to do
 
 
@@ -43,6 +45,7 @@ class Recipe:
     depth_decay: float = 0.8  # weight of each depth relative to the one before
     prompt_share: float = 0.0  # of the prompt's positions that are learnt from, besides all generated ones
     chain_share: float = 0.5  # of positions whose chain is unrolled
+    drawn_tokens: int = 0  # that stand for all that no teacher of a step thinks of; 0 = the whole vocabulary, as it is
     average_share: float = 0.125  # of all steps: so many of the last ones are what published weights are averaged over,
     most_averaged: int = 100  # but no more than these; 0 = the last ones alone
     max_positions: int = 512  # per optimiser step, padding included,
@@ -60,8 +63,9 @@ class Recipe:
                 positions_at_once=GPU_POSITIONS,
                 prompt_share=1.0,
             )
-        has_large_vocabulary = config.draft_vocab_size < config.vocab_size
-        return cls(max_positions=REAL_TEXT_POSITIONS, prompt_share=1.0) if has_large_vocabulary else cls()
+        if config.draft_vocab_size == config.vocab_size:
+            return cls()
+        return cls(max_positions=REAL_TEXT_POSITIONS, prompt_share=1.0, drawn_tokens=DRAWN_TOKENS)
 
     def rate_at(self, step: int) -> float:
         """Share of both rates for the step after ``step`` finished ones."""
@@ -187,6 +191,7 @@ class Trainer:
         is_greedy = (batch.temperature == 0)[:, None].expand_as(batch.tokens)
         probs = soft_targets(batch.teacher_probs.flatten(0, 1), is_greedy.flatten(), self.recipe.token_share)
         ids, probs = self._to_draft(batch.teacher_ids, probs.view_as(batch.teacher_probs))
+        candidates = self._candidates(ids, probs, generator)
         rows = torch.arange(len(batch.tokens), device=self.device)[:, None]
         parts: list[tuple[Tensor, ...]] = []
         with torch.autocast(self.device.type, self.recipe.dtype, enabled=self.recipe.dtype != torch.float32):
@@ -200,8 +205,13 @@ class Trainer:
             # All depths at once: the gradient of the head is the largest tensor of a step, and is made once.
             hidden, chosen_ids, chosen_probs, weight = (torch.cat(x) for x in zip(*parts, strict=True))
             head, weighted = self.draft.lm_head.weight, (chosen_ids, chosen_probs, weight)
-            losses = head_loss(hidden, head, *weighted, self.recipe.acceptance_share)
+            losses = head_loss(hidden, head, *weighted, self.recipe.acceptance_share, candidates)
         return losses.sum(), losses[: len(parts[0][3])].sum().detach()
+
+    def _candidates(self, ids: Tensor, probs: Tensor, generator: torch.Generator) -> Candidates | None:
+        if not self.recipe.drawn_tokens:
+            return None
+        return Candidates.drawn(ids, probs, self.config.draft_vocab_size, self.recipe.drawn_tokens, generator)
 
     @torch.no_grad()
     def _average(self) -> None:

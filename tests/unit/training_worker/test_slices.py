@@ -112,24 +112,36 @@ def test_states_that_cannot_be_had_are_reported(job, monkeypatch, tmp_path, targ
     assert result.missing_trace_ids == (gone.trace_id,)
 
 
-def test_an_old_trace_is_read_when_a_pass_has_drawn_it(job, traces, monkeypatch):
+def test_a_trace_is_read_when_its_step_has_come(job, traces, monkeypatch):
     """Loading them all takes longer than a slice trains, where a target is large or traces are many."""
     monkeypatch.setattr(slices, "_warm", {})
-    monkeypatch.setattr(slices, "REPLAY_PER_PASS", 2)
-    monkeypatch.setattr(slices, "REPLAY_PER_FRESH", 0)
+    monkeypatch.setattr(Recipe, "__init__", functools.partialmethod(Recipe.__init__, max_positions=128))
     read = []
     honest = Examples._read
     monkeypatch.setattr(
         Examples, "_read", lambda self, source, *more: read.append(source) or honest(self, source, *more)
     )
     old = tuple(traces(9, seed=5))
-    broken = tuple(replace(source, segment_uri="/nowhere/gone.safetensors") for source in old)
-    run_slice(replace(job, replay=old, held_out=(), budget_seconds=0.0), lambda progress: None)
-    assert len(set(read) & set(old)) == 2
-    monkeypatch.setattr(Examples, "_recompute", lambda self, source, use: None)
-    monkeypatch.setattr(slices, "REPLAY_PER_PASS", len(old))  # the first pass draws all
-    result = run_slice(replace(job, fresh=(), replay=broken, held_out=(), publish=False), lambda progress: None)
-    assert set(result.missing_trace_ids) >= {source.trace_id for source in set(old) - set(read)}
+    result = run_slice(replace(job, replay=old, held_out=(), budget_seconds=0.0), lambda progress: None)
+    assert len(read) == 2  # one step of two rows
+    assert set(result.trained_trace_ids) == {source.trace_id for source in set(read) & set(job.fresh)}
+
+
+def test_traces_whose_states_are_gone_are_drawn_once(job, traces, monkeypatch):
+    """Fresh ones and old ones; those that are there are trained on meanwhile."""
+    monkeypatch.setattr(slices, "_warm", {})
+    monkeypatch.setattr(slices, "REPLAY_PER_PASS", 9)
+    asked = []
+    monkeypatch.setattr(Examples, "_recompute", lambda self, source, use: asked.append(source))
+    old = traces(9, seed=5)
+    gone = [replace(source, segment_uri="/nowhere/gone.safetensors") for source in (*job.fresh[:4], *old[:5])]
+    given = replace(job, fresh=(*gone[:4], *job.fresh[4:]), replay=(*gone[4:], *old[5:]), held_out=(), publish=False)
+    result = run_slice(given, lambda progress: None)
+    assert len(asked) == len(set(asked)) == 9
+    assert set(result.missing_trace_ids) == {source.trace_id for source in gone}
+    assert set(result.trained_trace_ids) == {source.trace_id for source in job.fresh[4:]}
+    lost = run_slice(replace(given, fresh=tuple(gone[:4]), replay=()), lambda progress: None)
+    assert (lost.trained_trace_ids, len(lost.missing_trace_ids)) == ((), 4)
 
 
 def test_the_target_is_asked_about_a_trace_once(job, target, monkeypatch):

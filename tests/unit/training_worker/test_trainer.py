@@ -1,16 +1,20 @@
 import random
 from dataclasses import replace
 
+import pytest
 import torch
 
+from speculators import candidates
+from speculators.candidates import Candidates
 from speculators.checkpoint import tensor_problems
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
 from training_worker import vocabulary
 from training_worker.batches import training_batches
+from training_worker.device import CPU
 from training_worker.evaluate import replay
 from training_worker.segments import Examples
-from training_worker.trainer import Recipe, Trainer
+from training_worker.trainer import DRAWN_TOKENS, Recipe, Trainer
 
 AUX = (1, 3, 4)
 
@@ -54,14 +58,50 @@ def test_it_learns_the_target(target, traces):
     assert accept_length(trainer, target, examples) > before + 0.8
 
 
+@pytest.fixture
+def small_steps(monkeypatch):
+    """Candidates of a vocabulary of some dozens; how many there were each time."""
+    monkeypatch.setattr(candidates, "STEP", 4)
+    monkeypatch.setattr(candidates, "LEAST_TAUGHT", 0.4)
+    honest, sizes = Candidates.drawn, []
+
+    def drawn(*given):
+        found = honest(*given)
+        sizes.append(len(found.ids))  # None would be the whole vocabulary, which these tests are not about
+        return found
+
+    monkeypatch.setattr(Candidates, "drawn", drawn)
+    return sizes
+
+
+def test_it_learns_from_a_part_of_the_vocabulary(target, traces, small_steps):
+    examples, _ = Examples(target, AUX).load(traces(16))
+    trainer = trainer_of(target, drawn_tokens=8)
+    before = accept_length(trainer, target, examples)
+    for epoch in range(10):
+        for batch in training_batches(examples, 128, random.Random(epoch)):
+            trainer.step(batch)
+    assert small_steps and max(small_steps) <= trainer.config.draft_vocab_size // 2
+    assert accept_length(trainer, target, examples) > before + 0.5
+
+
+def test_a_draw_of_a_resumed_run_is_that_of_one_that_was_not_killed(target, traces, tmp_path, small_steps):
+    check_resumption(target, traces, tmp_path, drawn_tokens=8)
+    assert small_steps
+
+
 def test_a_run_killed_and_resumed_equals_one_that_was_not(target, traces, tmp_path):
-    examples, _ = Examples(target, AUX).load(traces(8))
-    whole, part = trainer_of(target), trainer_of(target)
+    check_resumption(target, traces, tmp_path)
+
+
+def check_resumption(target, traces, tmp_path, **recipe):
+    examples, _ = Examples(target, AUX).load(traces(3))
+    whole, part = trainer_of(target, **recipe), trainer_of(target, **recipe)
     for _ in range(3):
         whole.step(examples)
         part.step(examples)
     part.save(tmp_path / "t.pt")
-    resumed = trainer_of(target)
+    resumed = trainer_of(target, **recipe)
     resumed.load(tmp_path / "t.pt")
     for _ in range(3):
         whole.step(examples)
@@ -166,6 +206,14 @@ def test_the_vocabulary_follows_the_traffic_and_learning_goes_on(target, traces,
     said = {token for source in sources for token in source.tokens[source.prompt_len :]}
     assert said & set(now[come].tolist())
     assert accept_length(trainer, target, examples) > 1.0
+
+
+def test_a_real_llm_on_a_cpu_is_learnt_from_a_part_of_its_vocabulary(target):
+    config = DraftConfig.for_target(target.config)
+    reduced = replace(config, draft_vocab_size=config.vocab_size // 2)
+    assert Recipe.fitting(CPU, config).drawn_tokens == 0
+    assert Recipe.fitting(CPU, reduced).drawn_tokens == DRAWN_TOKENS
+    assert Recipe.fitting(torch.device("cuda"), reduced).drawn_tokens == 0  # a GPU is not to be asked what is taught
 
 
 def test_a_whole_vocabulary_has_nothing_to_follow(target, traces):
