@@ -17,6 +17,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
+NO_DRAFT = -1  # in place of a version: nothing was there that could draft, or be compared with what does
+
 
 class RecordError(ValueError):
     """A payload that is not the record it claims to be; the message names record, field and value."""
@@ -135,8 +137,8 @@ class CountWindow(Record):
     target: str
     replica: str
     domain: str
-    version: int  # 0 = control (no speculation)
-    lookahead: int  # 0 = no drafts: the control, or (version > 0) a domain with speculation pinned off
+    version: int  # 0 = control (no speculation), NO_DRAFT
+    lookahead: int  # 0 = no drafts: the control, or (any other version) nobody drew them for it, like those of a pin
     batch_bucket: int  # 1, 2, 4, 8, ...: rounded-up mean number of requests per step
     started_at: float
     ended_at: float

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from speculators.records import NO_DRAFT
+
 WIDTH, HEIGHT, MARGIN = 240.0, 44.0, 3.0
 MIN_SPREAD = 0.2  # of the value: noise must not look like a mountain
 NUM_SHARES = 4
+CONTROL = "control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +63,20 @@ class Share:
 
 
 def shares(tokens: Mapping[int, int]) -> tuple[Share, ...]:
-    """Versions by their tokens, newest first, the control last; beyond NUM_SHARES they are one part."""
+    """Versions by their tokens, newest first, then the control; beyond NUM_SHARES they are one part."""
     total = sum(tokens.values())
     if not total:
         return ()
-    ranked = sorted((v for v in tokens if v), key=lambda v: -tokens[v])
+    ranked = sorted((v for v in tokens if v > 0), key=lambda v: -tokens[v])
     shown, others = sorted(ranked[:NUM_SHARES], reverse=True), ranked[NUM_SHARES:]
     parts = [(f"v{v}", tokens[v]) for v in shown]
     if others:
         parts.append(("older", sum(tokens[v] for v in others)))
-    if tokens.get(0):
-        parts.append(("control", tokens[0]))
+    parts += [(name, tokens[v]) for v, name in ((0, CONTROL), (NO_DRAFT, "no draft yet")) if tokens.get(v)]
     found, x = [], 0.0
     for i, (name, n) in enumerate(parts):
         width = 100 * n / total
-        found.append(Share(name, round(x, 2), round(width, 2), 0 if name == "control" else i % 6 + 1))
+        found.append(Share(name, round(x, 2), round(width, 2), 0 if name == CONTROL else i % 6 + 1))
         x += width
     return tuple(found)
 

@@ -60,7 +60,7 @@ def points(target: Target, since: float, until: float, bucket: int = WINDOW_SECO
     """One point per domain and bucket, oldest first: ``{"at", "domain", COUNTS..., "versions": {number: tokens}}``.
 
     ``steps`` and ``drafted_tokens`` are of steps with drafts, ``all_steps``, ``tokens`` and ``seconds`` of every step
-    of requests with speculation; ``versions`` has each version's tokens, whether it drafted or not, 0 = the control.
+    of requests with speculation; ``versions`` has the tokens of each, drafting or not, 0 = control, -1 = none yet.
     """
     found: dict[tuple[float, str], dict[str, Any]] = {}
     for at, domain, *sums in _rows(_POINTS, _POINTS_OF, target, since, until, bucket):

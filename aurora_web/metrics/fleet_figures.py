@@ -37,7 +37,9 @@ class FleetFigures:
     """One target; ratios are None where there is nothing to divide."""
 
     speedup: Interval = NOTHING_MEASURED
-    tokens_by_version: dict[int, int] = field(default_factory=dict)  # 0 = the control; with or without speculation
+    tokens_by_version: dict[int, int] = field(
+        default_factory=dict
+    )  # 0 = the control, NO_DRAFT; with or without speculation
     num_tokens: float = 0.0  # of requests with speculation
     seconds: float = 0.0
     num_control_tokens: float = 0.0

@@ -18,7 +18,7 @@ class Counts(models.Model):
     """The columns that add up. x = tokens after the first, y = decode seconds, of one request."""
 
     domain = models.CharField(max_length=100)
-    version = models.IntegerField()  # 0 = control
+    version = models.IntegerField()  # 0 = control; NO_DRAFT
     lookahead = models.IntegerField()
     batch_bucket = models.IntegerField()
     num_requests = models.BigIntegerField()

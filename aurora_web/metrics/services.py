@@ -32,7 +32,7 @@ from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
 from aurora_web.traces.codec import count, finite, identifier, moment, text
 from aurora_web.traces.domains import mapping
-from speculators.records import CountWindow, RecordError
+from speculators.records import NO_DRAFT, CountWindow, RecordError
 
 KEYS = ("target_id", *rollups.KEYS)
 MAX_WINDOWS_PER_REQUEST = 10_000
@@ -77,7 +77,7 @@ def _count_row(window: CountWindow, target: Target, now: datetime, domain_of: Ca
         moment(window.ended_at, where + "ended_at"),
         now,
         domain_of(text(window.domain, where + "domain", 100)),
-        count(window.version, where + "version"),
+        window.version if window.version == NO_DRAFT else count(window.version, where + "version"),
         count(window.lookahead, where + "lookahead"),
         count(window.batch_bucket, where + "batch_bucket"),
         *counts,

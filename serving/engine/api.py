@@ -58,8 +58,8 @@ class Part:
     control comes as one part per domain and block of steps (docs/decisions/007).
     """
 
-    version: int  # 0 = control
-    lookahead: int  # 0 = control
+    version: int  # as in CountWindow
+    lookahead: int
     mean_batch_size: float
     num_verify_steps: int
     num_proposed_drafts: int

@@ -44,7 +44,7 @@ from serving.model.attention import Span
 from serving.model.decoder import Decoder
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
-from speculators.records import DomainPin, StepRecord
+from speculators.records import NO_DRAFT, DomainPin, StepRecord
 
 log = logging.getLogger(__name__)
 
@@ -321,8 +321,8 @@ class Engine:
         sequence = Sequence(
             request, served, self._free_slots.pop(), lookahead, submitted.submitted_at, is_pinned=is_pinned
         )
-        if request.is_control:
-            sequence.counted_version = self._versions.live.version
+        if served.draft is None:
+            sequence.counted_version = NO_DRAFT if self._versions.live.draft is None else self._versions.live.version
         return sequence
 
     def _pinned_lookahead(self, pin: DomainPin) -> int | None:

@@ -77,7 +77,9 @@ class Sequence:
         self.batch_size_sum = 0
         self.finish_reason: FinishReason | None = None
         self.error = ""
-        self.counted_version: int | None = None  # set at admission where the client chose to be a control
+        self.counted_version: int | None = (
+            None  # set at admission where nothing drafts: a control by choice, no version
+        )
         self.control = Tally()  # of its steps, those of the control
         seed = request.sampling.seed
         self.generator = torch.Generator()
@@ -195,7 +197,7 @@ class Sequence:
         )
 
     def _chosen(self, version: int) -> Part:
-        """The counts of a control that nobody drew: on neither side of the speedup, like those of a pin."""
+        """The counts of what nobody drew for the control: on neither side of the speedup, like those of a pin."""
         return Part(
             version=version,
             lookahead=0,

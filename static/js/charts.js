@@ -7,6 +7,7 @@ import { unwall, wall, zoneNote } from "./zone.js";
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const MAX_LINES = 7; // and the events
 const MAX_NAME = 24; // characters of a domain in a legend
+const NAMES = { "0": "control", "-1": "no draft yet" }; // of what is no version
 const MAX_LAYERS = 6; // as many as there are colours; the others are grey
 const MAX_POINTS = 1000;
 const LATE_SECONDS = 5; // that counts take to come
@@ -392,7 +393,7 @@ function versions(charts) {
   for (const row of rows) for (const [version, tokens] of Object.entries(row.versions)) totals.set(version, (totals.get(version) ?? 0) + tokens);
   const ranked = [...totals.keys()].sort((a, b) => totals.get(b) - totals.get(a));
   const shown = ranked.slice(0, MAX_LAYERS).sort((a, b) => a - b);
-  const layers = shown.map((version, i) => [version === "0" ? "control" : `v${version}`, `--series-${i + 1}`, (row) => row.versions[version] ?? 0]);
+  const layers = shown.map((version, i) => [NAMES[version] ?? `v${version}`, `--series-${i + 1}`, (row) => row.versions[version] ?? 0]);
   const others = ranked.slice(MAX_LAYERS);
   if (others.length) layers.push(["others", "--muted", (row) => others.reduce((sum, version) => sum + (row.versions[version] ?? 0), 0)]);
   const traces = layers.map(([name, shade, tokens]) => ({

@@ -11,6 +11,7 @@ from aurora_web.registry.models import Target
 from aurora_web.registry.services import register_target
 from aurora_web.rollouts import freeze, replicas, services
 from aurora_web.rollouts.models import Alert, Replica
+from speculators.records import NO_DRAFT
 from tests.unit.aurora_web.conftest import count_window
 
 pytestmark = pytest.mark.django_db
@@ -117,4 +118,6 @@ def test_shares_add_up_to_the_whole_bar():
     found = shares({0: 10, **dict.fromkeys(range(1, 8), 10)})
     assert [s.name for s in found] == ["v4", "v3", "v2", "v1", "older", "control"]
     assert sum(s.width for s in found) == pytest.approx(100, abs=0.1)
+    early = shares({NO_DRAFT: 10, 0: 10, 1: 20})
+    assert [(s.name, s.width) for s in early] == [("v1", 50), ("control", 25), ("no draft yet", 25)]
     assert shares({}) == ()

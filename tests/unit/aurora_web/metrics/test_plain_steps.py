@@ -19,6 +19,7 @@ from aurora_web.metrics.domains import read_sums
 from aurora_web.metrics.fleet_figures import fleet_figures
 from aurora_web.metrics.levels import accept_levels
 from aurora_web.metrics.models import MetricWindow
+from speculators.records import NO_DRAFT
 from tests.unit.aurora_web.conftest import count_window
 
 pytestmark = pytest.mark.django_db
@@ -94,8 +95,9 @@ def test_an_engine_that_does_not_count_them_yet_is_still_heard(target):
 
 @pytest.fixture
 def pinned(target):
-    """100 tokens/s with speculation; as many tokens at 25/s without, under a version, and a control at 50/s."""
+    """100 tokens/s with speculation; as many at 25/s under a version without, and before any; a control at 50/s."""
     windows = [count_window(seconds=1.0), count_window(lookahead=0, seconds=4.0), count_window(version=0, seconds=2.0)]
+    windows.append(count_window(version=NO_DRAFT, lookahead=0, seconds=4.0))
     metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
     metrics.roll_up()
     return target
@@ -124,14 +126,22 @@ def test_no_speed_with_speculation_counts_requests_without_it(pinned):
     found = dict(speeds(pinned))
     assert len(found) == 9
     assert found == pytest.approx(dict.fromkeys(found, 100.0), rel=0.02)
-    assert metrics.summary(pinned)["total"]["speedup"]["value"] == pytest.approx(2.0, rel=0.02)
+    total = metrics.summary(pinned)["total"]
+    assert total["speedup"]["value"] == pytest.approx(2.0, rel=0.02)
+    assert total["control_tokens_per_second"] == pytest.approx(50, rel=0.02)
+    assert [total[side]["num_requests"] for side in ("counts", "control_counts")] == [60, 20]
+    fleet = fleet_figures([pinned.pk], 600.0, time.time() + 60)[pinned.pk]
+    assert fleet.to_json()["speedup"]["value"] == pytest.approx(2.0, rel=0.02)
+    assert set(fleet.tokens_by_version) == {NO_DRAFT, 0, 1}
+    latest = charts.latest_speedups(pinned, time.time() + 10)
+    assert latest[""]["value"] == pytest.approx(2.0, rel=0.02)
 
 
 def test_the_mean_lookahead_is_that_of_requests_with_speculation(pinned):
     now = time.time()
     point = charts.add_up(charts.points(pinned, now - 300, now + 10, charts.ALL))
     assert point["proposed_drafts"] / point["all_steps"] == 4.0
-    assert point["num_requests"] == 60
+    assert point["num_requests"] == 80
 
 
 def test_sums_of_an_hour_leave_the_same_requests_out(pinned):

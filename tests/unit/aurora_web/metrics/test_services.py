@@ -37,6 +37,8 @@ def test_a_bad_window_refuses_all_of_them(target):
         services.ingest_counts({"counts": [good, bad]})
     with pytest.raises(UnknownTarget, match="other"):
         services.ingest_counts({"counts": [good, count_window().to_json() | {"target": "other"}]})
+    with pytest.raises(RecordError, match=r"CountWindow\.version: expected .* got -2"):
+        services.ingest_counts({"counts": [good, count_window(version=-2).to_json()]})
     assert CountRow.objects.count() == 0
 
 

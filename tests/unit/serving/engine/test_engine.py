@@ -14,6 +14,7 @@ from serving.engine.costs import Costs, Parts
 from serving.engine.engine import Engine
 from serving.engine.stepper import Stepper
 from speculators.checkpoint import CheckpointError
+from speculators.records import NO_DRAFT
 from tests.unit.serving.engine.running import engine_of, output, submit
 
 PROMPT = (1, 2, 3, 4, 5)
@@ -157,6 +158,20 @@ def test_no_block_is_drawn_where_speculation_is_off_or_nothing_is_live(tiny, goo
         engine.set_policy(max_lookahead=0)
         submit(engine, PROMPT, is_control=None, max_tokens=20, ignore_eos=True).result()
     assert told == []
+
+
+def test_what_is_decoded_before_a_first_version_counts_on_neither_side(tiny, good):
+    told = []
+    with engine_of(tiny[0], control_share=1.0, on_control=lambda *a: told.append(a)) as engine:
+        early = [
+            submit(engine, PROMPT, is_control=c, max_tokens=6, ignore_eos=True).result() for c in (None, True, False)
+        ]
+        engine.swap(1, engine.load_draft(good)).result(60)
+        submit(engine, PROMPT, is_control=None, max_tokens=6, ignore_eos=True).result()
+    assert [finished.version for finished in early] == [0, 0, 0]
+    parts = [part for finished in early for part in finished.parts]
+    assert [(part.version, part.lookahead, part.num_accept_tokens) for part in parts] == [(NO_DRAFT, 0, 5)] * 3
+    assert sum(part.num_verify_steps for _, part in told) == 5
 
 
 def test_a_control_that_a_client_chose_counts_on_neither_side(tiny, good):
