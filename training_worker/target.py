@@ -45,6 +45,7 @@ class Target:
         self.device = device
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.embed_VH = self._tensor(EMBED)
+        self._embeds: dict[torch.dtype, Tensor] = {}
         self.head_VH = self.embed_VH if self.config.get("tie_word_embeddings") else self._tensor(HEAD)
 
     def recompute(self, source: TraceSource, aux_layer_ids: tuple[int, ...], use: Use = EVERYTHING) -> Example:
@@ -90,9 +91,16 @@ class Target:
         logits = torch.nn.functional.linear(final.to(self.device).float(), self.head_VH) / source.temperature
         return torch.softmax(logits, -1).gather(-1, emitted[:, None])[:, 0].cpu()
 
+    def embed_in(self, dtype: torch.dtype) -> Tensor:
+        """The embedding [V, H] in another format; one copy for all who ask, which a tied head shares."""
+        if dtype not in self._embeds:
+            self._embeds[dtype] = self.embed_VH.to(dtype)
+        return self._embeds[dtype]
+
     @cached_property
     def _head(self) -> Tensor:
-        return self.head_VH.to(fastest_dtype(self.device))
+        dtype = fastest_dtype(self.device)
+        return self.embed_in(dtype) if self.head_VH is self.embed_VH else self.head_VH.to(dtype)
 
     @cached_property
     def _model(self) -> Any:

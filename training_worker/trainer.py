@@ -89,7 +89,7 @@ class Trainer:
         self.step_count = 0
         self.num_tokens = 0
         self._loss = torch.tensor(math.nan)
-        self._embed = target.embed_VH.to(self.recipe.dtype)
+        self._embed = target.embed_in(self.recipe.dtype)
         self._draft_ids = self.draft.target_ids
         self._is_full_vocabulary = config.draft_vocab_size == config.vocab_size
         self._optimisers = self._make_optimisers()

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from aurora_kernels.dtypes import fastest_dtype
 
 from speculators import candidates
 from speculators.candidates import Candidates
@@ -206,6 +207,15 @@ def test_the_vocabulary_follows_the_traffic_and_learning_goes_on(target, traces,
     said = {token for source in sources for token in source.tokens[source.prompt_len :]}
     assert said & set(now[come].tolist())
     assert accept_length(trainer, target, examples) > 1.0
+
+
+def test_the_embedding_is_kept_once_in_each_format(target):
+    """It is the largest thing that a small target's trainer holds; a tied head is the same."""
+    one, other = (trainer_of(target, dtype=torch.bfloat16) for _ in range(2))
+    assert one._embed is other._embed
+    dtype = fastest_dtype(CPU)
+    assert target.config["tie_word_embeddings"] == (target._head is target.embed_in(dtype))
+    assert torch.equal(target._head, target.head_VH.to(dtype))
 
 
 def test_a_real_llm_on_a_cpu_is_learnt_from_a_part_of_its_vocabulary(target):
