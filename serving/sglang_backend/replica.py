@@ -27,6 +27,7 @@ from serving.sglang_backend.metrics import MetricsReader
 from serving.sglang_backend.prefixes import keep_apart
 from serving.sglang_backend.ranks import Command, CpuGroup, RankSwapper
 from serving.sglang_backend.roll_call import RollCall
+from serving.sglang_backend.self_check import SelfCheck
 from serving.sglang_backend.weights import DraftMemory, TargetWatch
 from serving.trace.follower import Beside
 from serving.trace.parts import running
@@ -35,7 +36,6 @@ from speculators import checkpoint
 log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_SECONDS = 0.0005  # Python's 5 ms would make the scheduler wait whole steps for our threads
-PROBABLY = "so it is not clear what the hooks see"
 
 
 class Replica:
@@ -55,9 +55,8 @@ class Replica:
         self.config = config
         self.policy = policy
         self.roll = roll
-        self.guard = guard
         self.control_guard = control_guard
-        self.missing = missing
+        self.check = SelfCheck(guard, control_guard, missing, is_wanted=config.is_capture_wanted)
         self.target = worker.target_worker.model_runner.model
         runner = worker.draft_worker.draft_runner
         self.memory = DraftMemory(runner, worker.draft_worker)
@@ -69,7 +68,6 @@ class Replica:
         self.engine: SglangEngine | None = None
         self.scheduler: Any = None  # set by every turn's hook
         self.draft_sha256 = ""  # of the draft that a swap brought; "" = the one of the launch
-        self.broken = ""
         self._is_given_up = False  # the other ranks have been told that this one fails too often
         self._stack = ExitStack()
 
@@ -163,26 +161,8 @@ class Replica:
         self._stack.callback(follower.stop)
 
     def _finished(self, finished: FinishedRequest, is_trace: bool) -> None:
-        self.parts.recorder.put(finished, is_trace=is_trace and not self.broken)
-        if finished.num_verify_steps and not self.broken:
-            self._check_hooks(finished)
-
-    @property
-    def _failures(self) -> str:
-        return self.guard.problem or self.control_guard.problem
-
-    def _check_hooks(self, finished: FinishedRequest) -> None:
-        """After a request that took a verify step, every hook must have fired, and its states must fit its tokens."""
-        if silent := self.guard.not_fired():
-            self.broken = f"hooks {', '.join(silent)} have not fired, {PROBABLY}"
-        elif self._failures:
-            self.broken = self._failures
-        elif finished.states is not None and finished.final is not None:
-            wanted = len(finished.tokens) - 1 - finished.first_state
-            if len(finished.states) != wanted or len(finished.final) != wanted:
-                self.broken = f"{len(finished.states)} states for {wanted} positions, {PROBABLY}"
-        if self.broken:
-            log.error("capture is broken: %s; the server serves on", self.broken)
+        self.parts.recorder.put(finished, is_trace=is_trace and not self.check.broken)
+        self.check.look_at(finished)
 
     def _count(self, domain: str, part: Any) -> None:
         self.parts.recorder.count(domain, part)
@@ -193,8 +173,8 @@ class Replica:
 
     def _beside(self) -> Beside:
         assert self.engine is not None and self.capture is not None
-        state, detail = self._capture_state()
         counts = self.metrics.counts
+        state, detail = self.check.state(counts.num_verify_steps)
         return Beside(
             num_dropped_traces=self.assembler.num_dropped,
             capture_state=state,
@@ -206,22 +186,6 @@ class Replica:
             ranks=self.engine.ranks if self.memory.size > 1 else (),
             policy_detail=self.engine.policy_detail,
         )
-
-    def _capture_state(self) -> tuple[str, str]:
-        if self.missing:
-            return "broken", f"this SGLang has no {', '.join(self.missing)}"
-        self.broken = self.broken or self._failures
-        if not self.broken and (silent := self.guard.silent(self.metrics.counts.num_verify_steps)):
-            self.broken = (
-                f"hooks {', '.join(silent)} have not fired, {PROBABLY}"  # then no request ever finishes for us
-            )
-        if self.broken:
-            return "broken", self.broken
-        if not self.config.is_capture_wanted:
-            return "off", "AURORA_CAPTURE=off"
-        if self.guard.not_fired():
-            return "working", "not seen at work yet: no request has taken a verify step"
-        return "working", ""
 
 
 def captured_layers(target: Any) -> tuple[int, ...]:
