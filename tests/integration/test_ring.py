@@ -190,7 +190,7 @@ def test_a_second_up_says_where_the_first_one_runs(ring):
 
 def test_down_stops_it_cleanly_and_leaves_nothing_running(ring):
     done = subprocess.run(
-        [sys.executable, "-m", "aurora_web.supervisor", "down"],
+        ["make", "down"],
         cwd=REPO, env=ring.environment, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "stopped" in done.stdout

@@ -1,10 +1,9 @@
-"""A whole Aurora with its embedded servers: it comes up, and Ctrl-C leaves neither a process nor a port behind."""
+"""The README's command: a whole Aurora comes up, and Ctrl-C leaves neither a process nor a port behind."""
 
 import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -31,23 +30,24 @@ def processes_with(state: str) -> list[int]:
 
 @pytest.fixture
 def aurora(tmp_path):
-    """(process, its log, its console, its engine, its state directory) of a supervisor on free ports."""
+    """(``make up``, its log, its console, its engine, its state directory, its environment) on free ports."""
     web, engine = free_ports(2)
     state, log = tmp_path / "state", tmp_path / "log"
     named = {"AURORA_STATE_DIR": str(state), "AURORA_WEB_PORT": str(web), "AURORA_ENGINE_PORT": str(engine)}
-    inherited = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    foreign = ("DATABASE_URL", "REDIS_URL", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in foreign} | named
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "aurora_web.supervisor", "up"], cwd=REPO, stdout=out, stderr=out,
-            env={**inherited, **named, "AURORA_DEMO": "pocket"}, start_new_session=True)  # fmt: skip
-    yield process, log, web, engine, state
+            ["make", "up", "DEMO=pocket"], cwd=REPO, stdout=out, stderr=out, env=environment, start_new_session=True
+        )
+    yield process, log, web, engine, state, environment
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(SECONDS)
 
 
 def test_it_starts_and_leaves_nothing_behind(aurora):
-    process, log, web, engine, state = aurora
+    process, log, web, engine, state, environment = aurora
 
     def is_ready():
         assert process.poll() is None, log.read_text()
@@ -57,10 +57,12 @@ def test_it_starts_and_leaves_nothing_behind(aurora):
     assert httpx.get(f"http://127.0.0.1:{web}/readyz").status_code == 200
     assert httpx.get(f"http://127.0.0.1:{engine}/health").status_code == 200
     assert len(processes_with(str(state))) > 5
-    process.send_signal(signal.SIGINT)
-    assert process.wait(SECONDS) == 0, log.read_text()
-    assert "nothing is left running" in log.read_text()
+    status = subprocess.run(["make", "status"], cwd=REPO, env=environment, capture_output=True, text=True, check=True)
+    assert f"http://127.0.0.1:{web}" in status.stdout
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to make and to what it runs
+    process.wait(SECONDS)
     wait_until(lambda: not processes_with(str(state)), SECONDS)
+    assert "nothing is left running" in log.read_text()
     for port in (web, engine):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -4,68 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 
 import httpx
 import pytest
 
-from serving.traffic.domains.registry import get_domain
 from tests.bench.ring import running_ring, wait_for
-from tests.sglang.server import LOOKAHEAD, Server
-
-SLUG = "on-sglang"
-DOMAIN = "arithmetic"
-CLIENTS = 6
-
-
-class Launched(Server):
-    """The server that the console's own launch command describes, on a port that is free."""
-
-    def __init__(self, folder, launch, token) -> None:
-        super().__init__(folder, folder, folder)
-        kept = {name: value for name, value in launch["environment"].items() if name != "AURORA_ENGINE_URL"}
-        self.environment |= {**kept, launch["token_variable"]: token, "AURORA_ENGINE_URL": self.url}
-        arguments = list(launch["arguments"])
-        arguments[arguments.index("--port") + 1] = str(self.port)
-        self._arguments = arguments
-
-    def arguments(self) -> list[str]:
-        backend = "--cuda-graph-backend-decode"  # without graphs the control's state can be built on a CPU
-        return self._arguments + ([] if backend in self._arguments else [backend, "disabled"])
-
-
-class Clients:
-    """Streams of requests of one domain until they are stopped; every one must be answered."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.num_served = 0
-        self.errors: list[Exception] = []
-        self._stopped = threading.Event()
-        self._prompts = get_domain(DOMAIN).prompts(7)
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            with self._lock:
-                prompt = next(self._prompts).text
-            body = {"model": SLUG, "prompt": prompt, "max_tokens": 64, "temperature": 0}
-            try:
-                answer = self.server.http.post("/v1/completions", json=body, headers={"x-aurora-domain": DOMAIN})
-                answer.raise_for_status()
-                self.num_served += 1
-            except Exception as error:  # noqa: BLE001  the test looks at it
-                self.errors.append(error)
-                return
-
-    def stop(self) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
+from tests.sglang.launched import DOMAIN, SLUG, Clients, Launched, launch_of, registered
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +19,13 @@ def ring(tmp_path_factory):
     folder.parent.chmod(0o755)
     folder.chmod(0o755)
     with running_ring(folder) as found:
-        admin = found.manage("create_token", "--role", "admin", "--name", "test").split()[-1]
-        found.console.headers["Authorization"] = f"Bearer {admin}"
-        found.patch("/targets/pocket", {"is_active": False})  # its embedded engine would share these two cores
-        policy = {"approval": "automatic", "control_share": 0.05, "max_lookahead": LOOKAHEAD}
-        target = str(found.state_dir / "models" / "pocket")
-        found.post("/targets", {"source": "sglang", "path": target, "slug": SLUG, "name": "x", "policy": policy})
+        registered(found, approval="automatic", control_share=0.05)
         yield found
 
 
 @pytest.fixture(scope="module")
 def server(ring, tmp_path_factory):
-    def ready():
-        launch = ring.get(f"/targets/{SLUG}/launch", variant="cpu")
-        return launch if launch["is_ready"] else None
-
-    launch = wait_for("version 1 and the command that serves it", ready, 60)
-    token = ring.post(f"/targets/{SLUG}/replica-token")["token"]
-    found = Launched(tmp_path_factory.mktemp("launched"), launch, token)
+    found = Launched(tmp_path_factory.mktemp("launched"), *launch_of(ring))
     try:
         found.start()
         yield found
