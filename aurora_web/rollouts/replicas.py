@@ -22,7 +22,7 @@ from aurora_web.retention.services import kept
 from aurora_web.rollouts import alerts, canaries, notifications
 from aurora_web.rollouts.counters import COMPARED_FOR_SECONDS, Counters, compare, traces_per_second
 from aurora_web.rollouts.fleet import standing, standing_payload
-from aurora_web.rollouts.intent import desired_state
+from aurora_web.rollouts.intent import RolloutError, desired_state
 from aurora_web.rollouts.models import Deployment, Replica
 from aurora_web.rollouts.services import judge, revert, take_next
 from aurora_web.rollouts.swaps import record_arrival
@@ -53,7 +53,7 @@ LEFT_SHARE = 0.5  # a swap has collapsed when less of the gain (accept_length - 
 def observe(state: ObservedState) -> DesiredState:
     """Record what a replica runs, undo a swap that it says has failed, and answer with the intent for this replica.
 
-    Raises RecordError, registry.services.UnknownTarget.
+    Raises RecordError, registry.services.UnknownTarget, RolloutError for a name that another server reports under.
     """
     target = find_target(state.target)
     replica, has_news = _store(target, state)
@@ -73,6 +73,7 @@ def _store(target: Target, state: ObservedState) -> tuple[Replica, bool]:
     """The replica's row, and whether it tells something that an alert may be about."""
     fields = _checked(state)
     known = Replica.objects.select_for_update().filter(target=target, name=state.replica).first()
+    _check_name(known, state)
     fields |= _derived(known, state)
     kept = since_last_report(known.num_traces if known else None, state.num_traces)
     dropped = since_last_report(known.num_dropped_traces if known else None, state.num_dropped_traces)
@@ -80,6 +81,19 @@ def _store(target: Target, state: ObservedState) -> tuple[Replica, bool]:
     replica, _ = Replica.objects.update_or_create(target=target, name=state.replica, defaults=fields)
     watched = ("is_alive", "state", "capture_state", "generation", "compared_at", "target_sha256")
     return replica, known is None or any(getattr(known, name) != getattr(replica, name) for name in watched)
+
+
+def _check_name(known: Replica | None, state: ObservedState) -> None:
+    """Two servers with one launch command would be one replica that runs now this and now that.
+
+    One that was started again elsewhere is heard once its former self counts as silent.
+    """
+    timeout = timedelta(seconds=settings.REPLICA_TIMEOUT_SECONDS)
+    if known is None or known.url == state.url or timezone.now() - known.seen_at > timeout:
+        return
+    taken = f"replica {state.replica} is the server at {known.url}, which has just reported"
+    log.warning("%s; the one at %s is not heard", taken, state.url)
+    raise RolloutError(f"{taken}: start the one at {state.url} with an AURORA_REPLICA of its own")
 
 
 def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:

@@ -207,7 +207,7 @@ class Follower:
         self.num_failed_reports += 1
         if not self._is_away:
             log.warning(
-                "console does not answer; serving goes on with version %d: %s", self.engine.stats().version, error
+                "the console takes no report; serving goes on with version %d: %s", self.engine.stats().version, error
             )
             self._is_away = True
         if isinstance(error, ConsoleError) and error.status == 404 and self.identity.model_path:

@@ -184,3 +184,20 @@ def test_what_a_new_target_copies_is_not_deleted_before_it_has_its_version(targe
     replicas.prune(target, timezone.now())
     oldest.refresh_from_db()
     assert oldest.pruned_at is not None
+
+
+def test_a_name_belongs_to_the_server_that_reports_under_it(target, observed, settings):
+    """A second one is refused until the first is silent, so that one that was started again elsewhere is heard."""
+    one, other = observed(), observed(url="http://127.0.0.1:8200", version=7)
+    replicas.observe(one)
+    refusal = r"r1 is the server at http://127\.0\.0\.1:8100, .* at http://127\.0\.0\.1:8200 with an AURORA_REPLICA"
+    with pytest.raises(RolloutError, match=refusal):
+        replicas.observe(other)
+    kept = target.replicas.get()
+    assert (kept.url, kept.version) == (one.url, 0)
+    replicas.observe(one)
+    replicas.observe(observed(replica="r2", url=other.url))  # another name
+    silent = timezone.now() - timedelta(seconds=settings.REPLICA_TIMEOUT_SECONDS + 1)
+    target.replicas.filter(name="r1").update(seen_at=silent)
+    replicas.observe(other)
+    assert target.replicas.get(name="r1").url == other.url
