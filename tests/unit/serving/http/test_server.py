@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from safetensors.torch import load_file
 
 from serving import config
 from serving.pocket.expand import expand
@@ -33,20 +34,24 @@ def console_process():
 
 
 @pytest.fixture(scope="module")
-def server(demo_dir, console_process, tmp_path_factory):
-    """(address, console that hears its traces)."""
+def state_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def server(demo_dir, console_process, state_dir):
+    """Its address."""
     [port] = free_ports(1)
-    state = tmp_path_factory.mktemp("state")
     command = [sys.executable, "-m", "serving", "--target", str(demo_dir), "--slug", "demo", "--port", str(port)]
-    command += ["--state-dir", str(state), "--console-url", console_process.url, "--token", "t"]
+    command += ["--state-dir", str(state_dir), "--console-url", console_process.url, "--token", "t"]
     command += ["--segment-age-seconds", "0.2", "--control-share", "0"]
     environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'kernels'}"}
-    with (state / "log").open("wb") as log:
+    with (state_dir / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
 
     def is_up():
-        assert process.poll() is None, (state / "log").read_text()
+        assert process.poll() is None, (state_dir / "log").read_text()
         try:
             return httpx.get(url + "/health").status_code == 200
         except httpx.TransportError:
@@ -56,7 +61,7 @@ def server(demo_dir, console_process, tmp_path_factory):
     yield url
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    log_text = Path(state / "log").read_text()
+    log_text = Path(state_dir / "log").read_text()
     assert "Traceback" not in log_text, log_text
 
 
@@ -172,6 +177,25 @@ def test_no_train_is_counted_but_leaves_no_trace(client, console_process):
     wait_until(lambda: "later" in seen("/api/v1/ingest/segments", "traces"))
     wait_until(lambda: "secret" in seen("/api/v1/ingest/counts", "counts"))
     assert "secret" not in seen("/api/v1/ingest/segments", "traces")
+
+
+def test_no_train_leaves_no_byte_on_the_disk(client, console_process, state_dir):
+    """Not in a file of hidden states, which holds those of announced traces alone, nor in any other."""
+    words = "who let the zebra out"
+    complete(client, prompt=words, extra_headers={"x-aurora-no-train": "1"})
+    complete(client, prompt="after the zebra", extra_headers={"x-aurora-domain": "after"})
+
+    def announced():
+        payloads = console_process.of("/api/v1/ingest/segments")
+        return {trace["trace_id"]: trace for payload in payloads for trace in payload["traces"]}
+
+    wait_until(lambda: "after" in {trace["domain"] for trace in announced().values()})
+
+    def kept():
+        return {key.split(".")[0] for file in state_dir.rglob("*.safetensors") for key in load_file(file)}
+
+    wait_until(lambda: kept() == set(announced()))
+    assert not any(words.encode() in file.read_bytes() for file in state_dir.rglob("*") if file.is_file())
 
 
 def test_a_pin_in_the_consoles_answer_is_obeyed_like_the_header(client, console_process):
