@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.bench.ring import running_ring, wait_for
+from tests.services import new_database
 from tests.sglang.launched import SLUG, Clients, Launched, launch_of, registered
 
 
@@ -15,7 +16,7 @@ def ring(tmp_path_factory):
     folder = tmp_path_factory.mktemp("canary")
     folder.parent.chmod(0o755)
     folder.chmod(0o755)
-    with running_ring(folder) as found:
+    with running_ring(folder, DATABASE_URL=new_database(), REDIS_URL="") as found:
         policy = {"approval": "manual", "canary_share": 0.5, "canary_minutes": 10080.0}  # a person ends it
         registered(found, control_share=0.0, **policy)
         yield found

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.bench.ring import running_ring, wait_for
+from tests.services import new_database
 from tests.sglang.launched import DOMAIN, SLUG, Clients, Launched, launch_of, registered
 
 
@@ -18,7 +19,7 @@ def ring(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ring")
     folder.parent.chmod(0o755)
     folder.chmod(0o755)
-    with running_ring(folder) as found:
+    with running_ring(folder, DATABASE_URL=new_database(), REDIS_URL="") as found:
         registered(found, approval="automatic", control_share=0.05)
         yield found
 
