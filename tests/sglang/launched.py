@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from serving.traffic.domains.registry import get_domain
-from tests.bench.ring import Ring, wait_for
+from tests.bench.ring import Ring, running_ring, wait_for
+from tests.services import new_database
 from tests.sglang.server import LOOKAHEAD, Server
 
 SLUG = "on-sglang"
 DOMAIN = "arithmetic"
 CLIENTS = 6
+
+
+@contextmanager
+def ring_in(folder: Path, **policy: Any) -> Iterator[Ring]:
+    """A ring with a database and a broker of its own, and the pocket target registered as one on SGLang."""
+    folder.parent.chmod(0o755)  # Postgres runs as nobody where we are root
+    folder.chmod(0o755)
+    with running_ring(folder, DATABASE_URL=new_database(), REDIS_URL="") as ring:
+        registered(ring, **policy)
+        yield ring
 
 
 def registered(ring: Ring, **policy: Any) -> None:

@@ -6,19 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.bench.ring import running_ring, wait_for
-from tests.services import new_database
-from tests.sglang.launched import SLUG, Clients, Launched, launch_of, registered
+from tests.bench.ring import wait_for
+from tests.sglang.launched import SLUG, Clients, Launched, launch_of, ring_in
 
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("canary")
-    folder.parent.chmod(0o755)
-    folder.chmod(0o755)
-    with running_ring(folder, DATABASE_URL=new_database(), REDIS_URL="") as found:
-        policy = {"approval": "manual", "canary_share": 0.5, "canary_minutes": 10080.0}  # a person ends it
-        registered(found, control_share=0.0, **policy)
+    policy = {"approval": "manual", "canary_share": 0.5, "canary_minutes": 10080.0}  # a person ends it
+    with ring_in(tmp_path_factory.mktemp("canary"), control_share=0.0, **policy) as found:
         yield found
 
 

@@ -9,18 +9,13 @@ import time
 import httpx
 import pytest
 
-from tests.bench.ring import running_ring, wait_for
-from tests.services import new_database
-from tests.sglang.launched import DOMAIN, SLUG, Clients, Launched, launch_of, registered
+from tests.bench.ring import wait_for
+from tests.sglang.launched import DOMAIN, SLUG, Clients, Launched, launch_of, ring_in
 
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ring")
-    folder.parent.chmod(0o755)
-    folder.chmod(0o755)
-    with running_ring(folder, DATABASE_URL=new_database(), REDIS_URL="") as found:
-        registered(found, approval="automatic", control_share=0.05)
+    with ring_in(tmp_path_factory.mktemp("ring"), approval="automatic", control_share=0.05) as found:
         yield found
 
 
