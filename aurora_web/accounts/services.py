@@ -113,7 +113,7 @@ def authenticate_token(secret: str) -> ApiToken | None:
 @transaction.atomic
 def revoke_token(token: ApiToken, actor: str) -> None:
     if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
-        record(actor, "token.revoke", f"token {token}")
+        record(actor, "token.revoke", f"token {token}", detail={"old": {"is_valid": True}, "new": {"is_valid": False}})
 
 
 @transaction.atomic

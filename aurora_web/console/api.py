@@ -1,26 +1,44 @@
-"""What the target's page draws, for scripts: charts, events, and the table as CSV."""
+"""What the target's page shows, for scripts: its state, charts, events, and the table as CSV."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
 from aurora_web.accounts.auth import Allow
-from aurora_web.console import charts
+from aurora_web.console import charts, phases
+from aurora_web.console.fleet import canary_context
 from aurora_web.console.ranges import RANGES, TimeRange, time_range
 from aurora_web.console.timeline import timeline
 from aurora_web.problems import Problem
-from aurora_web.registry.services import find_target
+from aurora_web.registry.services import find_target, find_version
+from aurora_web.snapshots import target_snapshot
+from aurora_web.training.models import TrainingRun
 from aurora_web.wire import json_answer
 
 router = Router(tags=["targets"], auth=Allow("read"))
 
 
+@router.get("/{slug}/state", response=dict[str, Any])
+def target_state(request: HttpRequest, slug: str) -> dict[str, Any]:
+    """All but the charts: versions with their verdicts, replicas, what is wanted of them (``deployment``; ``is_held``
+    after a rollback), alerts, training, pause, freeze; ``canary``, what it has measured so far against the others, with
+    the reasons (null = none); ``steps``, how far the next version has come, with seconds left as an estimate (null =
+    cannot be known)."""
+    target = find_target(slug)
+    run = TrainingRun.objects.filter(target=target, is_active=True).first()
+    facts = phases.facts_of(target, find_version(target, "@live"), run, run.slices.first() if run else None)
+    verdict = canary_context(target).get("canary_verdict")
+    measured = {"canary": asdict(verdict) if verdict else None, "steps": [asdict(step) for step in phases.steps(facts)]}
+    return target_snapshot(target) | measured
+
+
 @router.get("/{slug}/charts", response=dict[str, Any])
 def target_charts(request: HttpRequest, slug: str, domain: str = "") -> HttpResponse:
-    """Everything the charts show: sums per bucket, speedup with its 95 % band, loss, capture, the newest 100 marks.
+    """Everything the charts show: sums per bucket, speedup with its 95 % band, loss, capture, the newest 300 marks.
 
     The range as on the page: ``range`` (5m, 30m, 3h, 24h), or ``from`` and ``to`` (ISO 8601, UTC; to = now if missing).
     """

@@ -18,8 +18,8 @@ from aurora_web.metrics.rollups import BUCKET, DRAFTED_STEPS, DRAFTED_TOKENS
 from aurora_web.metrics.settled import settled
 from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion, Status, Target
 from aurora_web.rollouts.alerts import open_alerts
-from aurora_web.rollouts.models import Alert, AlertState, Freeze, Replica
-from aurora_web.training.models import TrainingPause, TrainingRun
+from aurora_web.rollouts.models import Alert, AlertState, Replica
+from aurora_web.training.models import TrainingRun
 
 FIGURE_SECONDS = 600.0
 SPARK_SECONDS = 1800.0
@@ -49,6 +49,7 @@ class Card:
     run: TrainingRun | None = None
     is_paused: bool = False
     is_frozen: bool = False
+    is_held: bool = False  # by a rollback
     total: dict[str, Any] = field(default_factory=dict)
     spark: Sparkline | None = None
     shares: tuple[Share, ...] = ()
@@ -64,9 +65,15 @@ class Card:
 
     @property
     def num_to_approve(self) -> int:
-        """Passed versions that no policy will promote."""
-        is_manual = self.target.approval == ApprovalPolicy.MANUAL or self.is_frozen
+        """Passed versions that no policy will promote: the rule of rollouts.approvals.waits_for_person."""
+        is_manual = self.target.approval == ApprovalPolicy.MANUAL or self.is_frozen or self.is_held
         return self.num_waiting if is_manual else 0
+
+    @property
+    def states(self) -> frozenset[str]:
+        """Everything of STATES that holds: a target that is down needs a person too, as soon as the alert fires."""
+        is_down = self.target.is_active and not self.num_alive
+        return frozenset({self.state, "down"} if is_down else {self.state})
 
     @property
     def state(self) -> str:
@@ -86,20 +93,28 @@ class Card:
 
 def cards() -> list[Card]:
     """Every target's card."""
-    found = {target.pk: Card(target) for target in Target.objects.defer("config")}
+    targets = Target.objects.defer("config").select_related("freeze", "training_pause", "deployment")
+    found = {target.pk: _card(target) for target in targets}
     _add_versions(found)
     _add_fleet(found)
     _add_figures(found)
     return list(found.values())
 
 
+def _card(target: Target) -> Card:
+    is_held = hasattr(target, "deployment") and target.deployment.is_held
+    return Card(
+        target, is_paused=hasattr(target, "training_pause"), is_frozen=hasattr(target, "freeze"), is_held=is_held
+    )
+
+
 def chosen_cards(found: list[Card], q: str, state: str, sort: str) -> list[Card]:
-    """Those whose slug or name contains ``q`` and whose state is ``state``, in the order of ``sort`` (one of SORTS)."""
+    """Those whose slug or name contains ``q`` and of which ``state`` holds, in the order of ``sort`` (one of SORTS)."""
     wanted = [
         card
         for card in found
         if (not q or q.lower() in f"{card.target.slug} {card.target.name}".lower())
-        and (not state or card.state == state)
+        and (not state or state in card.states)
     ]
     return sorted(wanted, key=lambda card: _order(card, sort))
 
@@ -132,10 +147,6 @@ def _add_fleet(found: dict[int, Card]) -> None:
             found[alert.target_id].alerts.append(alert)
     for run in TrainingRun.objects.filter(is_active=True, target_id__in=found).only("target_id", "step", "phase"):
         found[run.target_id].run = run
-    for pk in TrainingPause.objects.filter(target_id__in=found).values_list("target_id", flat=True):
-        found[pk].is_paused = True
-    for pk in Freeze.objects.filter(target_id__in=found).values_list("target_id", flat=True):
-        found[pk].is_frozen = True
 
 
 def _add_figures(found: dict[int, Card]) -> None:

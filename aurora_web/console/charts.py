@@ -8,7 +8,7 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
-from aurora_web.console.timeline import markers
+from aurora_web.console.timeline import MAX_MARKERS, markers
 from aurora_web.exports import to_csv
 from aurora_web.metrics import charts
 from aurora_web.metrics.capture import capture_series
@@ -22,11 +22,12 @@ FRESH_SECONDS = 120.0  # the newest windows come singly, so that what is pushed 
 
 
 def chart_data(target: Target, since: float, until: float, domain: str = "", bucket: int = 0) -> dict[str, Any]:
-    """``{"bucket_seconds", "fresh_since", "buckets", "windows", "speedup", "capture", "loss", "events"}``.
+    """``{"bucket_seconds", "fresh_since", "buckets", "windows", "speedup", "capture", "loss", "events", "is_cut"}``.
 
     ``buckets`` hold sums per ``bucket_seconds`` before ``fresh_since`` (the last one of what there is), ``windows`` per
     ten seconds after it, both as metrics.charts.points; a range that ended long ago has no windows. ``events`` are the
-    markers. ``domain`` limits the speedup only: the browser chooses among the points.
+    markers, ``is_cut``: there may be older ones. ``domain`` limits the speedup only, the browser chooses among the
+    points.
     """
     bucket = bucket or charts.bucket_seconds(until - since)
     is_open = until > time.time() - FRESH_SECONDS
@@ -35,6 +36,7 @@ def chart_data(target: Target, since: float, until: float, domain: str = "", buc
     ahead = until + (WINDOW_SECONDS if is_open else 0)
     buckets = charts.points(target, since, cut, bucket)
     windows = charts.points(target, cut, ahead) if is_open else []
+    marked = markers(target, since, ahead, [*buckets, *windows], bucket)
     return {
         "since": since,
         "until": until,
@@ -46,7 +48,8 @@ def chart_data(target: Target, since: float, until: float, domain: str = "", buc
         "capture": capture_series(target, since, cut, bucket),
         "capture_windows": capture_series(target, cut, ahead) if is_open else [],
         "loss": loss_points(target, since, ahead),
-        "events": markers(target, since, ahead, [*buckets, *windows], bucket),
+        "events": marked,
+        "is_cut": len(marked) == MAX_MARKERS,
     }
 
 

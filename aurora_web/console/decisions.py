@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from aurora_web.accounts.access import allow, user_of
+from aurora_web.console.back import back_to
 from aurora_web.console.forms import DecisionForm
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, change_settings, find_version, previous_versions
@@ -43,7 +44,7 @@ def _decide(
         return redirect("console:approvals")
     if back == "approval" and pk is not None:
         return redirect("console:approval", version_id=pk)
-    return redirect("console:target", slug=slug)
+    return back_to(request, "console:target", slug)
 
 
 def _given(request: HttpRequest) -> tuple[str, str | None]:
@@ -135,7 +136,7 @@ def rollback(request: HttpRequest, slug: str) -> HttpResponse:
         deployment = services.rollback(target, actor, reason, request.POST.get("to", "@previous"))
     except (StaleVersion, RolloutError) as error:
         messages.error(request, f"Nothing was changed: {error}.")
-        return redirect("console:target", slug=slug)
+        return back_to(request, "console:target", slug)
     messages.success(request, "Rolled back. Nothing goes live by itself until somebody approves a version or resumes.")
     return redirect("console:swap", slug=slug, generation=deployment.generation)
 
@@ -154,4 +155,4 @@ def traffic(request: HttpRequest, slug: str) -> HttpResponse:
     is_on = request.POST.get("enabled") == "1"
     change_settings(target, {"traffic_enabled": is_on}, user_of(request).username)
     messages.success(request, f"Demo traffic is {'on' if is_on else 'off'}; it follows within a few seconds.")
-    return redirect("console:target", slug=slug)
+    return back_to(request, "console:target", slug)

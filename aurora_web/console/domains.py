@@ -7,11 +7,12 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 
 from aurora_web.accounts.access import allow, need, user_of
 from aurora_web.console import pins
+from aurora_web.console.back import back_to
 from aurora_web.console.forms import PinForm
 from aurora_web.console.ranges import named
 from aurora_web.console.templatetags.figures import percent
@@ -41,7 +42,7 @@ def domains(request: HttpRequest, slug: str) -> HttpResponse:
     if request.POST.get("form") == "pin":
         form = pins.save(request, found)
         if form is None:
-            return redirect(f"{request.path}#pins")
+            return back_to(request, "console:domains", slug, part="pins")
     elif request.method == "POST":
         try:
             added = _add(request, found)
@@ -50,7 +51,7 @@ def domains(request: HttpRequest, slug: str) -> HttpResponse:
         else:
             names = ", ".join(rule.pattern for rule in added)
             messages.success(request, f"What arrives from now on as {names} is kept as {added[0].domain}.")
-            return redirect(f"{request.path}#rules")
+            return back_to(request, "console:domains", slug, part="rules")
     context = _context(found, request.GET.get("range", "")) | {"problem": problem, "given": request.POST}
     context["is_table"] = request.GET.get("view") == "table"
     context |= {"pin_form": form or pins.empty_form(found, request.GET.get("pin", "").replace("\0", "")[:100])}
@@ -129,4 +130,4 @@ def end_rule(request: HttpRequest, slug: str, rule_id: int) -> HttpResponse:
         messages.error(request, f"Nothing was changed: {error}.")
     else:
         messages.success(request, "The rule holds no more for what arrives from now on.")
-    return redirect("console:domains", slug=slug)
+    return back_to(request, "console:domains", slug, part="rules")

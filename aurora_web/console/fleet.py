@@ -6,11 +6,12 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 
 from aurora_web.accounts.access import allow, user_of
 from aurora_web.accounts.services import create_token
+from aurora_web.console.back import back_to
 from aurora_web.registry.launch import MAX_REPLICAS, TOKEN, VARIANTS, launch
 from aurora_web.registry.models import Source, Target
 from aurora_web.registry.sglang_check import SGLANG_VERSION
@@ -125,7 +126,7 @@ def replica_token(request: HttpRequest, slug: str) -> HttpResponse:
     _, secret = create_token(f"replicas of {found.slug}", "replica", user_of(request).username)
     request.session[NEW_TOKEN] = {"slug": found.slug, "text": f"export {TOKEN}={secret}"}
     messages.success(request, "The token is below, and only now. Export it in the shell that starts the server.")
-    return redirect("console:target", slug=slug)
+    return back_to(request, "console:target", slug)
 
 
 def pop_token(request: HttpRequest, found: Target) -> str:

@@ -79,6 +79,7 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
     expected_domains = DomainsField(
         label=POLICY_LABELS["expected_domains"][0], required=False, help_text=POLICY_LABELS["expected_domains"][1]
     )
+    reason = forms.CharField(required=False, max_length=500, label="Reason", help_text="It is kept in the audit log.")
 
     class Meta:
         model = Target

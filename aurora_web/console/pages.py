@@ -11,6 +11,7 @@ from aurora_web.accounts.access import allow
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.console.cards import SORTS, STATES, cards, chosen_cards
 from aurora_web.console.shared import seen_alike, shelf
+from aurora_web.console.words import READINGS
 
 SUPERVISOR = "supervisor"  # registers the demo on the first start
 
@@ -50,5 +51,5 @@ def _overview(request: HttpRequest) -> dict[str, Any]:
         "num_targets": len(makers),
         "demo": next((slug for slug, maker in makers.items() if maker == SUPERVISOR), ""),
         "has_own": any(maker != SUPERVISOR for maker in makers.values()),
-        "events": AuditEvent.objects.all()[:12],
+        "events": AuditEvent.objects.exclude(action__in=READINGS)[:12],
     }

@@ -6,10 +6,10 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
+from django.shortcuts import get_object_or_404, render
 
 from aurora_web.accounts.access import allow, user_of
+from aurora_web.console.back import back_to
 from aurora_web.console.forms import PinForm
 from aurora_web.metrics.models import MetricWindow
 from aurora_web.registry.models import Target
@@ -72,4 +72,4 @@ def undo_pin(request: HttpRequest, slug: str, revision: int) -> HttpResponse:
         messages.error(request, f"Nothing was changed: {error}.")
     else:
         messages.success(request, f"Revision {revision} is undone. {change}.")
-    return redirect(reverse("console:domains", args=[slug]) + "#pins")
+    return back_to(request, "console:domains", slug, part="pins")

@@ -25,11 +25,12 @@ from aurora_web.console.fleet import (
 from aurora_web.console.forms import PolicyForm, TrafficForm
 from aurora_web.console.ranges import RANGES, TimeRange, time_range
 from aurora_web.console.shared import SHARED_PARTS
-from aurora_web.console.timeline import timeline
+from aurora_web.console.timeline import MAX_MARKERS, timeline
 from aurora_web.metrics import services as metrics
 from aurora_web.moments import in_utc
-from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import IncompatibleTarget, change_settings, find_version
+from aurora_web.rollouts.approvals import inbox
 from aurora_web.rollouts.predicted import longer_by_a_draft
 from aurora_web.training.models import TrainingRun
 
@@ -62,7 +63,7 @@ def target(request: HttpRequest, slug: str) -> HttpResponse:
         "is_domain_known": any(row["domain"] == _domain(request) for row in figures_shown["summary"]["domains"]),
         **_switches(found),
         "rows": charts.table(found, chosen.since, chosen.until, points, bucket, _domain(request)) if is_table else [],
-        **_versions(found, live),
+        **_versions(request, found, live),
         **_events(found, chosen, points, bucket),
         **alerts_context(found),
         **connection_context(found, deployment_of(found)),
@@ -70,6 +71,7 @@ def target(request: HttpRequest, slug: str) -> HttpResponse:
         **(launch_context(request, found) if found.is_on_sglang else {}),
         "new_token": pop_token(request, found),
         "shared_parts": " ".join(sorted(SHARED_PARTS)),
+        "max_marks": MAX_MARKERS,
     }
     return render(request, "console/target.html", context)
 
@@ -126,7 +128,7 @@ def _domain(request: HttpRequest) -> str:
 
 def versions(request: HttpRequest, slug: str) -> HttpResponse:
     found = get_object_or_404(Target, slug=slug)
-    shown = _versions(found, find_version(found, "@live"))
+    shown = _versions(request, found, find_version(found, "@live"))
     return render(request, "console/_versions.html", {"target": found, **shown})
 
 
@@ -181,10 +183,14 @@ def _figures(found: Target, chosen: TimeRange, live: SpeculatorVersion | None) -
     }
 
 
-def _versions(found: Target, live: SpeculatorVersion | None) -> dict[str, Any]:
+def _versions(request: HttpRequest, found: Target, live: SpeculatorVersion | None) -> dict[str, Any]:
     rows = found.versions.select_related("parent", "gate_decision").defer(*UNSEEN).order_by("-number")
+    shown = list(rows[:NUM_VERSIONS])
+    user = user_of(request)
+    waiting = inbox([each for each in shown if each.status == Status.PASSED], user.username, user.scopes)
+    lines = {line.version.pk: line for line in waiting}
     return {
-        "versions": list(rows[:NUM_VERSIONS]),
+        "versions": [(each, lines.get(each.pk)) for each in shown],
         "num_versions": found.versions.count(),
         "previous": find_version(found, "@previous"),
         "live": live,
@@ -211,8 +217,10 @@ def settings(request: HttpRequest, slug: str) -> HttpResponse:
         need(request, "administer" if which == "policy" else "operate")
         form = policy if which == "policy" else traffic
         if form.is_valid():
+            changes = dict(form.cleaned_data)
+            reason = changes.pop("reason", "")
             try:
-                change_settings(Target.objects.get(pk=found.pk), form.cleaned_data, user_of(request).username)
+                change_settings(Target.objects.get(pk=found.pk), changes, user_of(request).username, reason)
             except IncompatibleTarget as error:
                 form.add_error(None, error.problems)
             else:

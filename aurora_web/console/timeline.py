@@ -10,17 +10,17 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 from aurora_web.accounts.models import AuditEvent
-from aurora_web.console.words import what_was_done
+from aurora_web.console.words import READINGS, what_was_done
 from aurora_web.metrics import charts
 from aurora_web.metrics.mix import shifts
 from aurora_web.registry.models import Status, Target, Transition
 from aurora_web.rollouts.models import GateDecision
 from aurora_web.training.models import SliceState, TrainingSlice
 
-MARKERS = ("swap", "rollback", "shift", "alert", "pin")
-DRAWN = (Status.LIVE, Status.ROLLED_BACK)  # of a version's transitions
+MARKERS = ("swap", "canary", "rollback", "shift", "alert", "pin")
+DRAWN = (Status.LIVE, Status.CANARY, Status.ROLLED_BACK)  # of a version's transitions
 MAX_EVENTS = 500
-MAX_MARKERS = 100
+MAX_MARKERS = 300
 TOLD = ("at", "old", "new", "actor", "reason", "version__number", "version__gate_decision__reasons",
         "version__gate_decision__domains", "version__gate_decision__gain", "version__gate_decision__gain_low",
         "version__gate_decision__gain_high", "version__gate_decision__predicted_speedup",
@@ -41,7 +41,7 @@ def timeline(
 ) -> list[dict[str, Any]]:
     """``[{"at", "kind", "text", "version"}]``, newest first; kinds in MARKERS are drawn on the charts.
 
-    Further kinds: "candidate", "canary", "training", "person". At most ``limit``, the newest. Who has read the chart's
+    Further kinds: "candidate", "training", "person". At most ``limit``, the newest. Who has read the chart's
     ``points`` of this range gives them, with their ``bucket``; they are not read again where they tell enough.
     """
     begin, end = datetime.fromtimestamp(since, UTC), datetime.fromtimestamp(until, UTC)
@@ -148,7 +148,7 @@ def _failures(target: Target, begin: datetime, end: datetime, limit: int) -> Ite
 
 
 def _told_of_people(target: Target, begin: datetime, end: datetime) -> QuerySet[AuditEvent]:
-    told = Q()
+    told = Q(action__in=READINGS)
     for prefix in TOLD_ELSEWHERE:
         told |= Q(action__startswith=prefix)
     return AuditEvent.objects.filter(target_slug=target.slug, at__gte=begin, at__lt=end).exclude(told)

@@ -101,6 +101,8 @@ def trace(request: HttpRequest, slug: str, trace_id: UUID) -> HttpResponse:
         context = {"target": found, "trace_id": trace_id, "deleted": gone, "area": "traces"}
         return render(request, "console/trace_gone.html", context, status=410 if gone else 404)
     may_read_text = governance.may_read_text(found, user_of(request).scopes)
+    if may_read_text:
+        governance.note_reading(found, row.trace_id, user_of(request).username)
     reader, problem = _reader(found) if may_read_text else (None, "")
     marked = payloads.marked_trace(row)
     first_step = _first_step(request.GET.get("step", ""), len(marked.steps))

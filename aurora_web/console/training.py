@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import get_object_or_404
 
 from aurora_web.accounts.access import allow, user_of
+from aurora_web.console.back import back_to
 from aurora_web.registry.models import Target
 from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts.intent import RolloutError
@@ -34,7 +35,7 @@ def _turn(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         messages.error(request, f"Nothing was changed: {error}.")
     else:
         messages.success(request, done)
-    return redirect("console:target", slug=slug)
+    return back_to(request, "console:target", slug)
 
 
 @allow("operate", "POST")

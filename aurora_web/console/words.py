@@ -34,6 +34,7 @@ WORDS = {
     "token.revoke": "revoked the {subject}",
     "trace.access": "changed who may read texts of {subject}",
     "trace.delete": "deleted the trace {subject}",
+    "trace.read": "read the text of the trace {subject}",
     "trace.export": "exported traces of {subject}",
     "training.now": "asked for a training slice of {subject} at once",
     "training.pause": "paused training of {subject}",
@@ -51,6 +52,7 @@ WORDS = {
     "version.reject": "rejected {subject}",
     "version.rollback": "rolled {subject} back",
 }
+READINGS = ("trace.read",)  # they change nothing, and are many: told in the audit log alone
 CHANGES_SAID = {"target.settings", "retention.change"}  # which fields, where the subject does not say it
 
 

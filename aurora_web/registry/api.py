@@ -24,6 +24,7 @@ router = Router(tags=["targets"], auth=Allow("read"))
 announced_router = Router(tags=["targets"], auth=Allow("read"))
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
 PAGE = 50
+MAX_REASON = 500
 
 
 class TargetOut(ModelSchema):
@@ -194,11 +195,16 @@ def create_replica_token(request: HttpRequest, slug: str, response: HttpResponse
 
 @router.patch("/{slug}", response=TargetOut, auth=Allow("operate"))
 def change_target(request: HttpRequest, slug: str, body: Body[dict[str, Any]]) -> Target:
-    """Change traffic settings (operator), or policy, name and is_active (admin)."""
+    """Change traffic settings (operator), or policy, name and is_active (admin); ``reason`` beside them is kept."""
     principal = caller(request)
+    reason = body.pop("reason", "")
+    if not isinstance(reason, str) or len(reason) > MAX_REASON:
+        raise Problem(
+            422, f"reason is {reason!r:.80}: expected text of at most {MAX_REASON} characters", field="reason"
+        )
     if set(body) - set(services.TRAFFIC_FIELDS):
         scopes.check("administer", principal.scopes, principal.name)
-    return services.change_settings(find_target(slug), body, principal.name)
+    return services.change_settings(find_target(slug), body, principal.name, reason)
 
 
 @router.get("/{slug}/versions", response=VersionPage)
@@ -225,6 +231,14 @@ def list_versions(
 def list_announced(request: HttpRequest) -> list[AnnouncedReplica]:
     """Servers that report for a target that is not registered: sources for POST /api/v1/targets."""
     return announcements.announced_replicas()
+
+
+@announced_router.post("/announced/token", response={201: dict[str, str]}, auth=Allow("register"))
+def create_enrolment_token(request: HttpRequest, response: HttpResponse) -> tuple[int, dict[str, str]]:
+    """A token with which servers report themselves before their target is registered; it is shown this once."""
+    _, secret = create_token("enrolment of servers", "replica", caller(request).name)
+    response["Cache-Control"] = "no-store"
+    return 201, {"token": secret}
 
 
 @ingest_router.post(

@@ -231,8 +231,8 @@ def _wrong(clean: Callable[[], None]) -> list[Finding]:
 
 
 @transaction.atomic
-def change_settings(target: Target, changes: dict[str, Any], actor: str) -> Target:
-    """Change policy, traffic, name or is_active of a target; the activity log keeps old and new.
+def change_settings(target: Target, changes: dict[str, Any], actor: str, reason: str = "") -> Target:
+    """Change policy, traffic, name or is_active of a target; the activity log keeps old, new and why.
 
     Raises IncompatibleTarget for a value or a name that cannot be used.
     """
@@ -249,7 +249,8 @@ def change_settings(target: Target, changes: dict[str, Any], actor: str) -> Targ
         raise IncompatibleTarget(problems)
     if changed:
         target.save(update_fields=list(changed))
-        record(actor, "target.settings", target.slug, target_slug=target.slug, detail={"old": old, "new": changed})
+        detail = {"old": old, "new": changed}
+        record(actor, "target.settings", target.slug, target_slug=target.slug, reason=reason, detail=detail)
         live.publish(target.pk, "target", {"slug": target.slug, "change": "settings"})
     return target
 
@@ -304,7 +305,9 @@ def find_version(target: Target, name: str) -> SpeculatorVersion | None:
 
 def previous_versions(target_ids: Iterable[int]) -> dict[int, SpeculatorVersion]:
     """``@previous`` of each of these targets that has one: what was live last and could be again."""
-    retired = Transition.objects.filter(old="live", version__status="retired", version__target__in=list(target_ids))
+    retired = Transition.objects.filter(
+        old="live", version__status="retired", version__pruned_at=None, version__target__in=list(target_ids)
+    )
     latest = (
         retired.order_by("version__target_id", "-at", "-id").distinct("version__target_id").select_related("version")
     )

@@ -9,8 +9,9 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 from aurora_web.accounts.scopes import SCOPES
-from aurora_web.registry.models import Approvers, SpeculatorVersion, Status, Target
+from aurora_web.registry.models import ApprovalPolicy, Approvers, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, find_version
+from aurora_web.rollouts.freeze import frozen
 from aurora_web.rollouts.intent import RolloutError
 from aurora_web.rollouts.models import Deployment, GateDecision
 from speculators.records import EvalReport
@@ -41,6 +42,11 @@ def refusal(version: SpeculatorVersion, decision: GateDecision | None, actor: st
     if not target.may_approve_own and actor and requester(version, decision) == actor:
         return f"{actor} asked for {version}: on {target.slug} somebody else has to approve it"
     return ""
+
+
+def waits_for_person(target: Target, deployment: Deployment) -> bool:
+    """A version that passes is let in by nobody but a person: by policy, after a rollback, or while frozen."""
+    return target.approval == ApprovalPolicy.MANUAL or deployment.is_held or frozen(target) is not None
 
 
 def staleness(decision: GateDecision | None, live_number: int) -> str:

@@ -10,9 +10,9 @@ from django.db import transaction
 
 from aurora_web.accounts.services import record
 from aurora_web.metrics.by_replica import sums_by_replica
-from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion, Status, Target
+from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, find_version, transition
-from aurora_web.rollouts.approvals import EVERY_SCOPE, check_may_approve, stale_verdict
+from aurora_web.rollouts.approvals import EVERY_SCOPE, check_may_approve, stale_verdict, waits_for_person
 from aurora_web.rollouts.canary_verdict import Action, CanaryPolicy, CanaryVerdict, judge
 from aurora_web.rollouts.freeze import frozen
 from aurora_web.rollouts.intent import (
@@ -199,11 +199,9 @@ def _missing_side(deployment: Deployment, now: datetime) -> str:
 
 
 def next_in_turn(deployment: Deployment) -> SpeculatorVersion | None:
-    """After a canary the newest version that has passed meanwhile, where the policy decides; None = nothing to do."""
+    """Where the policy decides, the newest version that has passed and waits; None = nothing to do."""
     target = deployment.target
-    if deployment.canary is not None or deployment.is_held or target.approval != ApprovalPolicy.AUTOMATIC:
-        return None
-    if frozen(target) is not None:
+    if deployment.canary is not None or waits_for_person(target, deployment):
         return None
     version = target.versions.filter(status=Status.PASSED).order_by("-number").first()
     current = find_version(target, "@live")

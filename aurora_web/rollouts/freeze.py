@@ -26,7 +26,7 @@ def freeze(target: Target, actor: str, reason: str = "") -> Freeze:
     if (known := frozen(target)) is not None:
         raise RolloutError(f"{target.slug} is frozen already, by {known.actor}: unfreeze it to change that")
     found = Freeze.objects.create(target=target, actor=actor, reason=reason)
-    record(actor, "target.freeze", target.slug, target_slug=target.slug, reason=reason)
+    _record(target, actor, "target.freeze", reason, is_frozen=True)
     live.publish(target.pk, "freeze", freeze_payload(target, found))
     return found
 
@@ -38,8 +38,13 @@ def unfreeze(target: Target, actor: str, reason: str = "") -> None:
     num_deleted, _ = Freeze.objects.filter(target=target).delete()
     if not num_deleted:
         raise RolloutError(f"{target.slug} is not frozen: there is nothing to unfreeze")
-    record(actor, "target.unfreeze", target.slug, target_slug=target.slug, reason=reason)
+    _record(target, actor, "target.unfreeze", reason, is_frozen=False)
     live.publish(target.pk, "freeze", freeze_payload(target, None))
+
+
+def _record(target: Target, actor: str, action: str, reason: str, *, is_frozen: bool) -> None:
+    detail = {"old": {"is_frozen": not is_frozen}, "new": {"is_frozen": is_frozen}}
+    record(actor, action, target.slug, target_slug=target.slug, reason=reason, detail=detail)
 
 
 def frozen(target: Target) -> Freeze | None:

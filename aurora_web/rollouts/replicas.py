@@ -42,6 +42,7 @@ COUNTERS = (
     "engine_num_accept_tokens",
 )
 STATES = ("starting", "serving", "swapping", "swap_failed", "reverted")
+KEPT_RETIRED = 3  # the newest ones that served: somebody who rolls back may want to go further back
 WATCH = timedelta(minutes=5)  # how long after a swap the windows are watched for a collapse
 MIN_WATCH_STEPS = 200
 LEAST_LOSS = 0.2  # tokens per step; a smaller loss is noise
@@ -197,7 +198,7 @@ def reconcile(now: datetime) -> None:
     for deployment in Deployment.objects.filter(changed_at__gte=now - WATCH, min_accept_length__gt=0):
         _watch(deployment)
     for target in Target.objects.all():
-        if canaries.watch(target, now) is None and target.canary_share > 0:
+        if canaries.watch(target, now) is None:
             take_next(target)
         alerts.evaluate(target, now)
         prune(target, now)
@@ -252,6 +253,8 @@ def prune(target: Target, now: datetime) -> int:
     deployment = Deployment.objects.filter(target=target).first()
     if deployment is not None:
         over = over.exclude(pk__in=[pk for pk in (deployment.desired_id, deployment.previous_id) if pk])
+    served = target.versions.filter(status=Status.RETIRED).values_list("pk", flat=True)[:KEPT_RETIRED]
+    over = over.exclude(pk__in=list(served))
     if target.is_on_sglang:
         over = over.exclude(number=1)  # launch commands name it
     # A copy reads them when its target's version 1 is made.

@@ -11,11 +11,17 @@ from django.utils import timezone
 from aurora_web import live
 from aurora_web.accounts.services import record
 from aurora_web.metrics.mix import latest_requests
-from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion, Status, Target
+from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, find_version, transition
 from aurora_web.rollouts import canaries, notifications
-from aurora_web.rollouts.approvals import EVERY_SCOPE, check_is_fresh, check_may_approve, report_against, stale_verdict
-from aurora_web.rollouts.freeze import frozen
+from aurora_web.rollouts.approvals import (
+    EVERY_SCOPE,
+    check_is_fresh,
+    check_may_approve,
+    report_against,
+    stale_verdict,
+    waits_for_person,
+)
 from aurora_web.rollouts.gate import Live, Policy, decide
 from aurora_web.rollouts.intent import RolloutError, lock_deployment, set_intent
 from aurora_web.rollouts.models import Approval, Deployment, GateDecision, SwapKind
@@ -40,9 +46,8 @@ def judge(version: SpeculatorVersion) -> GateDecision:
         reason = " ".join(decision.reasons)
         new = Status.PASSED if decision.passed else Status.REJECTED
         transition(version, Status.CANDIDATE, new, reason, GATE)
-        is_automatic = version.target.approval == ApprovalPolicy.AUTOMATIC and not deployment.is_held
-        is_automatic = is_automatic and frozen(version.target) is None
-        is_free = is_automatic and deployment.canary is None  # else it waits for its turn: canaries.take_next
+        needs_person = waits_for_person(version.target, deployment)
+        is_free = not needs_person and deployment.canary is None  # else it waits for its turn: canaries.take_next
         is_day_zero = version.parent_id is None and find_version(version.target, "@live") is None
         if decision.passed and (is_free or is_day_zero):
             Approval.objects.create(version=version, is_approved=True, actor=POLICY, reason=reason)
@@ -50,7 +55,7 @@ def judge(version: SpeculatorVersion) -> GateDecision:
         elif decision.passed:
             is_first = not version.target.versions.filter(status=Status.PASSED).exclude(pk=version.pk).exists()
             _make_room(version.target)
-            if version.target.approval == ApprovalPolicy.MANUAL and is_first:  # told once, until all are decided on
+            if needs_person and is_first:  # told once, until all are decided on
                 notifications.tell_approval(version, reason)
     live.publish(version.target_id, "gate", gate_payload(decision))
     return decision
@@ -79,7 +84,8 @@ def judge_again(version: SpeculatorVersion, actor: str, reason: str = "") -> Gat
 
 @transaction.atomic
 def take_next(target: Target) -> bool:
-    """After a canary the policy puts the next version into service; one with a stale verdict is judged again first."""
+    """The policy puts the version that waits into service: after a canary, a hold or a freeze. One with a stale verdict
+    is judged again first."""
     version = canaries.next_in_turn(lock_deployment(target))
     if version is not None and (why := stale_verdict(version)):
         judge_again(version, POLICY, why)
@@ -260,10 +266,7 @@ def revert(target: Target, generation: int, actor: str, reason: str) -> bool:
     current = find_version(target, "@live")
     if deployment.generation != generation or current is None or deployment.desired_id != current.pk:
         return False
-    earlier = find_version(target, "@previous")
-    if earlier is not None and earlier.pruned_at is not None:
-        earlier = None
-    _go_back(deployment, current, earlier, SwapKind.REVERT, actor, reason)
+    _go_back(deployment, current, find_version(target, "@previous"), SwapKind.REVERT, actor, reason)
     return True
 
 

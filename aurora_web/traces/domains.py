@@ -81,13 +81,14 @@ def _check(kind: str, pattern: str) -> None:
 
 def _add(target: Target, kind: str, pattern: str, domain: str, actor: str, reason: str) -> DomainRule:
     same = DomainRule.objects.filter(target=target, kind=kind, pattern=pattern, ended_at=None)
+    replaced = same.values_list("domain", flat=True).first()
     same.update(ended_at=timezone.now(), ended_by=actor)
     if DomainRule.objects.filter(target=target, ended_at=None).count() >= MAX_RULES:
         raise RuleError("pattern", f"{target.slug} has {MAX_RULES} rules: end some first")
     rule = DomainRule.objects.create(
         target=target, kind=kind, pattern=pattern, domain=domain, actor=actor, reason=reason
     )
-    detail = {"kind": kind, "pattern": pattern, "domain": domain}
+    detail = {"old": {"domain": replaced}, "new": {"domain": domain}, "kind": kind, "pattern": pattern}
     record(actor, "domain.rule", str(rule)[:200], target_slug=target.slug, reason=reason, detail=detail)
     return rule
 
@@ -97,4 +98,5 @@ def end_rule(rule: DomainRule, actor: str, reason: str = "") -> None:
     """The rule holds no more for what arrives from now on. Raises RuleEnded when it has ended already."""
     if DomainRule.objects.filter(pk=rule.pk, ended_at=None).update(ended_at=timezone.now(), ended_by=actor) != 1:
         raise RuleEnded(f"the rule {rule} has ended already")
-    record(actor, "domain.rule_end", str(rule)[:200], target_slug=rule.target.slug, reason=reason)
+    detail = {"old": {"domain": rule.domain}, "new": {"domain": None}, "kind": rule.kind, "pattern": rule.pattern}
+    record(actor, "domain.rule_end", str(rule)[:200], target_slug=rule.target.slug, reason=reason, detail=detail)

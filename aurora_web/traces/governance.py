@@ -68,6 +68,11 @@ def delete_trace(target: Target, trace_id: UUID, actor: str, reason: str) -> Del
     return row
 
 
+def note_reading(target: Target, trace_id: UUID, actor: str) -> None:
+    """Somebody has been shown the tokens or the text of one trace."""
+    record(actor, "trace.read", trace_id.hex, target_slug=target.slug)
+
+
 def what_stays(row: DeletedTrace) -> str:
     """What a deletion could not undo, in sentences."""
     segment = TraceSegment.objects.filter(pk=row.segment_id, expired_at=None).first()

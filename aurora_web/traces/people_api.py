@@ -98,12 +98,17 @@ def export_response(
 
 @router.get("/{slug}/traces/{uuid:trace_id}", response=dict[str, Any])
 def get_trace(request: HttpRequest, slug: str, trace_id: UUID) -> dict[str, Any]:
-    """One trace by verify steps: correct, rejected, dropped and bonus token ids, or only their numbers."""
+    """One trace by verify steps: correct, rejected, dropped and bonus token ids (each reading is in the audit log), or
+    only their numbers."""
     target = find_target(slug)
     trace = Trace.objects.filter(target=target, trace_id=trace_id).first()
     if trace is None:
         raise Problem(404, f"{slug} has no trace {trace_id.hex}: it has expired, or was deleted")
-    return payloads.whole(trace, governance.may_read_text(target, caller(request).scopes))
+    principal = caller(request)
+    has_text = governance.may_read_text(target, principal.scopes)
+    if has_text:
+        governance.note_reading(target, trace_id, principal.name)
+    return payloads.whole(trace, has_text)
 
 
 @router.delete("/{slug}/traces/{uuid:trace_id}", response=dict[str, Any], auth=Allow("operate"))
@@ -116,6 +121,12 @@ def delete_trace(request: HttpRequest, slug: str, trace_id: UUID, body: DeleteIn
     if row is None:
         raise Problem(404, f"{slug} has no trace {trace_id.hex}: it has expired, or was deleted")
     return {"trace_id": trace_id.hex, "was_trained": row.was_trained, "what_stays": governance.what_stays(row)}
+
+
+@router.get("/{slug}/trace-access", response=dict[str, str])
+def get_access(request: HttpRequest, slug: str) -> dict[str, str]:
+    """Who may read the text of this target's traces: the least role that may."""
+    return {"text_role": governance.text_role(find_target(slug))}
 
 
 @router.patch("/{slug}/trace-access", response=dict[str, str], auth=Allow("administer"))

@@ -25,7 +25,7 @@ def pause(target: Target, actor: str, reason: str = "") -> TrainingPause:
     found, is_new = TrainingPause.objects.get_or_create(target=target, defaults={"actor": actor, "reason": reason})
     if not is_new:
         raise TrainingRefused(f"training of {target.slug} is paused already, by {found.actor}")
-    record(actor, "training.pause", target.slug, target_slug=target.slug, reason=reason)
+    _record(target, actor, "training.pause", reason, is_paused=True)
     live.publish(target.pk, "training", control_payload(target, found))
     return found
 
@@ -36,8 +36,13 @@ def resume(target: Target, actor: str, reason: str = "") -> None:
     num_deleted, _ = TrainingPause.objects.filter(target=target).delete()
     if not num_deleted:
         raise TrainingRefused(f"training of {target.slug} is not paused: there is nothing to resume")
-    record(actor, "training.resume", target.slug, target_slug=target.slug, reason=reason)
+    _record(target, actor, "training.resume", reason, is_paused=False)
     live.publish(target.pk, "training", control_payload(target, None))
+
+
+def _record(target: Target, actor: str, action: str, reason: str, *, is_paused: bool) -> None:
+    detail = {"old": {"is_paused": not is_paused}, "new": {"is_paused": is_paused}}
+    record(actor, action, target.slug, target_slug=target.slug, reason=reason, detail=detail)
 
 
 def train_now(target: Target, actor: str, reason: str = "") -> TrainingSlice:

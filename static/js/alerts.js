@@ -7,13 +7,13 @@ new LiveFeed(document.getElementById("live"), refresh, (kind) => {
 });
 
 const dialog = document.getElementById("dialog");
-let opener = null;
+let opener = ""; // where the link leads that opened it
 
 document.addEventListener("click", async (event) => {
   const link = event.target.closest("a[data-dialog]");
   if (link && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
-    opener = link;
+    opener = link.href;
     await window.htmx.ajax("GET", link.href, { target: "#dialog-part", swap: "innerHTML" });
     dialog.showModal();
     dialog.querySelector("[name=reason]")?.focus();
@@ -23,4 +23,5 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-dialog.addEventListener("close", () => opener?.focus());
+// The list may have been drawn anew meanwhile.
+dialog.addEventListener("close", () => [...document.querySelectorAll("a[data-dialog]")].find((link) => link.href === opener)?.focus());

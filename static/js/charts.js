@@ -15,7 +15,7 @@ const MIN_MS = 250; // between two drawings of one chart, and between two of any
 const WINDOW_MS = 3000; // between two of one chart for each second's counts (a point is the sum of ten): two a second for all six
 const ANSWER_MS = 8000;
 const MARKS = {
-  swap: ["triangle-up", "--series-1"], rollback: ["triangle-down", "--bad"], alert: ["x", "--bad"], shift: ["diamond", "--series-2"],
+  swap: ["triangle-up", "--series-1"], canary: ["circle", "--series-4"], rollback: ["triangle-down", "--bad"], alert: ["x", "--bad"], shift: ["diamond", "--series-2"],
   pin: ["square", "--series-3"],
 };
 const CONFIG = { displayModeBar: false, responsive: true };
@@ -71,6 +71,7 @@ export class Charts {
     for (const [key, point] of this.windows) if (point.at < data.fresh_since) this.windows.delete(key);
     for (const [at] of this.capture) if (at < data.fresh_since) this.capture.delete(at);
     this.data = data;
+    document.getElementById("marks-cut").hidden = !data.is_cut;
     this.take({ points: data.windows, capture: data.capture_windows });
     this.offer();
     return true;

@@ -1,6 +1,7 @@
 // The push from the console: a snapshot on connect, then frames of numbered deltas, at most ten a second; a gap or a new
 // connection means a snapshot.
 // The line with id "live" says whether what is on the page is fresh; while it is not, the page is marked as stale.
+import { isInUse } from "./keep.js";
 import { sessionEnded } from "./session.js";
 
 const SILENT_SECONDS = 12; // the console is heard of every five: the line is cut, whatever the socket says
@@ -157,13 +158,6 @@ export function atMostEvery(seconds, work) {
       work();
     }, wait);
   };
-}
-
-// Somebody is about to press something in this part, or has typed into it: drawing it anew would take that away.
-function isInUse(part) {
-  const isFocused = part.contains(document.activeElement) && document.activeElement.matches("button, input, select, a");
-  const typed = part.querySelectorAll("input:not([type=hidden]), textarea");
-  return isFocused || [...typed].some((field) => field.value !== field.defaultValue);
 }
 
 // Fetches a part of the page again, as soon as nobody uses it.

@@ -1,5 +1,7 @@
 // The parts of a target's page that the server draws: what is to be drawn again is collected and asked for at once: over
 // the page's socket what says the same to many, by a request the rest, and all while there is no socket.
+import { isInUse } from "./keep.js";
+
 const BUSY_SECONDS = 1.5;
 
 export class Parts {
@@ -30,7 +32,7 @@ export class Parts {
 
   fetch() {
     this.dueAt = Infinity;
-    const ready = [...this.wanted].filter((id) => !isUsed(document.getElementById(id)));
+    const ready = [...this.wanted].filter((id) => !isInUse(document.getElementById(id)));
     if (ready.length && !document.hidden) {
       for (const id of ready) this.wanted.delete(id);
       let shared = ready.filter((id) => this.shared.has(id));
@@ -59,9 +61,4 @@ export class Parts {
     if (answer.status === 200) window.htmx.swap(document.body, answer.body, { swapStyle: "none" });
     else this.request(answer.query); // says why not, or that the session has ended
   }
-}
-
-// Somebody is typing in it or about to press something.
-function isUsed(part) {
-  return part.contains(document.activeElement) && document.activeElement.matches("button, input, select, a");
 }

@@ -76,6 +76,23 @@ def viewer(browser, admin, base):
     return invited(browser, admin, base, "viewer", "vera")
 
 
+@pytest.fixture(scope="module")
+def busy_demo(ring):
+    """The demo with traffic of its own."""
+    ring.patch("/targets/pocket", {"traffic_enabled": True})
+    wait_for("figures", lambda: ring.get("/targets/pocket/charts", range="30m")["windows"], 60)
+    yield ring
+    ring.patch("/targets/pocket", {"traffic_enabled": False})
+
+
+@pytest.fixture
+def tab(operator):
+    """A further tab of the operator."""
+    page = operator.context.new_page()
+    yield page
+    page.close()
+
+
 def sign_in(browser, base, name, path="/"):
     """The page at ``path`` of somebody with an account, in a browser of their own, through the sign-in page."""
     page = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()

@@ -42,7 +42,7 @@ PAGES = {
     "console:compare": [f"{T}versions/compare/", f"{T}versions/compare/?v=1&v={{canary}}"],
     "console:version": [f"{T}versions/1/", f"{T}versions/{{canary}}/"],
     "console:traces": ["/targets/pocket/traces/", f"{T}traces/?domain=nothing"],
-    "console:trace": ["/targets/pocket/traces/{trace}/"],
+    "console:trace": ["/targets/pocket/traces/{trace}/", f"/targets/pocket/traces/{uuid.UUID(int=0)}/"],
     "console:playground": ["/targets/pocket/playground/", f"{T}playground/"],
     "console:domains": ["/targets/pocket/domains/?range=1h", f"{T}domains/"],
     "console:economics": ["/targets/pocket/economics/?range=1h", f"{T}economics/"],

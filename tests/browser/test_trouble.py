@@ -63,23 +63,6 @@ def live(page):
     return page
 
 
-@pytest.fixture(scope="module")
-def busy_demo(ring):
-    """The demo with traffic of its own."""
-    ring.patch("/targets/pocket", {"traffic_enabled": True})
-    wait_for("figures", lambda: ring.get("/targets/pocket/charts", range="30m")["windows"], 60)
-    yield ring
-    ring.patch("/targets/pocket", {"traffic_enabled": False})
-
-
-@pytest.fixture
-def tab(operator):
-    """A further tab of the operator."""
-    page = operator.context.new_page()
-    yield page
-    page.close()
-
-
 def test_a_line_that_is_cut_silently_is_noticed_and_nothing_is_missing_after(busy_demo, browser, viewer, base):
     ring = busy_demo
     with Line(ring.web_port) as line:

@@ -145,25 +145,22 @@ def learnt_id():
 def segment_payload(num_traces=3, *, target="demo", domain="sql", make_id=learnt_id, **changes):
     """What an engine announces; ids are fresh."""
     segment_id = uuid.uuid4().hex
-    traces = [
-        TraceRecord(
-            trace_id=make_id(),
-            target=target,
-            domain=domain,
-            version=1,
-            tokens=(1, 2, 3, 4, 5, 6),
-            prompt_len=2,
-            temperature=0.0,
-            finish_reason="length",
-            started_at=time.time(),
-            decode_seconds=0.1,
-            lookahead=4,
-            steps=(StepRecord((4, 9), 1), StepRecord((6,), 0)),
-            segment_id=segment_id,
-            **changes,
-        )
-        for _ in range(num_traces)
-    ]
+    plain = TraceRecord(
+        trace_id="",
+        target=target,
+        domain=domain,
+        version=1,
+        tokens=(1, 2, 3, 4, 5, 6),
+        prompt_len=2,
+        temperature=0.0,
+        finish_reason="length",
+        started_at=time.time(),
+        decode_seconds=0.1,
+        lookahead=4,
+        steps=(StepRecord((4, 9), 1), StepRecord((6,), 0)),
+        segment_id=segment_id,
+    )
+    traces = [replace(plain, trace_id=make_id(), started_at=time.time(), **changes) for _ in range(num_traces)]
     manifest = SegmentManifest(
         segment_id=segment_id,
         target=target,

@@ -3,9 +3,14 @@
 import pytest
 from django.utils import timezone
 
-from aurora_web.rollouts.models import Alert
+from aurora_web.rollouts import board
+from aurora_web.rollouts.models import Alert, RuleReport
 
 pytestmark = pytest.mark.django_db
+
+
+def text(answer):
+    return " ".join(answer.content.decode().split())
 
 
 @pytest.mark.parametrize(("role", "may_roll_back"), [("viewer", False), ("operator", True), ("admin", True)])
@@ -18,3 +23,21 @@ def test_a_roll_back_is_offered_to_those_who_may(clients, target, role, may_roll
     assert "slow" in main
     assert ('href="/targets/demo/rollback/"' in main) is may_roll_back
     assert 'href="/targets/demo/#replicas"' in main
+
+
+def test_rules_without_an_answer_are_listed_with_their_reason(clients, target):
+    now = timezone.now()
+    rules = {
+        "speedup_below_one": {"state": "no_data", "detail": "no request has finished"},
+        "swap_failed": {"state": "error", "detail": "its rows cannot be read"},
+        "replica_behind": {"state": "normal", "detail": "all run v1"},
+    }
+    RuleReport.objects.create(target=target, at=now, rules=rules)
+    RuleReport.objects.create(target=None, at=now - 2 * board.STALE, rules={})
+    found = text(clients["viewer"].get("/alerts/"))
+    listed = found.split('aria-label="Rules without an answer"')[1].split("</table>")[0]
+    assert "no request has finished" in listed and "its rows cannot be read" in listed and "all run v1" not in listed
+    assert "every rule" in listed and ">console</a>" in listed  # nobody has asked the console's for long
+    page = text(clients["viewer"].get("/alerts/rules/?target=demo"))
+    assert '<span class="badge bad">Error</span>' in page and '<span class="badge">No data</span>' in page
+    assert "Stale: the rules were last asked" in text(clients["viewer"].get("/alerts/rules/"))

@@ -62,6 +62,8 @@ def test_declining_asks_why_and_says_what_it_means(clients, waiting):
     inbox = text(clients["operator"].get("/approvals/"))
     assert f'href="/approvals/{second.pk}/#decline">Decline…' in inbox
     assert "/reject/" not in inbox  # not by one click
+    live = text(clients["operator"].get("/targets/demo/"))
+    assert "/reject/" not in live and f'/approvals/{waiting[0].pk}/#decline"' in live
     page = text(clients["operator"].get(f"/approvals/{second.pk}/"))
     assert "v2 then serves nowhere and cannot be taken up again" in page
     said = {"reason": "prose got worse", "expected_status": "passed", "back": "approval"}
@@ -306,3 +308,10 @@ def test_a_canary_is_promoted_or_aborted_from_its_page(clients, canary):  # noqa
     assert answer.redirect_chain[-1][0] == f"/approvals/{canary.pk}/"
     assert "v3 is rolled back, by operator" in text(answer)
     assert Swap.objects.order_by("-generation")[0].kind == "end_canary"
+
+
+def test_the_live_page_offers_no_approval_that_the_policy_refuses(clients, waiting):
+    Target.objects.update(approvers="admin")
+    pages = {role: text(clients[role].get("/targets/demo/")) for role in ("viewer", "operator", "admin")}
+    assert [role for role, page in pages.items() if "versions/3/approve/" in page] == ["admin"]
+    assert [role for role, page in pages.items() if f'/approvals/{waiting[1].pk}/">Look again' in page] == ["operator"]

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from django.db.models import F
 from django.http import QueryDict
+from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.console import charts, phases
@@ -16,9 +17,10 @@ from aurora_web.console.ranges import time_range
 from aurora_web.console.timeline import MARKERS, MAX_EVENTS, markers, timeline
 from aurora_web.metrics import services as metrics
 from aurora_web.metrics.models import CaptureWindow
-from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.registry.models import SpeculatorVersion, Target, Transition
 from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts import replicas, services
+from aurora_web.rollouts.models import Alert
 from aurora_web.training import control
 from aurora_web.training import services as training
 from aurora_web.training.models import SliceState, TrainingSlice
@@ -50,6 +52,17 @@ def fresh_traces(target, monkeypatch):
     monkeypatch.setattr(training, "_enqueue", lambda slice_id: None)
     monkeypatch.setattr(codec, "is_held_out", lambda *args: False, raising=False)
     traces.ingest_segment(segment_payload(40))
+
+
+@pytest.fixture
+def captured(observed):
+    def report():
+        """Twenty traces between two reports of a replica; Unix seconds at which their window starts."""
+        for num_traces in (10, 30):
+            replicas.observe(observed(num_traces=num_traces))
+        return CaptureWindow.objects.get().started_at.timestamp()
+
+    return report
 
 
 @pytest.mark.parametrize(
@@ -222,12 +235,11 @@ def test_a_viewer_sees_the_switches_but_no_button(clients, target):
     assert "training on" in page and "Pause training" not in page
 
 
-def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, observed):
+def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, captured):
     windows = [count_window(seconds=0.5), count_window(version=0, seconds=1.0), count_window(domain="=cmd()")]
     metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
     metrics.roll_up()
-    for num_traces in (10, 30):
-        replicas.observe(observed(num_traces=num_traces))
+    captured()
     CaptureWindow.objects.update(started_at=F("started_at") - timedelta(seconds=30))
     answer = clients["viewer"].get("/api/v1/targets/demo/charts.csv?range=5m&domain=sql")
     assert answer["content-type"].startswith("text/csv")
@@ -239,23 +251,17 @@ def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, observ
     assert "v1 67%, control 33%" in page
 
 
-def test_a_bucket_that_is_not_over_has_no_rate(target, observed, monkeypatch):
+def test_a_bucket_that_is_not_over_has_no_rate(target, captured, monkeypatch):
     """Else the newest one looks as if traffic had stopped."""
-    for num_traces in (10, 30):
-        replicas.observe(observed(num_traces=num_traces))
-    [window] = CaptureWindow.objects.all()
-    start = window.started_at.timestamp()
+    start = captured()
     monkeypatch.setattr(charts.time, "time", lambda: start + 1000)
     for seconds, rate in ((3, None), (10, 2.0), (60, 2.0)):
         [row] = charts.table(target, start - 60, start + seconds, [], 10)
         assert (row["traces_per_second"], row["num_dropped_traces"]) == (rate, 0)
 
 
-def test_nor_has_one_whose_last_counts_may_be_on_their_way(target, observed, monkeypatch):
-    for num_traces in (10, 30):
-        replicas.observe(observed(num_traces=num_traces))
-    [window] = CaptureWindow.objects.all()
-    start = window.started_at.timestamp()
+def test_nor_has_one_whose_last_counts_may_be_on_their_way(target, captured, monkeypatch):
+    start = captured()
     monkeypatch.setattr(charts.time, "time", lambda: start + 12)
     [row] = charts.table(target, start - 60, start + 12, [], 10)
     assert row["traces_per_second"] is None
@@ -302,3 +308,25 @@ def test_an_embedded_engines_accept_length_waits_for_no_comparison(clients, targ
     replicas.observe(observed())
     page = text(clients["viewer"].get("/targets/demo/"))
     assert "not compared yet" not in page and "127.0.0.1:8100" in page
+
+
+def test_alerts_and_the_begin_of_a_canary_are_marked(target, judged):
+    version = judged()
+    now = timezone.now()
+    alert = {"target": target, "rule": "swap_failed", "since": now}
+    Alert.objects.create(**alert, state="firing", detail="r1 could not swap.", fired_at=now)
+    Alert.objects.create(**alert, replica="r2", state="normal", detail="It could.", fired_at=None)
+    Transition.objects.create(version=version, old="passed", new="canary", reason="on r1", actor="olga")
+    marks = {event["kind"]: event["text"] for event in markers(target, time.time() - 60, time.time() + 1)}
+    assert set(marks) == {"swap", "alert", "canary"}
+    assert marks["alert"].endswith("r1 could not swap.") and marks["canary"] == "v1 went into canary: on r1"
+
+
+def test_that_older_marks_are_left_out_is_said(client, bearer, target, judged, monkeypatch):
+    for i in range(3):
+        judged({"sql": (2.0 + i, 1.0)}) if i else judged()
+    for most, is_cut in ((3, True), (4, False)):
+        monkeypatch.setattr("aurora_web.console.timeline.MAX_MARKERS", most)
+        monkeypatch.setattr(charts, "MAX_MARKERS", most)
+        found = client.get("/api/v1/targets/demo/charts", **bearer("viewer")).json()
+        assert (len(found["events"]), found["is_cut"]) == (3, is_cut)

@@ -1,5 +1,7 @@
 """The overview: cards with figures, filters in the address, and few questions for many targets."""
 
+import uuid
+
 import pytest
 from django.utils import timezone
 
@@ -11,6 +13,7 @@ from aurora_web.registry.models import Target
 from aurora_web.registry.services import register_target
 from aurora_web.rollouts import freeze, replicas, services
 from aurora_web.rollouts.models import Alert, Replica
+from aurora_web.traces import governance
 from speculators.records import NO_DRAFT
 from tests.unit.aurora_web.conftest import count_window
 
@@ -53,6 +56,9 @@ def test_states_filters_and_orders_are_in_the_address(clients, target, checkpoin
     assert found == {"demo": "attention", "b-down": "down", "c-off": "inactive"}
     assert [card.target.slug for card in chosen_cards(cards(), "", "", "attention")] == ["demo", "b-down", "c-off"]
     assert [card.target.slug for card in chosen_cards(cards(), "DOWN", "", "name")] == ["b-down"]
+    Replica.objects.update(is_alive=False)  # with the alert that follows, it needs a person, and is down
+    assert [card.target.slug for card in chosen_cards(cards(), "", "down", "name")] == ["b-down", "demo"]
+    assert [card.target.slug for card in chosen_cards(cards(), "", "attention", "name")] == ["demo"]
     page = text(clients["viewer"].get("/?state=inactive&sort=attention"))
     assert "/targets/c-off/" in page and "/targets/b-down/" not in page
     assert 'hx-get="/?state=inactive&amp;sort=attention"' in page
@@ -121,3 +127,18 @@ def test_shares_add_up_to_the_whole_bar():
     early = shares({NO_DRAFT: 10, 0: 10, 1: 20})
     assert [(s.name, s.width) for s in early] == [("v1", 50), ("control", 25), ("no draft yet", 25)]
     assert shares({}) == ()
+
+
+def test_what_waits_after_a_rollback_waits_for_a_person(clients, target, make_version, report):
+    services.judge(make_version())
+    services.judge(make_version(report({"sql": (2.0, 1.5)})))
+    services.rollback(target, "olga")
+    services.judge(make_version(report({"sql": (3.0, 1.5)})))
+    page = text(clients["viewer"].get("/?state=attention"))
+    assert "1 to approve" in page and "held after a rollback" in page
+
+
+def test_a_reading_is_in_the_audit_log_and_not_among_what_happened(clients, target):
+    governance.note_reading(target, uuid.uuid4(), "olga")
+    assert "read the text" not in text(clients["viewer"].get("/"))
+    assert "trace.read" in text(clients["viewer"].get("/audit/"))

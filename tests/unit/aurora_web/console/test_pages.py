@@ -2,6 +2,7 @@
 
 import pytest
 
+from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.rollouts import intent, replicas, services
@@ -121,3 +122,25 @@ def test_headers_protect_the_pages(clients, target):
     answer = clients["viewer"].get("/targets/demo/")
     assert "default-src 'self'" in answer["content-security-policy"]
     assert answer["x-frame-options"] == "DENY"
+
+
+def test_a_form_leads_back_to_its_page_as_it_was_filtered(clients, target):
+    operator, switch = clients["operator"], "/targets/demo/training/pause/"
+    came = {"HTTP_REFERER": "http://testserver/targets/demo/?range=3h&domain=sql"}
+    assert operator.post(switch, **came)["location"] == "/targets/demo/?range=3h&domain=sql"
+    assert operator.post(switch, HTTP_REFERER="http://testserver/?range=3h")["location"] == "/targets/demo/"
+    pin = {"form": "pin", "domain": "sql", "lookahead": "2", "reason": "odd"}
+    came = {"HTTP_REFERER": "http://testserver/targets/demo/domains/?range=7d&pin=sql"}
+    assert operator.post("/targets/demo/domains/", pin, **came)["location"] == "/targets/demo/domains/?range=7d#pins"
+
+
+def test_a_change_of_policy_says_why(clients, bearer, target):
+    body = {"min_gain": 0.05, "reason": "too many swaps"}
+    answer = clients["admin"].patch("/api/v1/targets/demo", body, content_type="application/json", **bearer("admin"))
+    assert (answer.status_code, answer.json()["min_gain"]) == (200, 0.05)
+    told = AuditEvent.objects.get(action="target.settings")
+    assert (told.reason, told.changes) == ("too many swaps", [("min_gain", target.min_gain, 0.05)])
+    refused = clients["admin"].patch(
+        "/api/v1/targets/demo", {"reason": 7}, content_type="application/json", **bearer("admin")
+    )
+    assert "reason is 7: expected text" in refused.json()["detail"]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from aurora_web.accounts.models import AuditEvent
 from aurora_web.registry.models import Target
 from aurora_web.traces import services
 from aurora_web.traces.models import DeletedTrace, Trace, TraceAccess
@@ -42,6 +43,10 @@ def test_a_trace_shows_what_was_proposed_instead(clients, address):
     )
     assert "Step 1: 1 of 2 drafts correct." in page
     assert '<span class="run prompt"><span class="t" title="token 1">w1</span>' in page
+    trace_id = Trace.objects.get().trace_id
+    clients["operator"].get(f"/api/v1/targets/demo/traces/{trace_id}")
+    readings = AuditEvent.objects.filter(action="trace.read").values_list("actor", "subject", "target_slug")
+    assert list(readings) == [("operator", trace_id.hex, "demo")] * 2
 
 
 def test_a_trace_that_a_swap_reached_says_which_version_drafted_for_how_long(clients, target):
@@ -62,6 +67,7 @@ def test_a_viewer_sees_lengths_and_outcomes_only(clients, address):
     assert "Step 1: 1 of 2 drafts correct." in page
     assert '<span class="run rejected"><span class="t" title="hidden">▪</span>' in page
     assert "Delete this trace" not in page
+    assert not AuditEvent.objects.filter(action="trace.read").exists()
 
 
 def test_without_a_tokenizer_the_ids_are_shown_and_it_is_said(clients, address):

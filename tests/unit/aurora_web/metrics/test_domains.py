@@ -19,6 +19,7 @@ from aurora_web.metrics.ratios import Moments
 from aurora_web.metrics.services import summary
 from aurora_web.registry.models import Target
 from aurora_web.traces import services as traces
+from speculators.records import StepRecord
 from tests.unit.aurora_web.conftest import count_window, segment_payload
 
 
@@ -116,6 +117,18 @@ def test_slices_put_the_worst_first():
         ("0 to 63", "16 to 63"),
     }
     assert slices.rank([("few", slices.of_trace(10, bad))] * 4) == []
+
+
+@pytest.mark.django_db
+def test_the_page_lists_the_worst_slices_first(target, clients):
+    for domain, num_correct in (("good", 2), ("bad", 0)):
+        steps = tuple(StepRecord((9, 9, 9), num_correct) for _ in range(20))
+        tokens = tuple(range(4)) + (5,) * 20 * (1 + num_correct)
+        traces.ingest_segment(segment_payload(6, domain=domain, tokens=tokens, prompt_len=4, steps=steps))
+    page = clients["viewer"].get("/targets/demo/domains/").content.decode()
+    listed = page.split('aria-label="Worst slices"')[1].split("</table>")[0]
+    assert listed.index("?domain=bad") < listed.index("?domain=good")
+    assert "0 to 63" in listed and "0 to 15" in listed
 
 
 def test_slices_add_up_to_all_steps_and_leave_undrafted_ones_out():

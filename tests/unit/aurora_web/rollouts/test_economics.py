@@ -140,7 +140,7 @@ def test_a_slice_counts_only_within_the_range(target):
 
 
 @pytest.mark.django_db
-def test_speculation_that_was_switched_off_is_judged_by_the_week_before(measured):
+def test_speculation_that_was_switched_off_is_judged_by_the_week_before(measured, clients):
     from aurora_web.metrics.models import MetricWindow
 
     MetricWindow.objects.update(started_at=timezone.now() - timedelta(hours=30))
@@ -150,6 +150,17 @@ def test_speculation_that_was_switched_off_is_judged_by_the_week_before(measured
     found = economics.economics(measured, "24h")
     assert found.advice.action == "turn back on"
     assert "Nothing was drafted" in found.advice.reasons[0]
+    page = text(clients["viewer"].get("/targets/demo/economics/?range=24h"))
+    assert "Turn back on" in page and "set the largest lookahead above 0 in" in page
+
+
+@pytest.mark.django_db
+def test_speculation_that_costs_more_than_it_saves_is_to_be_turned_off(target, clients):
+    windows = [count_window(n=200, seconds=2.0), count_window(n=200, version=0, seconds=1.0)]
+    metrics.ingest_counts({"counts": [window.to_json() for window in windows]})
+    metrics.roll_up()
+    page = text(clients["viewer"].get("/targets/demo/economics/?range=1h"))
+    assert "Turn off" in page and "set the largest lookahead to 0 in" in page
 
 
 @pytest.mark.django_db

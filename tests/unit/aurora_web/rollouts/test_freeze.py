@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from aurora_web.accounts.models import AuditEvent
 from aurora_web.registry.models import SpeculatorVersion
-from aurora_web.rollouts import canaries, freeze
+from aurora_web.rollouts import canaries, freeze, replicas, services
 from aurora_web.rollouts.canary_verdict import Action
 from aurora_web.rollouts.intent import RolloutError
 
@@ -49,3 +50,33 @@ def test_twice_is_refused_in_words(target):
     freeze.unfreeze(target, "ada")
     with pytest.raises(RolloutError, match="there is nothing to unfreeze"):
         freeze.unfreeze(target, "ada")
+
+
+def test_the_policy_decides_again_on_what_waits_without_a_canary_too(target, judged, report):
+    judged()
+    freeze.freeze(target, "olga")
+    waiting = judged(report({"sql": (2.0, 1.0)}))
+    replicas.reconcile(timezone.now())
+    assert status(waiting.number) == "passed"
+    freeze.unfreeze(target, "olga")
+    replicas.reconcile(timezone.now())
+    assert status(waiting.number) == "live"
+
+
+def test_so_it_does_when_the_hold_of_a_rollback_ends(target, judged, report):
+    for i in range(2):
+        judged(report({"sql": (2.0, 1.0)}) if i else None)
+    services.rollback(target, "olga")
+    waiting = judged(report({"sql": (3.0, 1.0)}))
+    replicas.reconcile(timezone.now())
+    assert status(waiting.number) == "passed"
+    services.resume(target, "olga")
+    replicas.reconcile(timezone.now())
+    assert status(waiting.number) == "live"
+
+
+def test_the_audit_log_says_what_was_and_what_is(target):
+    freeze.freeze(target, "olga", "launch day")
+    freeze.unfreeze(target, "ada")
+    after, before = (event.changes for event in AuditEvent.objects.filter(action__contains="freeze").order_by("-id"))
+    assert (before, after) == ([("is_frozen", False, True)], [("is_frozen", True, False)])

@@ -13,8 +13,8 @@ from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.registry.models import Target
-from aurora_web.rollouts import alerts, notifications, replicas, services, watching
-from aurora_web.rollouts.models import Alert, Channel, Delivery, Silence
+from aurora_web.rollouts import alerts, freeze, notifications, replicas, services, watching
+from aurora_web.rollouts.models import Alert, Channel, Delivery, Deployment, Silence
 from aurora_web.rollouts.watching import WatchError
 
 pytestmark = pytest.mark.django_db
@@ -178,9 +178,13 @@ def test_e_mail(target, observed, settings, clients):
     assert "/targets/demo/#replicas" in message.body
 
 
-def test_a_version_that_waits_is_told_with_the_page_that_decides(target, judged, report, hook):
-    Target.objects.update(approval="manual")
+@pytest.mark.parametrize("why", ["manual", "frozen", "held"])
+def test_a_version_that_waits_is_told_with_the_page_that_decides(target, judged, report, hook, why):
+    Target.objects.update(approval="manual" if why == "manual" else "automatic")
     judged()
+    if why == "frozen":
+        freeze.freeze(target, "olga")
+    Deployment.objects.filter(target=target).update(is_held=why == "held")
     second = judged(report({"sql": (2.0, 1.0)}))
     [delivery] = Delivery.objects.filter(event="approval.waiting")
     assert delivery.payload["url"].endswith(f"/approvals/{second.pk}/")

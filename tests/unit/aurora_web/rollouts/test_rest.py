@@ -100,3 +100,31 @@ def test_the_figures_are_those_that_were_counted(target, client, bearer):
     assert [row["domain"] for row in only["domains"]] == ["prose"]
     later = client.get("/api/v1/targets/demo/metrics?since=4102444800", **headers).json()
     assert later["domains"] == [] or all(row["counts"]["num_requests"] == 0 for row in later["domains"])
+
+
+def test_the_state_of_a_target_is_what_its_page_shows(client, bearer, target, waiting):
+    found = client.get("/api/v1/targets/demo/state", **bearer("viewer")).json()
+    assert [version["number"] for version in found["versions"]] == [2, 1]
+    assert (found["deployment"]["version"], found["deployment"]["is_held"]) == (1, False)
+    assert (found["training"]["is_paused"], found["freeze"]["is_frozen"], found["canary"]) == (False, False, None)
+    assert [step["name"] for step in found["steps"] if step["is_current"]] == ["connect"]
+
+
+def test_the_state_has_what_a_canary_measured(client, bearer, target, canary, measured):
+    measured(0.5, 0.6)
+    found = client.get("/api/v1/targets/demo/state", **bearer("viewer")).json()
+    assert found["deployment"]["canary"] == canary.number
+    assert (found["canary"]["action"], found["canary"]["total"]["domain"]) == ("wait", "")
+    assert found["canary"]["total"]["speed"]["value"] == pytest.approx(1.2, abs=0.01)
+
+
+def test_a_server_may_report_before_its_target_is_registered(client, bearer):
+    answer = client.post("/api/v1/announced/token", **bearer("operator"))
+    assert (answer.status_code, answer["cache-control"]) == (201, "no-store")
+    assert client.post("/api/v1/announced/token", **bearer("viewer")).status_code == 403
+    mine = {"HTTP_AUTHORIZATION": f"Bearer {answer.json()['token']}"}
+    assert client.get("/api/v1/targets", **mine).status_code == 403  # it is for reports alone
+
+
+def test_who_may_read_texts_can_be_asked(client, bearer, target):
+    assert client.get("/api/v1/targets/demo/trace-access", **bearer("viewer")).json() == {"text_role": "operator"}

@@ -201,3 +201,24 @@ def test_a_name_belongs_to_the_server_that_reports_under_it(target, observed, se
     target.replicas.filter(name="r1").update(seen_at=silent)
     replicas.observe(other)
     assert target.replicas.get(name="r1").url == other.url
+
+
+def test_what_was_deleted_is_no_previous_version(target, judged, report):
+    """Else a rollback is offered that cannot be done."""
+    for i in range(4):
+        judged(report({"sql": (2.0 + i, 1.0)}) if i else None)
+    SpeculatorVersion.objects.filter(number=3).update(pruned_at=timezone.now())
+    assert find_version(target, "@previous").number == 2
+    services.rollback(target, "olga")
+    assert intent.desired_state(target).version == 2
+
+
+def test_versions_that_served_outlive_many_that_were_rejected(target, judged, report, settings, tmp_path):
+    settings.VERSIONS_DIR = tmp_path
+    for i in range(3):
+        judged(report({"sql": (2.0 + i, 1.0)}) if i else None)
+    for _ in range(settings.KEEP_VERSIONS + 4):
+        judged(report({"sql": (1.0, 2.5)}))
+    assert replicas.prune(target, timezone.now()) > 0
+    services.rollback(target, "olga")
+    assert (intent.desired_state(target).version, find_version(target, "@previous").number) == (2, 1)

@@ -54,13 +54,15 @@ def test_a_rule_for_the_same_pattern_ends_the_one_before(target):
     first.refresh_from_db()
     assert first.ended_by == "bob"
     assert domains.mapping(target)("sql") == "b"
-    assert AuditEvent.objects.filter(action="domain.rule").first().reason == "better"
+    told = AuditEvent.objects.filter(action="domain.rule").first()
+    assert (told.reason, told.changes) == ("better", [("domain", "a", "b")])
 
 
 def test_an_ended_rule_holds_no_more_and_ends_once(target):
     [rule] = domains.add_rules(target, "exact", ["sql"], "a", "ada")
     domains.end_rule(rule, "bob")
     assert domains.mapping(target)("sql") == "sql"
+    assert AuditEvent.objects.get(action="domain.rule_end").changes == [("domain", "a", None)]
     with pytest.raises(domains.RuleEnded):
         domains.end_rule(rule, "eve")
     assert DomainRule.objects.get().ended_by == "bob"
