@@ -25,14 +25,14 @@ function sign(element) {
   return [element.tagName, element.id, row, element.getAttribute("href"), element.form?.action, element.name, said, element.ariaLabel].join("\n");
 }
 
-// {sign: element}; null where several look alike.
+// [[name, element]]; of those that look alike each has its number.
 function held(part) {
-  const found = new Map();
-  for (const element of part.querySelectorAll(HELD)) {
-    const name = sign(element);
-    found.set(name, found.has(name) ? null : element);
-  }
-  return found;
+  const seen = new Map();
+  return [...part.querySelectorAll(HELD)].map((element) => {
+    const looks = sign(element), number = seen.get(looks) ?? 0;
+    seen.set(looks, number + 1);
+    return [`${looks}\n${number}`, element];
+  });
 }
 
 const isTicked = (field) => field.type === "checkbox" || field.type === "radio";
@@ -45,13 +45,15 @@ function isChanged(field) {
 
 function remember(part) {
   if (part === document.body) return; // an answer of parts, each of which is remembered for itself
-  const focused = part.contains(document.activeElement) ? document.activeElement : null;
+  const all = held(part);
+  const focused = document.activeElement;
+  const of = (selector, about) => all.filter(([, element]) => element.matches(selector)).map(([name, element]) => [name, about(element)]);
   kept.set(part, {
-    focus: focused && sign(focused),
+    focus: all.find(([, element]) => element === focused)?.[0],
     caret: focused?.matches("input, textarea") ? [focused.selectionStart, focused.selectionEnd] : [null],
-    typed: [...part.querySelectorAll(FIELDS)].filter(isChanged).map((field) => [sign(field), isTicked(field) ? field.checked : field.value]),
-    scrolled: [...part.querySelectorAll("[tabindex]")].filter((region) => region.scrollLeft).map((region) => [sign(region), region.scrollLeft]),
-    folds: [...part.querySelectorAll("details > summary")].map((summary) => [sign(summary), summary.parentElement.open]),
+    typed: of(FIELDS, (field) => isChanged(field) && { value: isTicked(field) ? field.checked : field.value }),
+    scrolled: of("[tabindex]", (region) => region.scrollLeft),
+    folds: of("details > summary", (summary) => summary.parentElement.open),
   });
 }
 
@@ -60,14 +62,14 @@ function restore(part) {
   if (!before) return;
   kept.delete(part);
   drawnAt.set(part, Date.now());
-  const now = held(part);
-  for (const [name, value] of before.typed) {
+  const now = new Map(held(part));
+  for (const [name, typed] of before.typed) {
     const field = now.get(name);
-    if (field) field[isTicked(field) ? "checked" : "value"] = value;
+    if (typed && field) field[isTicked(field) ? "checked" : "value"] = typed.value;
   }
-  for (const [name, left] of before.scrolled) if (now.get(name)) now.get(name).scrollLeft = left;
-  for (const [name, isOpen] of before.folds) if (now.get(name)) now.get(name).parentElement.open = isOpen;
-  const focused = before.focus && now.get(before.focus);
+  for (const [name, left] of before.scrolled) if (left && now.has(name)) now.get(name).scrollLeft = left;
+  for (const [name, isOpen] of before.folds) if (now.has(name)) now.get(name).parentElement.open = isOpen;
+  const focused = now.get(before.focus);
   if (!focused) return;
   focused.focus({ preventScroll: true });
   if (before.caret[0] !== null) focused.setSelectionRange(...before.caret);
