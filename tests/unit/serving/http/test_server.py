@@ -244,6 +244,11 @@ def test_wrong_settings_are_named(demo_dir, arguments, named):
         config.load(["--target", str(demo_dir), *arguments], {})
 
 
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("fd00::2", "[fd00::2]")])
+def test_the_console_is_told_an_address_that_can_be_called(demo_dir, host, shown):
+    assert config.load(["--target", str(demo_dir), "--host", host], {}).public_url == f"http://{shown}:8100"
+
+
 def test_wrong_settings_stop_the_start(demo_dir):
     command = [sys.executable, "-m", "serving", "--target", str(demo_dir), "--port", "70000"]
     environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'kernels'}"}
