@@ -11,8 +11,8 @@ from torch import Tensor
 
 from aurora_kernels.native import NativeError, library
 
-# Of a softmax. What is asked for below it is greedy: the likeliest token is as good as certain there, and a divided logit
-# soon leaves float32.
+# Of a softmax. What is asked for below it is greedy: the likeliest token is as good as certain there, and a divided
+# logit soon leaves float32.
 LEAST_TEMPERATURE = 1e-5
 
 
