@@ -27,8 +27,10 @@ up: $(VENV)/.runtime
 	@$(BIN)/python -m aurora_kernels.native
 	@exec env $(if $(DEMO),AURORA_DEMO=$(DEMO)) $(BIN)/python -m aurora_web.supervisor up
 
-down status: $(VENV)/.runtime
-	@exec $(BIN)/python -m aurora_web.supervisor $@
+# To stop or to look, nothing is installed: what runs was started by the environment as it is.
+down status:
+	@if [ -e $(VENV)/.runtime ]; then exec $(BIN)/python -m aurora_web.supervisor $@; \
+	else echo "Aurora: nothing runs here: this checkout has not been started yet"; [ $@ = down ] || exit 3; fi
 
 setup: $(VENV)/.dev
 
@@ -40,6 +42,7 @@ oidc: $(VENV)/.runtime
 test:
 	@$(MAKE) --no-print-directory -j2 $(VENV)/.dev $(VENV)/.chromium
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory -j2 types $(VENV)/.compiled
 	@$(MAKE) --no-print-directory unit
@@ -92,7 +95,6 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory -j2 types unit
-	$(CHECKS) $(BIN)/python manage.py makemigrations --check --dry-run
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench

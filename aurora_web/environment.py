@@ -15,11 +15,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one finds what listens everywhere
 
 
 def wrong(name: str, value: object, right: str) -> ImproperlyConfigured:
     """The one shape of a settings error."""
     return ImproperlyConfigured(f"{name}={value!r} cannot be used: {right}")
+
+
+def address(host: str, port: int) -> str:
+    """Where this machine finds what listens on ``host``; an IPv6 address stands in brackets."""
+    dialled = bracketed(LOOPBACK.get(host, host))
+    return f"http://{dialled}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
 
 
 def port(env: Mapping[str, str], name: str, default: int) -> int:
@@ -116,7 +128,7 @@ def allowed_hosts(env: Mapping[str, str], web_host: str) -> list[str]:
     """``AURORA_ALLOWED_HOSTS``: the names that browsers may call the console by."""
     value = env.get("AURORA_ALLOWED_HOSTS")
     if value is None:
-        return [web_host, "127.0.0.1", "localhost", "[::1]", "testserver"]
+        return [bracketed(web_host), "127.0.0.1", "localhost", "[::1]", "testserver"]
     hosts = [host.strip() for host in value.split(",")]
     if not all(re.fullmatch(r"[^\s/]+", host) for host in hosts):
         raise wrong("AURORA_ALLOWED_HOSTS", value, "expected names with commas, like aurora.example.org,127.0.0.1")

@@ -21,12 +21,12 @@ from aurora_kernels.rows import rms_norm, silu_times
 from torch import Tensor
 
 from serving.model.attention import Heads, Rows, Span, key_values
-from serving.model.config import RopeScaling
 from serving.model.rotary import CausalMasks, Rotary
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
+from speculators.target_config import RopeScaling
 
 # Difference between the logits of the packed draft and of the float32 reference, relative to these (norms over the
 # vocabulary): the median over some made-up contexts. A well trained draft attends sharply, and in bfloat16 a context

@@ -11,6 +11,7 @@ from typing import Any, Self
 MIN_TARGET_LAYERS = 7  # a draft reads three distinct layers: 1, n // 2 - 1 and n - 4
 LARGEST_FULL_VOCABULARY = 16_384  # of a target's tokens; a draft proposes all of them up to here,
 DRAFT_VOCABULARY = 8_192  # and this many of a larger vocabulary: its head is read once per proposed token
+DEFAULT_ROPE_THETA = 10_000.0  # of Llama, Qwen2 and Qwen3 in transformers 5: older configs leave it out
 
 VOCABULARY_TENSORS = {"d2t": "torch.int64", "t2d": "torch.bool"}
 
@@ -138,9 +139,16 @@ class DraftConfig:
 
 
 def rope_theta_of(config: dict[str, Any]) -> float:
-    """RoPE base of a Hugging Face config in either spelling. Raises ValueError when there is none."""
-    parameters = config.get("rope_parameters") or {}
-    theta = parameters.get("rope_theta", config.get("rope_theta"))
-    if theta is None:
-        raise ValueError("config.json: neither rope_theta nor rope_parameters.rope_theta is set")
+    """RoPE base of a Hugging Face config in either spelling. Raises ValueError when it is no positive number."""
+    theta = rope_of(config).get("rope_theta", config.get("rope_theta", DEFAULT_ROPE_THETA))
+    if not isinstance(theta, int | float) or theta <= 0:
+        raise ValueError(f"config.json: rope_theta is {theta!r}, expected a positive number")
     return float(theta)
+
+
+def rope_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config says of RoPE, in the order of transformers 5. Raises ValueError when it is no object."""
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"config.json: rope_scaling is {given!r}, expected an object with rope_type")
+    return given

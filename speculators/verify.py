@@ -47,7 +47,7 @@ def residual(q_V: Tensor, p_V: Tensor) -> Tensor:
 
 
 def distribution(logits_SV: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Softmax at a temperature > 0, cut to the smallest set of tokens whose mass reaches ``top_p``."""
+    """Softmax at LEAST_TEMPERATURE or more, cut to the smallest set of tokens whose mass reaches ``top_p``."""
     probabilities = sampling.softmax(logits_SV, temperature)
     if top_p >= 1.0:
         return probabilities

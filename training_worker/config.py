@@ -78,6 +78,11 @@ class SliceJob:
     follows_vocabulary: bool = False  # the engine takes a version that proposes other tokens than the one before
     import_name: str = ""  # what that is a copy of, like "demo v3"; "" = somebody's own checkpoint
 
+    def __post_init__(self) -> None:
+        held_out = {source.trace_id for source in self.held_out}
+        trained = {source.trace_id for source in (*self.fresh, *self.replay)}
+        assert not held_out & trained, f"to be trained on and held out: {sorted(held_out & trained)}"
+
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:

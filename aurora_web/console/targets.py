@@ -33,6 +33,7 @@ from aurora_web.registry.services import IncompatibleTarget, change_settings, fi
 from aurora_web.rollouts.approvals import inbox
 from aurora_web.rollouts.predicted import longer_by_a_draft
 from aurora_web.training.models import TrainingRun
+from speculators.records import NO_DRAFT
 
 NUM_VERSIONS = 15
 NUM_EVENTS = 50
@@ -165,13 +166,13 @@ def _figures(found: Target, chosen: TimeRange, live: SpeculatorVersion | None) -
     last = run.slices.first() if run else None
     replicas = list(found.replicas.all())
     since = timezone.now().timestamp() - LIVE_SECONDS
-    recent = metrics.total_of(found, live.number if live else 0, since)
+    recent = metrics.total_of(found, live.number if live else NO_DRAFT, since)
     missing = "" if recent["counts"]["num_requests"] else "no request has finished in this time"
     return {
         "target": found,
         **_sums(found, chosen),
         "recent": recent,
-        "recent_reason": missing,
+        "recent_reason": missing if live else "no version is live",
         "longer_by_a_draft": longer_by_a_draft(replicas),
         "live_minutes": round(LIVE_SECONDS / 60),
         "live": live,

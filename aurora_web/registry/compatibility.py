@@ -10,10 +10,15 @@ from typing import Any
 
 from aurora_web.registry.findings import Finding, Topic, ok
 from aurora_web.registry.safetensors_header import read_tensors
-from speculators.draft_config import DRAFT_VOCABULARY, LARGEST_FULL_VOCABULARY, MIN_TARGET_LAYERS
+from speculators.draft_config import (
+    DRAFT_VOCABULARY,
+    LARGEST_FULL_VOCABULARY,
+    MIN_TARGET_LAYERS,
+    rope_of,
+    rope_theta_of,
+)
+from speculators.target_config import ACTIVATION, ARCHITECTURES, DTYPES, INDEX, ROPE_TYPES, SINGLE, ModelConfig
 
-ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-DTYPES = ("F32", "BF16", "F16")
 EMBEDDING = "model.embed_tokens.weight"
 SIZES = {
     "num_hidden_layers": Topic.LAYERS,
@@ -21,6 +26,7 @@ SIZES = {
     "vocab_size": Topic.VOCABULARY,
     "num_attention_heads": Topic.SHAPE,
     "intermediate_size": Topic.SHAPE,
+    "max_position_embeddings": Topic.SHAPE,
 }
 
 
@@ -134,6 +140,10 @@ def shape_problems(config: dict[str, Any], who: str) -> list[Finding]:
     if 0 < layers < MIN_TARGET_LAYERS:
         says = f"The model has {layers} layers: the draft reads three of them and needs {MIN_TARGET_LAYERS} or more."
         found.append(Finding(Topic.LAYERS, says, "Give a larger model: this one is quick without a draft."))
+    try:
+        rope_theta_of(config)
+    except ValueError as error:
+        found.append(Finding(Topic.SHAPE, f"{error}.", "Take config.json from the model's publisher."))
     return found
 
 
@@ -172,22 +182,28 @@ def _engine_problems(config: dict[str, Any]) -> list[Finding]:
     """What the embedded engine cannot do."""
     sglang = "Serve it with SGLang, which can."
     found = []
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        found.append(
-            Finding(Topic.ARCHITECTURE, f"hidden_act is {activation!r}, the embedded engine has silu.", sglang)
-        )
+    if (activation := config.get("hidden_act", ACTIVATION)) != ACTIVATION:
+        says = f"hidden_act is {activation!r}, the embedded engine has {ACTIVATION}."
+        found.append(Finding(Topic.ARCHITECTURE, says, sglang))
     if config.get("quantization_config"):
-        says = "The checkpoint is quantized: the embedded engine reads float32, bfloat16 and float16 weights."
+        says = f"The checkpoint is quantized: the embedded engine reads {', '.join(DTYPES)} weights."
         found.append(Finding(Topic.WEIGHTS, says, f"Give the checkpoint that is not quantized. Or: {sglang}"))
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
-    if kind not in ("default", None):
-        says = f"RoPE scaling {kind!r} is not supported by the embedded engine."
+    if (kind := _rope_type(config)) not in ROPE_TYPES:
+        says = f"RoPE scaling {kind!r} is not supported by the embedded engine, which has {', '.join(ROPE_TYPES)}."
         found.append(Finding(Topic.ARCHITECTURE, says, sglang))
     if config.get("use_sliding_window"):
         says = "use_sliding_window is set: the embedded engine attends to everything before."
         found.append(Finding(Topic.ARCHITECTURE, says, sglang))
     return found
+
+
+def _rope_type(config: dict[str, Any]) -> Any:
+    """As the engine reads it; what is no object at all has its own finding."""
+    try:
+        given = rope_of(config)
+    except ValueError:
+        return "default"
+    return given.get("rope_type", given.get("type", "default"))
 
 
 def tokenizer_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
@@ -215,58 +231,71 @@ def tokenizer_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
 
 
 def _weight_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
-    if not any(folder.glob("*.safetensors")):
-        return [Finding(Topic.WEIGHTS, "No *.safetensors file is there.", "Give the weights in safetensors format.")]
     tensors, found = read_weights(folder)
-    return found or _index_problems(folder, tensors) + _tensor_problems(tensors, config)
+    return found or _tensor_problems(tensors, config)
 
 
 def read_weights(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
-    """The headers of a directory's tensors, and what is wrong with its files. Raises OSError."""
-    tensors, problems = read_tensors(folder)
+    """The headers of the tensors that engine and trainer read, and what is wrong with the files. Raises OSError."""
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / SINGLE).is_file():
+            return {}, [_no_weights(folder)]
+        return _headers(folder, [SINGLE])
+    try:
+        wanted = {str(tensor): str(file) for tensor, file in json.loads(index.read_bytes())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        says = f"{INDEX} cannot be read: expected an object with weight_map."
+        return {}, [Finding(Topic.WEIGHTS, says, "Download that file again.")]
+    files = sorted(set(wanted.values()))
+    if missing_files := [name for name in files if not (folder / name).is_file()]:
+        says = f"Weight files named by {INDEX} are missing: {', '.join(missing_files)}."
+        return {}, [Finding(Topic.WEIGHTS, says, "Finish the download.")]
+    tensors, found = _headers(folder, files)
+    if not found and (missing := sorted(wanted.keys() - tensors.keys())):
+        says = f"Tensors named by {INDEX} are in no file: {', '.join(missing[:3])}."
+        fix = "Download the weights again: index and files are of different models."
+        found.append(Finding(Topic.WEIGHTS, says, fix))
+    return {name: tensors[name] for name in wanted if name in tensors}, found
+
+
+def _no_weights(folder: Path) -> Finding:
+    if any(folder.glob("*.safetensors")):
+        says = f"Neither {SINGLE} nor {INDEX} is there, so nothing says which file holds which tensor."
+        return Finding(Topic.WEIGHTS, says, f"Put the {INDEX} of this model into the directory.")
+    return Finding(Topic.WEIGHTS, "No *.safetensors file is there.", "Give the weights in safetensors format.")
+
+
+def _headers(folder: Path, files: list[str]) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
+    tensors, problems = read_tensors(folder, files)
     return tensors, [Finding(Topic.WEIGHTS, problem, "Download that file again.") for problem in problems]
 
 
-def _index_problems(folder: Path, tensors: dict[str, dict[str, Any]]) -> list[Finding]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return []
-    try:
-        wanted = json.loads(index.read_bytes())["weight_map"]
-        missing_files = sorted({name for name in wanted.values() if not (folder / name).is_file()})
-        missing = sorted(wanted.keys() - tensors.keys())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        says = f"{index.name} cannot be read: expected an object with weight_map."
-        return [Finding(Topic.WEIGHTS, says, "Download that file again.")]
-    if missing_files:
-        says = f"Weight files named by {index.name} are missing: {', '.join(missing_files)}."
-        return [Finding(Topic.WEIGHTS, says, "Finish the download.")]
-    if missing:
-        says = f"Tensors named by {index.name} are in no file: {', '.join(missing[:3])}."
-        return [Finding(Topic.WEIGHTS, says, "Download the weights again: index and files are of different models.")]
-    return []
-
-
 def _tensor_problems(tensors: dict[str, dict[str, Any]], config: dict[str, Any]) -> list[Finding]:
+    """What the engine would miss in the weights; nothing where the config itself is wrong."""
+    try:
+        model = ModelConfig.from_hf(config)
+    except ValueError:
+        return []
     found = []
     fix = "Give weights and config.json of one and the same model."
-    expected = [positive_integer(config, "vocab_size"), positive_integer(config, "hidden_size")]
-    names = [EMBEDDING] if config.get("tie_word_embeddings") else [EMBEDDING, "lm_head.weight"]
-    for name in names:
-        if name not in tensors:
-            found.append(Finding(Topic.WEIGHTS, f"The tensor {name} is missing from the weights.", fix))
-        elif tensors[name].get("shape") != expected:
-            says = f"{name} has shape {tensors[name].get('shape')}, config.json asks for {expected}."
+    if model.num_layers > len(tensors):
+        says = f"The weights have {len(tensors)} tensors, config.json asks for {model.num_layers} layers."
+        return [Finding(Topic.WEIGHTS, says, fix)]
+    expected = model.tensor_shapes()
+    missing = [name for name in expected if name not in tensors and not name.endswith(".bias")]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        says = f"The weights lack {', '.join(missing[:3])}{more}."
+        found.append(Finding(Topic.WEIGHTS, says, fix))
+    there = {name: tensors[name] for name in expected if name in tensors}
+    for name, entry in there.items():
+        if entry.get("shape") != list(expected[name]):
+            says = f"{name} has shape {entry.get('shape')}, config.json asks for {list(expected[name])}."
             found.append(Finding(Topic.WEIGHTS, says, fix))
-    for layer in range(positive_integer(config, "num_hidden_layers")):
-        name = f"model.layers.{layer}.self_attn.q_proj.weight"
-        if name not in tensors:
-            found.append(Finding(Topic.WEIGHTS, f"The weights of layer {layer} are missing ({name}).", fix))
             break
-    odd = sorted({str(entry.get("dtype")) for entry in tensors.values()} - set(DTYPES))
-    if odd:
+    if odd := sorted({str(entry.get("dtype")) for entry in there.values()} - DTYPES.keys()):
         says = f"Weights of type {', '.join(odd)} are not supported: expected one of {', '.join(DTYPES)}."
-        found.append(
-            Finding(Topic.WEIGHTS, says, "Give the checkpoint in one of these types, or serve it with SGLang.")
-        )
+        fix = "Give the checkpoint in one of these types, or serve it with SGLang."
+        found.append(Finding(Topic.WEIGHTS, says, fix))
     return found

@@ -105,7 +105,7 @@ def _are_layers(layers: Any, num_layers: int) -> bool:
 def _tensor_problems(folder: Path, config: dict[str, Any], target: TargetFacts) -> list[str]:
     if not (folder / WEIGHTS).is_file():
         return [f"{WEIGHTS} is missing: expected the weights in one safetensors file."]
-    tensors, problems = read_tensors(folder)
+    tensors, problems = read_tensors(folder, [WEIGHTS])
     hidden, draft_vocabulary = target.hidden_size, positive_integer(config, "draft_vocab_size") or target.vocab_size
     expected = {"fc.weight": [hidden, 3 * target.hidden_size], "lm_head.weight": [draft_vocabulary, hidden]}
     if draft_vocabulary != target.vocab_size:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,13 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
-def read_tensors(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The tensors of every safetensors file of a directory, and a sentence for each file that cannot be read."""
+def read_tensors(folder: Path, files: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The tensors of these safetensors files of a directory, and a sentence for each that cannot be read."""
     tensors: dict[str, dict[str, Any]] = {}
     problems = []
-    for path in sorted(folder.glob("*.safetensors")):
+    for name in files:
         try:
-            tensors |= read_header(path)
+            tensors |= read_header(folder / name)
         except ValueError as error:
-            problems.append(f"{path.name} cannot be read: {error}.")
+            problems.append(f"{name} cannot be read: {error}.")
     return tensors, problems

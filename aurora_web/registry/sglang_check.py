@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from aurora_web.registry.compatibility import (
-    DTYPES,
     EMBEDDING,
     TargetFacts,
     find_directory,
@@ -24,6 +23,7 @@ from aurora_web.registry.compatibility import (
     unreadable,
 )
 from aurora_web.registry.findings import Finding, Topic, ok, warning
+from speculators.target_config import DTYPES
 
 SGLANG_VERSION = "0.5.21"  # the plugin's hooks are written for it
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -93,16 +93,6 @@ def _inspect_folder(folder: Path, name: str, model_id: str) -> tuple[TargetFacts
 
 def _config_problems(config: dict[str, Any]) -> list[Finding]:
     found = shape_problems(config, "Aurora's draft fits")
-    fix = "Take config.json from the model's publisher: this one is not complete."
-    if not positive_integer(config, "max_position_embeddings"):
-        given = config.get("max_position_embeddings")
-        says = f"config.json: max_position_embeddings is {given!r}; the draft needs the target's number."
-        found.append(Finding(Topic.SHAPE, says, fix))
-    parameters = config.get("rope_parameters") or {}
-    theta = parameters.get("rope_theta") if isinstance(parameters, dict) else None
-    if theta is None and config.get("rope_theta") is None:
-        says = "config.json: rope_theta is missing; the draft turns its positions by the target's."
-        found.append(Finding(Topic.SHAPE, says, fix))
     if config.get("quantization_config"):
         says = "The checkpoint is quantized: hidden states that have expired may not be recomputable."
         found.append(
@@ -117,6 +107,8 @@ def _weight_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
         says = "No *.safetensors file: the trainer reads the embedding and the head from the weights."
         return [Finding(Topic.WEIGHTS, says, "Give the weights in safetensors format.")]
     tensors, found = read_weights(folder)
+    if found:
+        return found
     expected = [positive_integer(config, "vocab_size"), positive_integer(config, "hidden_size")]
     fix = "Give weights and config.json of one and the same model."
     for name in [EMBEDDING] if config.get("tie_word_embeddings") else [EMBEDDING, HEAD]:

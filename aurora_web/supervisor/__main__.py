@@ -90,8 +90,9 @@ def _watch(stack: Stack, claim: Claim) -> NoReturn:
 def _announce(config: SupervisorConfig, stack: Stack, seconds: float) -> None:
     say(f"ready after {seconds:.1f} s")
     say(f"console        {config.console_url}")
-    for slug, port in stack.engines():
-        say(f"engine         http://{stack.engine_host}:{port}/v1  (model {slug})")
+    for engine in stack.engines():
+        where = f"{engine.url}/v1" if stack.answers(engine) else f"does not answer yet, see {engine.child.program.log}"
+        say(f"engine         {where}  (model {engine.slug})")
     say(f"logs           {config.logs}")
     if stack.invite:
         say(f"first admin    {stack.invite}  (works once)")

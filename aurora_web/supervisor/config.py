@@ -45,7 +45,6 @@ class SupervisorConfig:
         if redis_url:
             env.redis_urls(redis_url)
         _check_children(environment, web_host)
-        dialled = "127.0.0.1" if web_host in {"0.0.0.0", "::"} else web_host
         return cls(
             state_dir=env.directory(environment, "AURORA_STATE_DIR", REPO / ".state"),
             web_host=web_host,
@@ -54,7 +53,7 @@ class SupervisorConfig:
             engine_port=engine_port,
             database_url=database_url,
             redis_url=redis_url,
-            console_url=env.console_url(environment, f"http://{dialled}:{web_port}"),
+            console_url=env.console_url(environment, env.address(web_host, web_port)),
             demo=_demo(environment),
             inherited=dict(environment),
         )

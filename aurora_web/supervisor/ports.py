@@ -29,13 +29,15 @@ def check(prefix: str, host: str, port: int) -> None:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             right = "another program listens there; stop it or choose another port"
             raise wrong(f"{prefix}_PORT", str(port), right) from error
-        right = f"expected a name or address of this machine, like 127.0.0.1 or 0.0.0.0 ({_reason(error)})"
+        right = f"expected a name or address of this machine, like 127.0.0.1, 0.0.0.0 or ::1 ({_reason(error)})"
         raise wrong(f"{prefix}_HOST", host, right) from error
 
 
 def _bind(host: str, port: int) -> None:
     if not host:
         raise OSError("it is empty")
+    if "%" in host:
+        raise OSError("the address of a page cannot name an interface")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +49,11 @@ def _reason(error: Exception) -> str:
 
 
 class EnginePorts:
-    """Ports by target slug, kept in a file; the first target gets the first port."""
+    """Ports by target slug, kept in a file; the first target gets the first port.
+
+    Where another program listens on a kept port, the engine gets the next free one for this time; the kept one stays
+    what the next start tries.
+    """
 
     def __init__(self, file: Path, host: str, first: int, taken: frozenset[int]) -> None:
         self.file = file
@@ -55,18 +61,36 @@ class EnginePorts:
         self.first = first
         self.taken = taken
         kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
-        self._ports = kept if kept and min(kept.values()) == first else {}  # another first port: number them anew
+        self._kept = kept if kept and min(kept.values()) == first else {}  # another first port: number them anew
+        self._given: dict[str, int] = {}
 
-    def port_for(self, slug: str) -> int:
-        """The port of a target; chosen and written down at the first call. Raises OSError when none is free."""
-        if slug not in self._ports:
-            used = self.taken | set(self._ports.values())
-            candidates = (port for port in range(self.first, 65536) if port not in used and is_free(self.host, port))
-            port = next(candidates, None)
-            if port is None:
-                raise OSError(f"no free port from {self.first} on for the engine of {slug}")
-            self._ports[slug] = port
-            unfinished = self.file.with_suffix(".new")
-            unfinished.write_text(json.dumps(self._ports))
-            unfinished.replace(self.file)
-        return self._ports[slug]
+    def give(self, slug: str) -> int:
+        """The port for an engine that is to be started; written down the first time. Raises OSError without one."""
+        kept = self._kept.get(slug)
+        port = kept if kept is not None and is_free(self.host, kept) else self._next_free(slug)
+        if kept is None:
+            self._keep(slug, port)
+        self._given[slug] = port
+        return port
+
+    def given(self, slug: str) -> int:
+        """The port that the engine was given last."""
+        return self._given[slug]
+
+    def kept(self, slug: str) -> int:
+        """The port that clients know."""
+        return self._kept[slug]
+
+    def _next_free(self, slug: str) -> int:
+        used = self.taken | set(self._kept.values()) | set(self._given.values())
+        candidates = (port for port in range(self.first, 65536) if port not in used and is_free(self.host, port))
+        port = next(candidates, None)
+        if port is None:
+            raise OSError(f"no free port from {self.first} on for the engine of {slug}")
+        return port
+
+    def _keep(self, slug: str, port: int) -> None:
+        self._kept[slug] = port
+        unfinished = self.file.with_suffix(".new")
+        unfinished.write_text(json.dumps(self._kept))
+        unfinished.replace(self.file)

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
+from aurora_web.environment import address
 from aurora_web.supervisor.child import Child, Program
 from aurora_web.supervisor.config import REPO, SupervisorConfig
 from aurora_web.supervisor.demo import FALLBACK, NONE, Demo
@@ -22,12 +23,22 @@ from aurora_web.supervisor.programs import Programs
 from aurora_web.supervisor.services import Services
 
 ENGINE_POLL_SECONDS = 1.0
+ENGINE_SECONDS = 120.0  # that a start waits for its engines
+ENGINE_WAIT_SECONDS = 0.05  # between two looks at them
 SERVICE_RETRY_SECONDS = 5.0
 ONCE_SECONDS = 1800.0  # for a step of the start; fetching a model over a slow line is the longest
 ONCE_POLL_SECONDS = 0.05
 # By the first word of their names; those of one line at the same time. The console takes what engines say last.
 STOP_ORDER = (("traffic",), ("engine", "beat", "trainer", "worker"), ("web",))
 Say = Callable[[str], None]
+
+
+class Engine(NamedTuple):
+    """An embedded engine and where it listens."""
+
+    slug: str
+    url: str
+    child: Child
 
 
 class Stack:
@@ -43,11 +54,15 @@ class Stack:
         self._ports = EnginePorts(
             config.state_dir / "engines.json", config.engine_host, config.engine_port, frozenset({config.web_port})
         )
+        self._portless: set[str] = set()
         self._asked_at = 0.0
         self._services_not_before = 0.0
 
     def start(self) -> None:
-        """Bring everything up; returns when the console and the first engine answer. Raises ProcessError."""
+        """Bring everything up; returns when the console answers, and each engine or why it does not is said.
+
+        Raises ProcessError where there would be no console.
+        """
         self.say("starting Postgres and Valkey")
         self.services.start()
         environment = self.config.child_environment(self.services.database_url, self.services.redis_url)
@@ -68,9 +83,7 @@ class Stack:
         self._wait("web", lambda: self._answers(f"{self.console}/readyz"), 60)
         self.say(f"the console answers: {self.console}")
         self._add(self.programs.traffic())
-        for slug, port in self.engines():
-            name = f"engine-{slug}"
-            self._wait(name, lambda port=port: self._answers(f"http://{self.engine_host}:{port}/health"), 120)  # type: ignore[misc]
+        self._wait_for_engines()
         # Last, since they would hold up the engine's start, and it measures its costs before anybody else is busy.
         for program in (self.programs.worker(), self.programs.beat(), self.programs.trainer()):
             self._add(program)
@@ -92,19 +105,19 @@ class Stack:
         self.services.stop()
         self._console.close()
 
-    def engines(self) -> list[tuple[str, int]]:
-        """Slug and port of each engine of this machine."""
+    def engines(self) -> list[Engine]:
+        """The engines of this machine, whether they answer or not."""
         slugs = [name.removeprefix("engine-") for name in self.children if name.startswith("engine-")]
-        return [(slug, self._ports.port_for(slug)) for slug in slugs]
+        host = self.config.engine_host
+        return [Engine(s, address(host, self._ports.given(s)), self.children[f"engine-{s}"]) for s in slugs]
+
+    def answers(self, engine: Engine) -> bool:
+        """Whether requests are served."""
+        return self._answers(f"{engine.url}/health")
 
     @property
     def console(self) -> str:
-        host = "127.0.0.1" if self.config.web_host in {"0.0.0.0", "::"} else self.config.web_host
-        return f"http://{host}:{self.config.web_port}"
-
-    @property
-    def engine_host(self) -> str:
-        return "127.0.0.1" if self.config.engine_host in {"0.0.0.0", "::"} else self.config.engine_host
+        return address(self.config.web_host, self.config.web_port)
 
     def _add(self, program: Program) -> None:
         child = Child(program, self.say)
@@ -115,6 +128,21 @@ class Stack:
         child = self.children[name]
         assert child.process is not None
         wait_until(is_ready, name, child.process, child.program.log, seconds)
+
+    def _wait_for_engines(self) -> None:
+        """Until each answers or has failed: that is said, and what ended is tried again as at any other time."""
+        deadline = time.monotonic() + ENGINE_SECONDS
+        waiting = {engine.child.program.name: engine for engine in self.engines()}
+        while waiting:
+            for name, engine in list(waiting.items()):
+                why_not = _why_not(engine.child, is_late=time.monotonic() > deadline)
+                if why_not:
+                    self.say(_gone_on_without(engine, why_not))
+                if why_not or self.answers(engine):
+                    del waiting[name]
+            for name in self.children.keys() - waiting.keys():
+                self.children[name].watch()
+            time.sleep(ENGINE_WAIT_SECONDS)
 
     def _answers(self, url: str) -> bool:
         try:
@@ -139,9 +167,21 @@ class Stack:
         for name in running - wanted.keys():
             self.children.pop(name).stop()
         for name in [name for name in wanted if name not in running]:
-            slug = wanted[name]["slug"]
-            self._add(self.programs.engine(slug, wanted[name]["path"], self._ports.port_for(slug)))
-        return running != wanted.keys()
+            self._add_engine(wanted[name]["slug"], wanted[name]["path"])
+        return running != {name for name in self.children if name.startswith("engine-")}
+
+    def _add_engine(self, slug: str, path: str) -> None:
+        """Start the engine of a target; where no port is left, say so once."""
+        try:
+            port = self._ports.give(slug)
+        except OSError as error:
+            if slug not in self._portless:
+                self.say(str(error))
+            self._portless.add(slug)
+            return
+        if port != (kept := self._ports.kept(slug)):
+            self.say(f"another program listens on port {kept}: the engine of {slug} takes {port} until the next start")
+        self._add(self.programs.engine(slug, path, port))
 
     def _watch_services(self) -> None:
         """Start an embedded server that has ended; where it does not come up, everything else runs on meanwhile."""
@@ -208,6 +248,18 @@ class Stack:
         answer = output.read_text(encoding="utf-8")
         output.unlink()
         return answer
+
+
+def _why_not(child: Child, *, is_late: bool) -> str:
+    """Why an engine is waited for no longer; "" = it may still come."""
+    if child.process is not None and (code := child.process.poll()) is not None:
+        return f"ended with {code} and is tried again"
+    return f"does not answer after {ENGINE_SECONDS:.0f} s" if is_late else ""
+
+
+def _gone_on_without(engine: Engine, why_not: str) -> str:
+    log = engine.child.program.log
+    return f"going on without the engine of {engine.slug}, which {why_not}; {log} ends with:\n{tail(log)}"
 
 
 def _say_new_lines(output: Path, num_said: int, say: Say) -> int:

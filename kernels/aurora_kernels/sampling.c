@@ -44,7 +44,7 @@ void greatest(const float *x, int64_t *places, long N, long size)
     }
 }
 
-/* y = softmax(x / temperature) of each of N rows. */
+/* y = softmax(x / temperature) of each of N rows; the temperature is LEAST_TEMPERATURE of sampling.py or more. */
 void softmax(const float *x, float *y, long N, long size, float temperature)
 {
     const float scale = 1.0f / temperature;

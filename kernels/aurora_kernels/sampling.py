@@ -11,6 +11,10 @@ from torch import Tensor
 
 from aurora_kernels.native import NativeError, library
 
+# Of a softmax. What is asked for below it is greedy: the likeliest token is as good as certain there, and a divided
+# logit soon leaves float32.
+LEAST_TEMPERATURE = 1e-5
+
 
 def greatest(x_NV: Tensor) -> list[int]:
     """The place of the greatest number of each row, the first of equals."""
@@ -25,7 +29,8 @@ def greatest(x_NV: Tensor) -> list[int]:
 
 
 def softmax(x_NV: Tensor, temperature: float) -> Tensor:
-    """Softmax of each row at a temperature > 0, [N, V] in float32."""
+    """Softmax of each row at LEAST_TEMPERATURE or more, [N, V] in float32."""
+    assert temperature >= LEAST_TEMPERATURE, temperature
     kernels = library()
     if isinstance(kernels, NativeError) or not _is_plain(x_NV):
         return torch.softmax(x_NV.float() / temperature, -1)

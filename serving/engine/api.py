@@ -40,7 +40,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen. ``temperature`` 0 is greedy; ``seed`` None draws a fresh one."""
+    """How tokens are chosen. ``temperature`` below LEAST_TEMPERATURE is greedy; ``seed`` None draws a fresh one."""
 
     max_tokens: int = 128
     temperature: float = 0.0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from aurora_kernels.sampling import LEAST_TEMPERATURE
 from torch import Tensor
 
 from serving.draft_runner import DraftRunner
@@ -111,7 +112,7 @@ class Sequence:
 
     @property
     def is_greedy(self) -> bool:
-        return self.request.sampling.temperature == 0.0
+        return self.request.sampling.temperature < LEAST_TEMPERATURE
 
     def verify_span(self, num_drafts: int) -> Span:
         """Where the last token and its drafts go."""
@@ -157,7 +158,7 @@ class Sequence:
             version=self.served.version,
             tokens=tuple(self.tokens),
             prompt_len=len(self.request.prompt),
-            temperature=self.request.sampling.temperature,
+            temperature=0.0 if self.is_greedy else self.request.sampling.temperature,
             finish_reason=self.finish_reason or "cancelled",
             started_at=self.submitted_at,
             prefill_seconds=self.prefill_seconds,

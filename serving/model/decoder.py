@@ -18,9 +18,9 @@ from aurora_kernels.rows import rms_norm, silu_times
 from torch import Tensor
 
 from serving.model.attention import Heads, Rows, Span, key_values
-from serving.model.config import ModelConfig
 from serving.model.rotary import CausalMasks, Rotary
 from serving.model.weights import Weights
+from speculators.target_config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)

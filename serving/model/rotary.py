@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from serving.model.config import RopeScaling
+from speculators.target_config import RopeScaling
 
 SHORT_ROWS = 32  # query rows up to which masks are slices of one table
 

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from speculators.target_config import DTYPES, INDEX, SINGLE
 
 
 class Weights:
@@ -41,8 +38,8 @@ class Weights:
         found: Tensor = self._file(self._files[name]).get_tensor(name)  # type: ignore[no-untyped-call]
         if tuple(found.shape) != shape:
             raise ValueError(f"{self._folder}: {name} has shape {list(found.shape)}, expected {list(shape)}")
-        if found.dtype not in DTYPES:
-            raise ValueError(f"{self._folder}: {name} is {found.dtype}; this engine reads fp32, bf16 and fp16")
+        if str(found.dtype) not in DTYPES.values():
+            raise ValueError(f"{self._folder}: {name} is {found.dtype}; this engine reads {', '.join(DTYPES)}")
         return found.float()
 
     def optional(self, name: str, *shape: int) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Prompts of every domain, none of them twice."""
+"""Prompts of every domain, none of them twice while the process runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SEED_MODULUS = 10**9  # the pocket target is trained on seeds from here on
 
 
 class Prompts:
-    """What was not sent before: within a process never, and after a restart by another seed (the time of the start)."""
+    """What this process has not sent before; after a restart another seed (its time) may draw some of it again."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed % SEED_MODULUS

@@ -1,6 +1,7 @@
-"""The README's command: a whole Aurora comes up, and Ctrl-C leaves neither a process nor a port behind."""
+"""The README's command: a whole Aurora comes up, somebody signs in, and Ctrl-C leaves neither a process nor a port."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,11 +9,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
+from tests.bench.bench_live import CHROMIUM
 from tests.bench.ring import REPO, free_ports
+from tests.browser.conftest import accept, sign_in
 from tests.unit.serving.fakes import wait_until
 
 SECONDS = 120.0  # for each wait; it takes a fraction of that
+INVITE = re.compile(r"http\S+/accounts/invite/\S+/")
 
 
 def processes_with(state: str) -> list[int]:
@@ -46,12 +51,23 @@ def aurora(tmp_path):
         process.wait(SECONDS)
 
 
-def test_it_starts_and_leaves_nothing_behind(aurora):
+def sign_in_for_the_first_time(log: Path, base: str) -> None:
+    """The first admin's account by the link that the start printed, then its name and password in a fresh browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        accept(browser, INVITE.search(log.read_text())[0], "ada")
+        page = sign_in(browser, base, "ada", "/targets/pocket/")
+        expect(page.get_by_role("heading", name="Pocket target")).to_be_visible()
+        expect(page.locator("#live")).to_have_text("connected")
+        browser.close()
+
+
+def test_it_starts_lets_somebody_in_and_leaves_nothing_behind(aurora):
     process, log, web, engine, state, environment = aurora
 
     def is_ready():
         assert process.poll() is None, log.read_text()
-        return "ready after" in log.read_text()
+        return "first admin" in log.read_text()
 
     wait_until(is_ready, SECONDS)
     assert httpx.get(f"http://127.0.0.1:{web}/readyz").status_code == 200
@@ -59,6 +75,7 @@ def test_it_starts_and_leaves_nothing_behind(aurora):
     assert len(processes_with(str(state))) > 5
     status = subprocess.run(["make", "status"], cwd=REPO, env=environment, capture_output=True, text=True, check=True)
     assert f"http://127.0.0.1:{web}" in status.stdout
+    sign_in_for_the_first_time(log, f"http://127.0.0.1:{web}")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to make and to what it runs
     process.wait(SECONDS)
     wait_until(lambda: not processes_with(str(state)), SECONDS)

@@ -1,9 +1,9 @@
-"""Settings of the console from its environment: e-mail from one address, and a key that no error repeats."""
+"""Settings of the console from its environment: e-mail from one address, a key that no error repeats, hosts."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from aurora_web.environment import email, secret
+from aurora_web.environment import allowed_hosts, email, secret
 
 
 def test_without_an_address_nothing_is_sent():
@@ -40,3 +40,9 @@ def test_a_key_that_no_header_takes_is_named_without_its_value(value):
     with pytest.raises(ImproperlyConfigured, match="KEY='…' cannot be used") as caught:
         secret({"KEY": value}, "KEY")
     assert value not in str(caught.value)
+
+
+def test_a_browser_may_call_the_console_by_the_ipv6_address_on_which_it_listens(client, settings):
+    settings.ALLOWED_HOSTS = allowed_hosts({}, "fd00::2")
+    assert client.get("/healthz", headers={"host": "[fd00::2]:8000"}).status_code == 200
+    assert client.get("/healthz", headers={"host": "[fd00::3]:8000"}).status_code == 400

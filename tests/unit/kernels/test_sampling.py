@@ -80,3 +80,12 @@ def test_a_row_of_a_stack_is_taken_as_it_is():
     p[1, 390] = 1.0
     assert sampling.draw(p[1], 0.5) == 390
     assert sampling.greatest(p[:, 390:391].expand(3, 5)) == [0, 0, 0]
+
+
+def test_at_the_least_temperature_everything_is_finite_and_below_it_is_not_asked_for():
+    x = logits(3, 1000, scale=1e4)
+    got = sampling.softmax(x, sampling.LEAST_TEMPERATURE)
+    assert torch.allclose(got.sum(-1), torch.ones(3), atol=1e-6)
+    assert sampling.greatest(got) == sampling.greatest(x)
+    with pytest.raises(AssertionError):
+        sampling.softmax(x, 1e-40)

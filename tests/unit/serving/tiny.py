@@ -26,6 +26,9 @@ SHAPE: dict[str, Any] = {
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "llama-untied-biased": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "llama-linear-rope": lambda: LlamaConfig(
+        **SHAPE, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    ),
     "llama-3.1-rope": lambda: LlamaConfig(
         **SHAPE,
         rope_parameters={

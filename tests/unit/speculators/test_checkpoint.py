@@ -114,9 +114,13 @@ def test_silent_traps_in_the_config_are_named(
     assert named in "; ".join(checkpoint.lint(tmp_path / "v1", TARGET))
 
 
-def test_a_config_without_rope_or_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="neither rope_theta nor"):
-        DraftConfig.for_target({k: v for k, v in TARGET.items() if k != "rope_theta"})
+def test_a_config_without_rope_theta_has_that_of_transformers() -> None:
+    assert DraftConfig.for_target({k: v for k, v in TARGET.items() if k != "rope_theta"}).rope_theta == 10_000.0
+    with pytest.raises(ValueError, match="rope_theta is 0, expected a positive number"):
+        DraftConfig.for_target(TARGET | {"rope_theta": 0})
+
+
+def test_a_target_with_too_few_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="num_hidden_layers=6"):
         DraftConfig.for_target(TARGET | {"num_hidden_layers": 6})
 

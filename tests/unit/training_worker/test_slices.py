@@ -62,6 +62,12 @@ def test_a_slice_trains_evaluates_and_publishes(job):
     assert second.manifest.provenance["num_fresh_traces"] == 8
 
 
+@pytest.mark.parametrize("kind", ["fresh", "replay"])
+def test_what_is_held_out_is_never_trained_on(job, kind):
+    with pytest.raises(AssertionError, match=job.held_out[0].trace_id):
+        replace(job, **{kind: (*job.fresh, job.held_out[0])})
+
+
 def test_another_process_goes_on_where_the_last_one_stopped(job, monkeypatch):
     first = run_slice(job, lambda progress: None)
     monkeypatch.setattr(slices, "_warm", {})  # as a restarted worker begins

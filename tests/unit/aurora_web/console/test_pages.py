@@ -6,6 +6,7 @@ from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.rollouts import intent, replicas, services
+from speculators.records import NO_DRAFT
 from tests.unit.aurora_web.conftest import count_window
 
 pytestmark = pytest.mark.django_db
@@ -46,6 +47,14 @@ def test_a_target_without_data_says_so(clients, target):
     assert "No engine has reported yet" in page
     assert "No request has finished in this time" in page
     assert "0 control blocks" not in page
+
+
+def test_without_a_live_version_the_figures_have_what_is_decoded_meanwhile(clients, target):
+    metrics.ingest_counts({"counts": [count_window(version=NO_DRAFT, lookahead=0).to_json()]})
+    metrics.roll_up()
+    page = text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
+    assert "no request has finished in this time" not in page
+    assert "no version is live" in page and "(20 requests, 0 control blocks)" in page
 
 
 def test_the_target_page_shows_versions_and_the_reasons(clients, passed):

@@ -1,9 +1,17 @@
+"""The check of a directory says exactly what the engine cannot serve, and how to put it right."""
+
 import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from aurora_web.registry.compatibility import inspect
+from serving.model.decoder import Decoder
+from speculators.target_config import INDEX, SINGLE
+
+LLAMA_31 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64}  # fmt: skip
 
 
 @pytest.fixture
@@ -17,6 +25,28 @@ def change(folder, **changes):
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
 
+def shard(folder):
+    """The weights in two files and their index; returns the second file."""
+    tensors = load_file(folder / SINGLE)
+    (folder / SINGLE).unlink()
+    second = {name for name in tensors if name.startswith("model.layers.7.")}
+    files = {"model-1-of-2.safetensors": tensors.keys() - second, "model-2-of-2.safetensors": second}
+    for file, names in files.items():
+        save_file({name: tensors[name] for name in names}, folder / file)
+    mapping = {name: file for file, names in files.items() for name in names}
+    (folder / INDEX).write_text(json.dumps({"weight_map": mapping}))
+    return folder / "model-2-of-2.safetensors"
+
+
+def is_served(folder):
+    """Whether the engine loads the directory; it says why not, in a sentence."""
+    try:
+        Decoder(folder, (1, 3, 4), num_slots=1, max_len=64)
+    except (ValueError, FileNotFoundError):
+        return False
+    return True
+
+
 def test_a_good_directory_has_no_problem(copy):
     facts, problems = inspect(str(copy))
     assert problems == []
@@ -24,19 +54,105 @@ def test_a_good_directory_has_no_problem(copy):
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    "changes",
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
-        ({"num_hidden_layers": 4}, "4 layers"),
-        ({"vocab_size": 62}, "[62, 32]"),
-        ({"hidden_size": None}, "hidden_size"),
-        ({"num_hidden_layers": 9}, "layer 8"),
+        {"rope_parameters": None, "rope_theta": None},  # as in Llama 2
+        {"rope_parameters": None, "rope_theta": 5e5, "rope_scaling": LLAMA_31},
+        {"rope_parameters": LLAMA_31 | {"rope_theta": 5e5}},
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"hidden_act": None},
+        {"head_dim": None},
     ],
 )
-def test_problems_name_the_value(copy, changes, named):
+def test_what_the_engine_serves_is_let_through(copy, changes):
     change(copy, **changes)
+    assert is_served(copy)
+    assert inspect(str(copy))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "fix"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel", "LlamaForCausalLM"),
+        ({"vocab_size": 62}, "[62, 32]", "one and the same model"),
+        ({"hidden_size": None}, "hidden_size", "Set hidden_size"),
+        ({"num_hidden_layers": 9}, "model.layers.8.", "one and the same model"),
+        ({"num_hidden_layers": 1 << 40}, "layers", "one and the same model"),
+        ({"max_position_embeddings": None}, "max_position_embeddings is None", "Set max_position_embeddings"),
+        ({"intermediate_size": 96}, "[96, 32]", "one and the same model"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta is 0", "publisher"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'", "SGLang"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'", "SGLang"),
+        ({"rope_scaling": "llama3"}, "rope_scaling is 'llama3'", "publisher"),
+        ({"hidden_act": "gelu"}, "'gelu'", "SGLang"),
+        ({"use_sliding_window": True}, "use_sliding_window", "SGLang"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized", "not quantized"),
+    ],
+)
+def test_what_the_engine_refuses_is_named_with_its_fix(copy, changes, named, fix):
+    change(copy, **changes)
+    assert not is_served(copy)
     _, problems = inspect(str(copy))
-    assert any(named in str(problem) for problem in problems), problems
+    assert any(named in problem.says and fix in problem.fix for problem in problems), problems
+
+
+def test_a_draft_needs_layers_to_read(copy):
+    change(copy, num_hidden_layers=4)
+    assert any("4 layers" in str(problem) for problem in inspect(str(copy))[1])
+
+
+def test_weights_in_several_files_are_read_by_their_index(copy):
+    shard(copy)
+    assert is_served(copy)
+    assert inspect(str(copy))[1] == []
+
+
+def lose_index(folder, second):
+    (folder / INDEX).unlink()
+
+
+def lose_file(folder, second):
+    second.unlink()
+
+
+def spoil_index(folder, second):
+    (folder / INDEX).write_text("[]")
+
+
+def index_of_another(folder, second):
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["model.layers.8.mlp.up_proj.weight"] = second.name
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def index_without_a_tensor(folder, second):
+    index = json.loads((folder / INDEX).read_text())
+    del index["weight_map"]["model.norm.weight"]
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named", "fix"),
+    [
+        (lose_index, f"Neither {SINGLE} nor {INDEX} is there", f"Put the {INDEX}"),
+        (lose_file, "model-2-of-2.safetensors", "Finish the download"),
+        (spoil_index, "weight_map", "Download that file again"),
+        (index_of_another, "model.layers.8.mlp.up_proj.weight", "different models"),
+        (index_without_a_tensor, "model.norm.weight", "one and the same model"),
+    ],
+)
+def test_what_is_wrong_with_several_files_is_named_with_its_fix(copy, spoil, named, fix):
+    spoil(copy, shard(copy))
+    [problem] = inspect(str(copy))[1]
+    assert named in problem.says and fix in problem.fix
+
+
+def test_weights_of_another_type_are_named(copy):
+    tensors = load_file(copy / SINGLE)
+    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].double()}, copy / SINGLE)
+    assert not is_served(copy)
+    [problem] = inspect(str(copy))[1]
+    assert "type F64" in problem.says
 
 
 def test_a_download_cut_short(copy):

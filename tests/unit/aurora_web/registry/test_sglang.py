@@ -65,7 +65,7 @@ def test_a_model_id_is_no_path(model_id, config):
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
         ({"num_hidden_layers": 4}, "4 layers"),
         ({"max_position_embeddings": None}, "max_position_embeddings is None"),
-        ({"rope_theta": None, "rope_parameters": None}, "rope_theta is missing"),
+        ({"rope_theta": None, "rope_parameters": None}, "rope_theta is None"),
     ],
 )
 def test_what_the_draft_cannot_fit_is_named(config, changes, named):
@@ -80,7 +80,7 @@ def test_neither_or_both_is_refused(checkpoint_dir):
 def test_what_only_the_embedded_engine_cannot_do_is_fine(checkpoint_dir, tmp_path):
     folder = shutil.copytree(checkpoint_dir, tmp_path / "long")
     given = json.loads((folder / "config.json").read_text())
-    given["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0}
+    given["rope_scaling"] = {"rope_type": "yarn", "factor": 8.0}
     (folder / "config.json").write_text(json.dumps(given))
     (folder / "tokenizer.json").unlink()
     assert register(path=str(folder)).slug == "long"

@@ -82,6 +82,9 @@ def test_a_busy_port_a_wrong_host_and_a_port_of_roots_are_told_apart(monkeypatch
         with pytest.raises(ImproperlyConfigured, match=f"AURORA_ENGINE_HOST={host!r}.*address of this machine"):
             ports.check("AURORA_ENGINE", host, 18100)
 
+    with pytest.raises(ImproperlyConfigured, match=r"AURORA_WEB_HOST='fe80::1%lo'.*cannot name an interface"):
+        ports.check("AURORA_WEB", "fe80::1%lo", 18100)
+
     def refuse(host, port):
         raise PermissionError(13, "Permission denied")
 

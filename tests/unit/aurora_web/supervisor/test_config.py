@@ -19,6 +19,20 @@ def test_defaults_listen_on_loopback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("::", "http://[::1]:8000"),
+        ("fd00::2", "http://[fd00::2]:8000"),
+        ("console.lan", "http://console.lan:8000"),
+    ],
+)
+def test_the_console_is_found_where_it_listens(host: str, url: str) -> None:
+    assert SupervisorConfig.from_environment({"AURORA_WEB_HOST": host}).console_url == url
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("AURORA_WEB_PORT", "80000"),

@@ -10,6 +10,8 @@ from aurora_web.registry.services import change_settings, register_target
 from aurora_web.supervisor.config import SupervisorConfig
 from aurora_web.supervisor.demo import Demo
 from aurora_web.supervisor.prepare import _follow_demo
+from serving.engine.config import EngineConfig
+from serving.traffic.sender import SAMPLED_TEMPERATURE
 
 
 def test_a_first_start_runs_the_real_model(tmp_path):
@@ -56,6 +58,8 @@ def test_the_first_start_registers_it_with_traffic(db, models):
     pocket = Target.objects.get()
     assert (pocket.slug, pocket.traffic_enabled, pocket.control_share) == ("pocket", True, 0.1)
     assert pocket.traffic_schedule[0]["mix"] == {"sql": 1, "arithmetic": 1}
+    assert (pocket.traffic_concurrency, pocket.traffic_sampled_share, pocket.traffic_max_tokens) == (4, 0.5, 128)
+    assert SAMPLED_TEMPERATURE == 0.7  # of that half
     _follow_demo("pocket", "pocket", models)
     assert running() == ["pocket"]
 
@@ -88,3 +92,8 @@ def test_other_people_s_targets_are_never_touched(db, models, checkpoint_dir):
 def test_the_file_is_json_of_two_facts(tmp_path):
     Demo("pocket", is_fallback=True).remember(tmp_path)
     assert json.loads((tmp_path / "demo.json").read_text()) == {"name": "pocket", "is_fallback": True}
+
+
+def test_a_target_of_somebody_s_own_has_the_usual_control(db, checkpoint_dir):
+    mine = register_target(path=str(checkpoint_dir), slug="mine", actor="ada")
+    assert (mine.control_share, EngineConfig().control_share) == (0.02, 0.02)

@@ -1,18 +1,24 @@
-"""What a stack does where something can't be had, or has been killed."""
+"""What a stack does where something can't be had, does not come, or has been killed."""
 
 import json
 import os
 import signal
+import socket
 import time
 
 import psycopg
 import pytest
 import redis
 
+from aurora_web.supervisor import __main__ as command
 from aurora_web.supervisor import stack as stacks
 from aurora_web.supervisor.config import SupervisorConfig
 from aurora_web.supervisor.demo import Demo
+from aurora_web.supervisor.ports import is_free
+from aurora_web.supervisor.programs import Programs
 from aurora_web.supervisor.stack import Stack
+from tests.bench.ring import free_ports
+from tests.unit.serving.fakes import wait_until
 
 
 @pytest.fixture
@@ -79,3 +85,125 @@ def test_a_server_that_does_not_come_up_is_tried_again_and_ends_nothing(stack, m
     manifest.write_text(honest)
     watch_until(stack, lambda: stack.services.valkey.process.poll() is None)
     assert redis.Redis.from_url(stack.services.redis_url).ping()
+
+
+SERVER = """
+import http.server, socket, sys
+
+class Yes(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+
+Server((sys.argv[1], int(sys.argv[2])), Yes).serve_forever()
+"""
+BROKEN = "import sys; sys.exit('error: no such model')"
+SILENT = "import time; time.sleep(600)"
+
+
+class SmallPrograms(Programs):
+    """Programs that only answer, or do what their target's slug says."""
+
+    def web(self):
+        return self._python("web", "-c", SERVER, self.config.web_host, str(self.config.web_port))
+
+    def engine(self, slug, path, port):
+        code = {"broken": BROKEN, "silent": SILENT}.get(slug, SERVER)
+        return self._python(f"engine-{slug}", "-c", code, self.config.engine_host, str(port))
+
+    def worker(self):
+        return self._python("worker", "-c", SILENT)
+
+    def trainer(self):
+        return self._python("trainer", "-c", SILENT)
+
+    def beat(self):
+        return self._python("beat", "-c", SILENT)
+
+    def traffic(self):
+        return self._python("traffic", "-c", SILENT)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts a stack of small programs with engines for these slugs, the first port given; it and what it says."""
+    monkeypatch.setattr(stacks, "Programs", SmallPrograms)
+    made = []
+
+    def begin(*slugs, first_port=None, **more):
+        web, engine = free_ports(2)
+        given = {"AURORA_STATE_DIR": str(tmp_path), "AURORA_DEMO": "none", "AURORA_WEB_PORT": str(web)}
+        given |= {"AURORA_ENGINE_PORT": str(first_port or engine)}
+        given |= {"DATABASE_URL": "postgresql:///own", "REDIS_URL": "redis://own/0"}
+        said = []
+        stack = Stack(SupervisorConfig.from_environment(given | more), said.append)
+        made.append(stack)
+        engines = [{"slug": slug, "path": "", "enabled": True} for slug in slugs]
+        facts = json.dumps({"replica_token": "secret", "invite": "", "engines": engines})
+        monkeypatch.setattr(stack, "_run_once", lambda *_, **__: facts)
+        stack.start()
+        return stack, said
+
+    yield begin
+    for stack in made:
+        stack.stop()
+
+
+def test_an_engine_that_does_not_start_costs_only_itself(start, capsys):
+    stack, said = start("broken", "good")
+    sentence = next(line for line in said if "without the engine of broken" in line)
+    log = str(stack.config.logs / "engine-broken.log")
+    assert "ended with 1 and is tried again" in sentence and log in sentence and "no such model" in sentence
+    assert any("engine-broken ended with 1; starting again" in line for line in said)
+    assert {"web", "worker", "trainer", "engine-good"} <= stack.children.keys()
+    command._announce(stack.config, stack, 1.0)
+    shown = capsys.readouterr().out
+    good = next(engine for engine in stack.engines() if engine.slug == "good")
+    assert f"{good.url}/v1  (model good)" in shown and f"does not answer yet, see {log}  (model broken)" in shown
+    wait_until(stack.children["engine-broken"].watch)  # started once more
+
+
+def test_the_console_stays_where_the_only_engine_does_not_start(start):
+    stack, said = start("broken")
+    assert any("without the engine of broken" in line for line in said)
+    assert stack._answers(f"{stack.console}/readyz")
+
+
+def test_an_engine_that_does_not_answer_is_waited_for_so_long_and_left_to_go_on(start, monkeypatch):
+    monkeypatch.setattr(stacks, "ENGINE_SECONDS", 1.0)
+    stack, said = start("silent")
+    assert any("without the engine of silent, which does not answer after 1 s" in line for line in said)
+    assert stack.children["engine-silent"].process.poll() is None
+
+
+def test_an_engine_whose_port_another_program_took_gets_the_next_one(start, tmp_path):
+    with socket.socket() as program:
+        program.bind(("127.0.0.1", 0))
+        program.listen()
+        taken = program.getsockname()[1]
+        (tmp_path / "engines.json").write_text(json.dumps({"good": taken - 1, "moved": taken}))
+        stack, said = start("moved", first_port=taken - 1)
+        [moved] = stack.engines()
+        port = int(moved.url.rpartition(":")[2])
+        assert port > taken and stack.answers(moved)
+        assert f"another program listens on port {taken}: the engine of moved takes {port} until the next start" in said
+
+
+def test_targets_without_a_port_are_told_of_once_and_cost_nobody_else(start):
+    stack, said = start("good", first_port=65535)
+    wanted = [{"slug": slug, "path": "", "enabled": True} for slug in ("good", "late")]
+    assert not stack._follow(wanted) and not stack._follow(wanted)
+    assert said.count("no free port from 65535 on for the engine of late") == 1
+    assert list(stack.children) == ["engine-good", "web", "traffic", "worker", "beat", "trainer"]
+
+
+def test_a_host_may_be_an_ipv6_address(start):
+    if not is_free("::1", 0):
+        pytest.skip("this machine has no IPv6")
+    stack, said = start("good", AURORA_WEB_HOST="::1", AURORA_ENGINE_HOST="::1")
+    assert f"the console answers: http://[::1]:{stack.config.web_port}" in said
+    [good] = stack.engines()
+    assert good.url.startswith("http://[::1]:") and stack.answers(good)

@@ -430,3 +430,11 @@ def test_submitting_from_many_threads(tiny):
         [t.join() for t in threads]
         assert all(len(output(w.result())) == 3 for w in waiters)
         assert len(waiters) == 50
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-39, 9e-6])
+def test_next_to_no_temperature_is_greedy(tiny, good, temperature):
+    with engine_of(tiny[0], fixed_lookahead=2) as engine:
+        engine.swap(1, engine.load_draft(good)).result(60)
+        greedy, cold = (submit(engine, PROMPT, max_tokens=20, temperature=t).result() for t in (0.0, temperature))
+    assert (cold.tokens, cold.temperature) == (greedy.tokens, 0.0)

@@ -1,5 +1,6 @@
 """The engine's process as clients see it: `python -m serving` with the pocket target, a real client, a console."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from serving.pocket.expand import expand
 from speculators.records import DesiredState, DomainPin, DomainPins
 from tests.bench.ring import REPO, free_ports
 from tests.unit.serving.fakes import ConsoleServer, wait_until
+from tests.unit.serving.tiny import make_draft
 
 PROMPT = "### Question\nTables:\n"  # an open beginning: sampled text differs, greedy text is long
 
@@ -244,6 +246,11 @@ def test_wrong_settings_are_named(demo_dir, arguments, named):
         config.load(["--target", str(demo_dir), *arguments], {})
 
 
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("fd00::2", "[fd00::2]")])
+def test_the_console_is_told_an_address_that_can_be_called(demo_dir, host, shown):
+    assert config.load(["--target", str(demo_dir), "--host", host], {}).public_url == f"http://{shown}:8100"
+
+
 def test_wrong_settings_stop_the_start(demo_dir):
     command = [sys.executable, "-m", "serving", "--target", str(demo_dir), "--port", "70000"]
     environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'kernels'}"}
@@ -275,3 +282,31 @@ def test_a_wrong_method_is_told_from_a_wrong_address(server):
     assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
     assert wrong.headers["allow"] == "POST"
     assert httpx.get(f"{server}/v1/nothing").json()["error"]["type"] == "not_found_error"
+
+
+def test_usage_counts_the_steps_of_which_the_stream_told(client, console_process, demo_dir, tmp_path):
+    sha256 = make_draft(tmp_path / "draft", json.loads((demo_dir / "config.json").read_text()), seed=1)
+    pins = DomainPins(2, (DomainPin("always", lookahead=3),))
+    wanted = DesiredState("demo", 1, 1, str(tmp_path / "draft"), sha256, 6, 0.0, 0.0, pins)
+    console_process.desired = wanted.to_json()
+    wait_until(lambda: console_process.of("/api/v1/ingest/observed")[-1]["version"] == 1)
+    stream = complete(
+        client,
+        max_tokens=24,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+        extra_headers={"x-aurora-domain": "always", "x-aurora-steps": "1"},
+    )
+    chunks = list(stream)
+    steps = [chunk.aurora for chunk in chunks if getattr(chunk, "aurora", {}).get("step", 0) > 0]
+    kinds = ("correct", "rejected", "dropped", "bonus")
+    told = {kind: sum(len(step.get(kind, ())) for step in steps) for kind in kinds}
+    found = chunks[-1].usage.speculative
+    assert (found["version"], found["is_control"]) == (1, False)
+    assert found["num_verify_steps"] == len(steps) > 5
+    assert found["num_proposed_drafts"] == told["correct"] + told["rejected"] + told["dropped"] > len(steps)
+    assert found["num_correct_drafts"] == told["correct"]
+    assert found["num_accept_tokens"] == told["correct"] + told["bonus"] == 23
+    num_drafted = len(steps) - found["num_plain_steps"]
+    assert found["accept_length"] == pytest.approx((23 - found["num_plain_steps"]) / num_drafted)

@@ -7,8 +7,8 @@ from aurora_kernels.packed_linear import is_native
 from torch.nn import functional as F
 
 from serving.model.attention import Heads, NativeKeyValues, Rows, Span, TorchKeyValues
-from serving.model.config import RopeScaling
 from serving.model.rotary import CausalMasks, Rotary
+from speculators.target_config import RopeScaling
 
 LENGTH = 75
 needs_native = pytest.mark.skipif(not is_native(), reason="no compiled kernels here")

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from serving.model.attention import Span
-from serving.model.config import ModelConfig
 from serving.model.decoder import Decoder
+from serving.model.weights import Weights
+from speculators.target_config import SIZES, ModelConfig
 from tests.unit.serving.tiny import CONFIGS, SHAPE, make_target
 
 TOLERANCE = 1e-4
@@ -60,12 +62,46 @@ def test_cache_ragged_batches_and_rollback(tmp_path):
         ({"hidden_act": "gelu"}, "gelu"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_scaling": "llama3"}, "rope_scaling is 'llama3'"),
+        ({"rope_theta": None}, "rope_theta is None"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        *(({name: None}, name) for name in SIZES),
     ],
 )
 def test_what_cannot_be_served_is_named(change, named):
     config = {**SHAPE, "architectures": ["LlamaForCausalLM"], "rope_theta": 1e4, **change}
     with pytest.raises(ValueError, match=named):
         ModelConfig.from_hf(config)
+
+
+def test_a_config_without_rope_theta_means_what_it_means_to_transformers(tmp_path):
+    make_target(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    old = {key: value for key, value in config.items() if not key.startswith("rope_")}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = list(range(60))
+    decoder = Decoder(tmp_path, (1, 3, 4), num_slots=1, max_len=128)
+    got = decoder.logits(decoder.forward(torch.tensor(ids), [Span(0, 0, 60)]).final)
+    expected, _ = reference(model, ids)
+    assert (got - expected).abs().max() < TOLERANCE * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_config_knows_the_tensors_that_are_read(tmp_path, monkeypatch, kind):
+    make_target(tmp_path, kind)
+    asked = {}
+    read = Weights.tensor
+
+    def note(weights, name, *shape):
+        asked[name] = shape
+        return read(weights, name, *shape)
+
+    monkeypatch.setattr(Weights, "tensor", note)
+    monkeypatch.setattr(Weights, "optional", lambda weights, name, *shape: asked.setdefault(name, shape) and None)
+    Decoder(tmp_path, (1, 3, 4), num_slots=1, max_len=128)
+    assert ModelConfig.read(tmp_path).tensor_shapes() == asked
 
 
 def test_end_tokens_come_from_the_generation_config(tmp_path: Path):

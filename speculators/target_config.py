@@ -1,4 +1,7 @@
-"""What the decoder needs to know of a Hugging Face ``config.json``."""
+"""What Aurora needs to know of a target's ``config.json`` and of its weight files: no torch.
+
+The engine serves by it, and the console says by it what the engine cannot serve.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from speculators.draft_config import rope_theta_of
+from speculators.draft_config import rope_of, rope_theta_of
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+ACTIVATION = "silu"
 ROPE_TYPES = ("default", "linear", "llama3")
+DTYPES = {"F32": "torch.float32", "BF16": "torch.bfloat16", "F16": "torch.float16"}  # of weights: safetensors, torch
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # tensor -> file; where it is there, nothing else is looked at
+# Keys without which no number of layers, heads or positions follows
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +72,19 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, config: dict[str, Any], eos: int | list[int] | None = None) -> Self:
-        """Raises ValueError naming an architecture, activation, RoPE type or window that is not supported."""
-        name = (config.get("architectures") or ["none"])[0]
+        """Raises ValueError naming what is missing, or what of it the embedded engine does not support."""
+        names = config.get("architectures")
+        name = names[0] if isinstance(names, list) and names else None
         _require(name in ARCHITECTURES, "architectures", name, f"must be one of {', '.join(ARCHITECTURES)}")
-        _require(config.get("hidden_act", "silu") == "silu", "hidden_act", config.get("hidden_act"), "must be silu")
+        activation = config.get("hidden_act", ACTIVATION)
+        _require(activation == ACTIVATION, "hidden_act", activation, f"must be {ACTIVATION}")
         window = bool(config.get("use_sliding_window"))
         _require(not window, "use_sliding_window", window, "sliding windows are not supported by this engine")
+        quantized = config.get("quantization_config")
+        _require(not quantized, "quantization_config", quantized, f"weights must be one of {', '.join(DTYPES)}")
+        for key in SIZES:
+            is_size = type(config.get(key)) is int and config[key] > 0
+            _require(is_size, key, config.get(key), "must be a positive whole number")
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         ends = [] if eos is None else [eos] if isinstance(eos, int) else eos
         return cls(
@@ -81,9 +104,33 @@ class ModelConfig:
             eos_token_ids=tuple(ends),
         )
 
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the engine reads and its shape; of those that end in ``.bias`` any may be missing."""
+        h, inner = self.hidden_size, self.intermediate_size
+        heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        linears = {
+            "self_attn.q_proj": (heads, h),
+            "self_attn.k_proj": (kv_heads, h),
+            "self_attn.v_proj": (kv_heads, h),
+            "self_attn.o_proj": (h, heads),
+            "mlp.gate_proj": (inner, h),
+            "mlp.up_proj": (inner, h),
+            "mlp.down_proj": (h, inner),
+        }
+        layer: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in linears.items()}
+        layer |= {f"{name}.bias": shape[:1] for name, shape in linears.items()}
+        layer |= {"input_layernorm.weight": (h,), "post_attention_layernorm.weight": (h,)}
+        if self.has_qk_norm:
+            layer |= {f"self_attn.{x}_norm.weight": (self.head_dim,) for x in "qk"}
+        whole: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, h)}
+        whole |= {"model.norm.weight": (h,)} | ({} if self.is_tied else {"lm_head.weight": (self.vocab_size, h)})
+        return whole | {
+            f"model.layers.{i}.{name}": shape for i in range(self.num_layers) for name, shape in layer.items()
+        }
+
 
 def _rope(config: dict[str, Any]) -> RopeScaling:
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = rope_of(config)
     kind = given.get("rope_type", given.get("type", "default"))
     _require(kind in ROPE_TYPES, "rope_type", kind, f"must be one of {', '.join(ROPE_TYPES)}")
     return RopeScaling(
