@@ -167,11 +167,13 @@ def test_a_request_retracted_before_its_first_token_begins_anew():
 
 
 def test_a_trace_whose_steps_do_not_account_for_every_token_is_dropped():
-    scene, one = Scene(), request(RID, [5])
-    scene.prefill([one], [0], [1])
-    scene.step([one], [1], [[10, 11]], [1])
-    scene.end(request(RID, [5], [10, 12, 13], reason="length"))  # of the third token nobody knows a step
-    [(_, is_trace)] = scene.finished
+    """A second prefill brings all states, but of the token before it nobody has seen the step."""
+    scene = Scene()
+    scene.prefill([request(RID, [5])], [0], [1])
+    scene.prefill([request(RID, [5], [10, 11])], [0], [3])
+    scene.end(request(RID, [5], [10, 11, 12], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert len(finished.states) == 3
     assert (is_trace, scene.assembler.num_dropped) == (False, 1)
 
 
