@@ -163,7 +163,8 @@ class Capture:
                 continue
             self._origins.pop(request.rid, None)
             reason = str(request.finished_reason.to_json().get("type", "abort"))
-            self.queue.put(Finish(request.rid, request.origin_input_ids, request.output_ids, reason, time.time()))
+            output = request.output_ids_through_stop  # the last step may have brought more than was asked for
+            self.queue.put(Finish(request.rid, request.origin_input_ids, output, reason, time.time()))
 
     def swept(self, running: set[str]) -> None:
         """``running``: ids of all requests that SGLang has. Who is missing twice has ended without a last output.

@@ -101,11 +101,12 @@ class FakeRunner:
 
 
 def request(rid: str, prompt: list[int], output: list[int] | None = None, **more: Any) -> Any:
-    """A Req; ``reason`` set = it has finished."""
-    reason = more.pop("reason", None)
+    """A Req; ``reason`` set = it has finished, with the first ``num_kept`` tokens of its output."""
+    reason, kept = more.pop("reason", None), (output or [])[: more.pop("num_kept", None)]
     sampling = SimpleNamespace(top_k=1, temperature=1.0, custom_params=more.pop("custom_params", None))
     return SimpleNamespace(
-        rid=rid, origin_input_ids=prompt, output_ids=output or [], sampling_params=sampling, finished_output=None,
+        rid=rid, origin_input_ids=prompt, output_ids=output or [], output_ids_through_stop=kept,
+        sampling_params=sampling, finished_output=None,
         finished_reason=SimpleNamespace(to_json=lambda: {"type": reason}) if reason else None,
         routing_key=more.pop("routing_key", "|aurora::"), **more,
     )  # fmt: skip

@@ -91,10 +91,12 @@ def test_the_last_step_is_cut_to_what_sglang_kept_and_a_step_launched_after_the_
     scene.prefill([one], [0], [1])
     scene.step([one], [1], [[10, 11, 12]], [3])
     scene.step([one], [4], [[13, 14, 15]], [2])
-    scene.end(request(RID, [5], [10, 11, 12], reason="stop"))  # stopped at 12, the third token
+    ended = request(RID, [5], [10, 11, 12, 13], reason="stop", num_kept=3)  # SGLang keeps 13 for itself
+    scene.end(ended)
     [(finished, _)] = scene.finished
     assert [s.num_correct_drafts for s in finished.steps] == [1]
     assert finished.num_accept_tokens == 2
+    assert finished.tokens == (5, 10, 11, 12)
     assert len(finished.states) == 3
     assert finished.finish_reason == "stop"
 
