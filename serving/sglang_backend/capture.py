@@ -8,32 +8,37 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from serving.engine.pins import Pins
-from serving.sglang_backend.copies import Copier, FinalStates
-from serving.sglang_backend.events import Clock, Event, Finish, Origin, Prefill, Span, Step
-from serving.sglang_backend.labels import Label, label_of
+from serving.sglang_backend.copies import Copier
+from serving.sglang_backend.events import Clock, Event, Finish, Gone, Origin, Prefill, Span, Step
+from serving.sglang_backend.final_states import FinalStates
+from serving.sglang_backend.labels import Label, label_of, was_seen
 
 HEALTH_CHECK = "HEALTH_CHECK"  # SGLang's own probes: their request ids begin so
 
 
 class EventQueue:
-    """Events from the scheduler to the assembler. Appending takes no lock."""
+    """Events from the scheduler to the assembler, and an account of the states that both hold. Appending takes no lock.
+
+    States count from the pass that they are of until the request that they are of is handed on or dropped.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_left_out = 0  # passes whose states did not fit
         self._events: deque[Event] = deque()
         self._put_bytes = 0  # written by the scheduler's thread only
-        self._taken_bytes = 0  # written by the assembler's thread only
+        self._settled_bytes = 0  # written by the assembler's thread only
 
     @property
     def num_bytes(self) -> int:
-        return self._put_bytes - self._taken_bytes
+        return self._put_bytes - self._settled_bytes
 
     def put(self, event: Event) -> None:
         """Append; states that do not fit are taken out of the event."""
@@ -50,30 +55,51 @@ class EventQueue:
     def peek(self) -> Event | None:
         return self._events[0] if self._events else None
 
-    def pop(self) -> None:
-        """Take the first one away; its states are on the assembler's account from now on."""
-        event = self._events.popleft()
-        if isinstance(event, Prefill | Step):
-            self._taken_bytes += event.size
+    def pop(self) -> Event:
+        """Take the first one away; its bytes stay on the account until they are settled."""
+        return self._events.popleft()
+
+    def hold(self, num_bytes: int) -> None:
+        """The assembler keeps a copy of so many bytes of the event that it has in hand."""
+        self._settled_bytes -= num_bytes
+
+    def settle(self, num_bytes: int) -> None:
+        """The assembler has let go of so many bytes."""
+        self._settled_bytes += num_bytes
 
 
 class Capture:
-    """What one forward pass after another leaves behind; only the scheduler's thread calls it."""
+    """What one forward pass after another leaves behind; only the scheduler's thread calls it.
 
-    def __init__(self, queue: EventQueue, device: torch.device, *, keeps_states: bool, pins: Pins) -> None:
+    ``on_seen`` is called for every new request that has passed the hook in the HTTP process.
+    """
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        device: torch.device,
+        final: FinalStates,
+        *,
+        keeps_states: bool,
+        pins: Pins,
+        on_seen: Callable[[], None],
+    ) -> None:
         self.queue = queue
         self.device = device
+        self.final = final
         self.keeps_states = keeps_states
         self.pins = pins
-        self.final = FinalStates()
+        self.on_seen = on_seen
         self.block = 0  # set by the control policy
         self._copier = Copier(device)
         self._origins: dict[str, Origin] = {}  # of requests that have not finished
+        self._absent: set[str] = set()  # of these, the ones that SGLang did not have when it was last asked
         self._clock: Clock | None = None
         self._step: Step | None = None
 
     def step_begins(self) -> None:
         """A decoding step is about to run: draft, verify, the draft catches up."""
+        self.final.pass_begins()
         self._clock, self._step = Clock(self.device), None
         self._clock.mark()
 
@@ -96,8 +122,10 @@ class Capture:
             return
         spans = []
         for request, start, num in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
-            spans.append(Span(request.rid, self._origin(request), int(start), int(num)))
-        final = self.final.take(len(hidden_TK))
+            num_generated = len(request.output_ids)
+            is_last = int(start) + int(num) >= len(request.origin_input_ids) + num_generated
+            spans.append(Span(request.rid, self._origin(request), int(start), int(num), num_generated, is_last))
+        final = self.final.eager(len(hidden_TK))
         event = Prefill(tuple(spans))
         if self.keeps_states and any(_is_wanted(span.rid, span.origin) for span in spans):
             event.states = self._copier.states(hidden_TK)
@@ -113,15 +141,18 @@ class Capture:
         parts = [result.accept_lens, result.accept_index, tree.draft_token, tree.positions]
         if is_tree:
             parts += [tree.retrieve_next_token, tree.retrieve_next_sibling]
+        num_rows, num_written = len(rids) * num, None
+        final = self.final.eager(num_rows)
+        if final is None and (replayed := self.final.replayed(num_rows)) is not None:
+            final, num_written = replayed
+            parts.append(num_written)
         step = Step(
-            rids, num, 0 if num == 1 else int(tree.spec_steps), is_tree, self.block, self._clock,
-            self._copier.integers(*parts),
+            rids, num, 0 if num == 1 else int(tree.spec_steps), is_tree, num_written is not None, self.block,
+            self._clock, self._copier.integers(*parts),
         )  # fmt: skip
-        hidden = result.logits_output.hidden_states
-        final = self.final.take(len(rids) * num)
         origins = [self._origins.get(rid) for rid in rids]
         if self.keeps_states and any(o is not None and _is_wanted(r, o) for r, o in zip(rids, origins, strict=True)):
-            step.states = self._copier.states(hidden[: len(rids) * num])
+            step.states = self._copier.states(result.logits_output.hidden_states[:num_rows])
             step.final = None if final is None else self._copier.states(final)
         self._step = step
 
@@ -132,14 +163,29 @@ class Capture:
                 continue
             self._origins.pop(request.rid, None)
             reason = str(request.finished_reason.to_json().get("type", "abort"))
-            self.queue.put(Finish(request.rid, request.origin_input_ids, request.output_ids, reason, time.time()))
+            output = request.output_ids_through_stop  # the last step may have brought more than was asked for
+            self.queue.put(Finish(request.rid, request.origin_input_ids, output, reason, time.time()))
+
+    def swept(self, running: set[str]) -> None:
+        """``running``: ids of all requests that SGLang has. Who is missing twice has ended without a last output.
+
+        SGLang drops some requests that are aborted so: waiting ones that it had retracted, half-read prompts.
+        """
+        absent = self._origins.keys() - running
+        gone = absent & self._absent
+        self._absent = absent - gone
+        for rid in gone:
+            del self._origins[rid]
+            self.queue.put(Gone(rid))
 
     def _origin(self, request: Any) -> Origin:
         found = self._origins.get(request.rid)
         if found is None:
-            sampling = request.sampling_params
+            sampling, key = request.sampling_params, getattr(request, "routing_key", None)
             is_greedy = self.device.type == "cpu" or sampling.top_k == 1  # on a CPU SGLang verifies greedily always
-            label = label_of(getattr(request, "routing_key", None), sampling.custom_params)
+            if was_seen(key):
+                self.on_seen()
+            label = label_of(key, sampling.custom_params)
             if not self.keeps_states or self.pins.of(label.domain).no_training:
                 label = Label(label.domain, is_trace=False)
             found = Origin(label, 0.0 if is_greedy else float(sampling.temperature), time.time())
@@ -149,3 +195,10 @@ class Capture:
 
 def _is_wanted(rid: str, origin: Origin) -> bool:
     return origin.label.is_trace and not rid.startswith(HEALTH_CHECK)
+
+
+def rids_of(scheduler: Any) -> set[str]:
+    """Of every request that SGLang's scheduler has, where it looks for them itself when a weight version changes."""
+    chunked = scheduler.chunked_req
+    requests = [*scheduler.collect_inflight_reqs(), *scheduler.waiting_queue, *([] if chunked is None else [chunked])]
+    return {request.rid for request in requests}

@@ -35,7 +35,7 @@ class PluginConfig:
     replica: str
     state_dir: Path
     engine_url: str  # what the console shows, and where SGLang's own /metrics are read
-    max_queue_bytes: int  # captured, not yet assembled
+    max_queue_bytes: int  # of states, from the pass to the end of their request
     segment_quota_bytes: int
     spool_quota_bytes: int
     is_capture_wanted: bool
@@ -77,6 +77,18 @@ def check_parallel(arguments: Any) -> None:
             raise PluginConfigError(f"{option} cannot be served by one replica: {right}")
 
 
+def why_unlabelled(arguments: Any) -> str:
+    """Why nobody would read what clients say in headers, "" where somebody does; ``arguments``: SGLang's.
+
+    SGLang 0.5.21 loads plugins into its main process, not into the tokenizer workers that it starts beside it.
+    """
+    num_workers = getattr(arguments, "tokenizer_worker_num", 1) or 1
+    if num_workers == 1:
+        return ""
+    option = f"--tokenizer-worker-num {num_workers}"
+    return f"{option}: SGLang loads no plugin in these processes, so nobody reads what requests say; start it with one"
+
+
 def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> PluginConfig:
     """The settings of a server that listens on ``host``:``port``. Raises PluginConfigError."""
     given = os.environ if environment is None else environment
@@ -95,7 +107,7 @@ def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> 
         engine_url=_url(
             given, "AURORA_ENGINE_URL", f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
         ),
-        max_queue_bytes=_mib(given, "AURORA_QUEUE_MIB", 256),
+        max_queue_bytes=_mib(given, "AURORA_QUEUE_MIB", 2048),
         segment_quota_bytes=_mib(given, "AURORA_SEGMENT_QUOTA_MIB", 2048),
         spool_quota_bytes=_mib(given, "AURORA_SPOOL_QUOTA_MIB", 1024),
         is_capture_wanted=_switch(given, "AURORA_CAPTURE", True),

@@ -75,35 +75,6 @@ def _stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
-class FinalStates:
-    """The target's hidden states after its last norm, as its logits processor gets them.
-
-    In eager passes the tensor itself is kept until the pass is over. While a CUDA graph is captured, a copy into a
-    buffer of ours becomes part of the graph, so that every replay fills it.
-    """
-
-    def __init__(self) -> None:
-        self._eager: Tensor | None = None
-        self._buffer: Tensor | None = None
-
-    def note(self, hidden_TH: Tensor) -> None:
-        """Called with the input of the logits processor."""
-        is_cuda = hidden_TH.is_cuda
-        if is_cuda and torch.cuda.is_current_stream_capturing():
-            if self._buffer is not None and len(hidden_TH) <= len(self._buffer):
-                self._buffer[: len(hidden_TH)].copy_(hidden_TH)
-            return
-        self._eager = hidden_TH
-        if is_cuda and (self._buffer is None or len(self._buffer) < len(hidden_TH) <= 4096):
-            self._buffer = torch.empty_like(hidden_TH)  # passes warm up before they are captured, the largest first
-
-    def take(self, num_rows: int) -> Tensor | None:
-        """The rows of the pass that has just run; None where they are not known."""
-        found, self._eager = self._eager, None
-        found = self._buffer if found is None else found
-        return None if found is None or len(found) < num_rows else found[:num_rows]
-
-
 def stream_of(scheduler: Any) -> Any:
     """A context in which writes to weights queue up between two steps: the forward stream, when there is one."""
     is_overlapped = getattr(scheduler, "enable_overlap", False)

@@ -6,7 +6,7 @@ Shapes: b requests, n nodes per request and step (node 0 is the last bonus token
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class Span:
     origin: Origin
     start: int  # position of the first row
     num_rows: int
+    num_generated: int  # tokens that it had generated: SGLang has retracted it and reads them again
+    is_last: bool  # a token comes of this pass, it is not the beginning of a longer read
 
 
 @dataclass(slots=True)
@@ -77,21 +79,22 @@ class Step:
     """One verify step of a batch.
 
     ``integers`` holds, flat: accept_lens [b], accept_index [b, S+1], draft_token [b, n], positions [b, n], and for
-    trees next_token [b, n] and next_sibling [b, n]. ``states`` [b*n, K*Ht] has the accepted path first in each block,
-    ``final`` [b*n, Ht] is in node order.
+    trees next_token [b, n] and next_sibling [b, n]; at the end, after a CUDA graph, how many rows it has copied into
+    ``final`` [1]. ``states`` [b*n, K*Ht] has the accepted path first in each block, ``final`` [b*n, Ht] is in node
+    order.
     """
 
     rids: tuple[str, ...]
     num_nodes: int
     depth: int  # S; 0 = decoded without speculation
     is_tree: bool
+    is_replayed: bool
     block: int  # of control or of speculation; rises
     clock: Clock
     integers: HostCopy
     states: HostCopy | None = None
     final: HostCopy | None = None
     size: int = 0
-    rows: Any = field(default=None)  # set by the assembler: the integers, taken apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,13 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """A request that SGLang has dropped without a last output."""
+
+    rid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """Other weights are in memory from here on; ``detail`` is set when that is a revert."""
 
@@ -114,4 +124,4 @@ class Applied:
     detail: str = ""
 
 
-Event = Prefill | Step | Finish | Applied
+Event = Prefill | Step | Finish | Gone | Applied

@@ -8,7 +8,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 20
-HOOKS = ("prefill", "step", "extend", "verify", "final", "stream")  # those that capture needs
+HOOKS = ("prefill", "step", "extend", "verify", "final", "stream", "request")  # those that capture needs
 SILENT_STEPS = 200  # verify steps after which each of them must have fired
 
 
@@ -42,12 +42,16 @@ class Guard:
         """Hooks that capture needs and that have never fired."""
         return [name for name in HOOKS if not self.fired.get(name)]
 
+    def saw(self, name: str) -> None:
+        """A hook of another process has fired: what it leaves has come here."""
+        self.fired[name] = self.fired.get(name, 0) + 1
+
     def run(self, name: str, work: Callable[[], None], *, is_owed: bool = False) -> None:
         """Do ``work``; an exception is counted, and logged as long as they are few, never raised.
 
         ``is_owed``: SGLang or other ranks count on it, so it is done after too many failures too.
         """
-        self.fired[name] = self.fired.get(name, 0) + 1
+        self.saw(name)
         if self.is_tripped and not is_owed:
             return
         try:

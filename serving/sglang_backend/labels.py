@@ -3,7 +3,8 @@
 Of what a client can say, SGLang 0.5.21 hands the scheduler the routing key (header ``x-smg-routing-key``) and the
 sampling field ``custom_params``; other headers and ``custom_labels`` end in the HTTP process. So a hook there appends a
 mark to the routing key, which nothing but the opt-in ``routing-key`` schedule policy reads. A proxy may have put one
-into it before. Any wish not to be learnt from counts; where nobody has looked at the headers, nothing is learnt.
+into it before. Any wish not to be learnt from counts; where nobody has looked at the headers, nothing is learnt. The
+hook also says that it was there, whatever it was given: a process without it would look like clients without wishes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from speculators.domain_names import CLIENTS_NAME
 DEFAULT_DOMAIN = "default"
 MARK = "|aurora:"
 NO_TRAIN = "no-train"
+SEEN = "|aurora-seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,17 @@ def with_headers(routing_key: str | None, headers: Mapping[str, str]) -> str:
     """The routing key with what the Aurora headers say in it."""
     wish = headers.get("x-aurora-no-train", "").strip().lower()
     domain = headers.get("x-aurora-domain", "")
-    return f"{routing_key or ''}{MARK}{domain}:{'' if wish in ('', '0', 'false') else NO_TRAIN}"
+    return f"{seen(routing_key)}{MARK}{domain}:{'' if wish in ('', '0', 'false') else NO_TRAIN}"
+
+
+def seen(routing_key: str | None) -> str:
+    """The routing key of a request that the hook has seen, without headers to look at."""
+    return f"{routing_key or ''}{SEEN}"
+
+
+def was_seen(routing_key: str | None) -> bool:
+    """Whether the hook was there."""
+    return SEEN in (routing_key or "")
 
 
 def label_of(routing_key: str | None, custom_params: Any) -> Label:
@@ -40,7 +52,7 @@ def label_of(routing_key: str | None, custom_params: Any) -> Label:
     The last mark that names a domain names it. A domain that is no domain name counts as the default one: the request
     is served already.
     """
-    marks = (routing_key or "").split(MARK)[1:]
+    marks = (routing_key or "").replace(SEEN, "").split(MARK)[1:]
     params = custom_params if isinstance(custom_params, dict) else {}
     domains = [params.get("aurora_domain"), *(_parts(mark)[0] for mark in marks)]
     was_asked = bool(marks) or "aurora_domain" in params or "aurora_no_train" in params

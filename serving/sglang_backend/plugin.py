@@ -82,6 +82,7 @@ class Plugin:
             (COMPONENTS + "request_receiver.SchedulerRequestReceiver._pull_raw_reqs", self.after_pull, "AFTER"),
             (COMPONENTS + "output_streamer.SchedulerOutputStreamer.stream_output", self.before_stream, "BEFORE"),
             (HTTP + "generate_request", self.before_generate, "BEFORE"),
+            ("sglang.srt.managers.io_struct.GenerateReqInput.__getitem__", self.after_item, "AFTER"),
         ]
 
     # -- the scheduler's process ------------------------------------------------------------------------------------
@@ -169,15 +170,21 @@ class Plugin:
             self.guard.run("prefill", lambda: capture.prefilled(batch, hidden))
 
     def before_logits(self, processor: Any, input_ids: Any, hidden: Any, *given: Any, **named: Any) -> None:
-        replica, capture = self.replica, self.capture
-        if replica is not None and capture is not None and processor is replica.logits_processor:
-            self.guard.run("final", lambda: capture.final.note(hidden))
+        replica = self.replica
+        if replica is None or processor is not replica.logits_processor:
+            return
+        if replica.capture is None:  # SGLang captures its graphs before the scheduler turns
+            self.guard.run("graph", lambda: replica.final.note_graph(hidden))
+        else:
+            self.guard.run("final", lambda: replica.final.note(hidden))
 
     def before_turn(self, scheduler: Any, requests: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Commands are taken out on every rank, with a replica or without: SGLang would end over them."""
         if not self.has_begun:
             self.has_begun = True
             self.control_guard.run("begin", self._begin)
+        if (replica := self.replica) is not None:  # owed: what is held must go, also after too many failures
+            self.guard.run("sweep", lambda: replica.sweep(scheduler), is_owed=True)
         commands = [each for each in requests if isinstance(each, Command)]
         if not requests or (self.replica is None and not commands):
             return None
@@ -205,10 +212,17 @@ class Plugin:
     # -- the HTTP process -------------------------------------------------------------------------------------------
 
     def before_generate(self, manager: Any, obj: Any, request: Any = None) -> None:
-        """Every route comes by here; SGLang's own warm-up and calls from Python have no request."""
-        if request is not None:
+        """Every route comes by here; calls from Python have no request."""
+        if request is None:
+            obj.routing_key = labels.seen(obj.routing_key)
+        else:
             key = obj.routing_key or request.headers.get("x-smg-routing-key")
             obj.routing_key = labels.with_headers(key, request.headers)
+
+    def after_item(self, part: Any, whole: Any, *given: Any, **named: Any) -> None:
+        """A list of prompts, or several answers to one, come apart here, and SGLang leaves the routing key behind."""
+        if part.routing_key is None:
+            part.routing_key = whole.routing_key
 
 
 def _is_decoding(batch: Any) -> bool:

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from serving.engine.api import FinishedRequest
 from serving.engine.pins import Pins
 from serving.engine.versions import Served, Versions
 from serving.sglang_backend.assembler import Assembler
-from serving.sglang_backend.capture import Capture, EventQueue
-from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig
+from serving.sglang_backend.capture import Capture, EventQueue, rids_of
+from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig, why_unlabelled
 from serving.sglang_backend.control import ControlPolicy
 from serving.sglang_backend.copies import stream_of
 from serving.sglang_backend.engine import PINS_DETAIL, PINS_OBEYED, PROBE_STEPS, SglangEngine, Weights
+from serving.sglang_backend.final_states import FinalStates, room_for_graphs
 from serving.sglang_backend.guard import Guard
 from serving.sglang_backend.metrics import MetricsReader
 from serving.sglang_backend.prefixes import keep_apart
@@ -36,6 +38,7 @@ from speculators import checkpoint
 log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_SECONDS = 0.0005  # Python's 5 ms would make the scheduler wait whole steps for our threads
+SWEEP_SECONDS = 10.0  # between two looks at which requests SGLang still has
 
 
 class Replica:
@@ -56,12 +59,15 @@ class Replica:
         self.policy = policy
         self.roll = roll
         self.control_guard = control_guard
-        self.check = SelfCheck(guard, control_guard, missing, is_wanted=config.is_capture_wanted)
+        self.guard = guard
+        problem = why_unlabelled(worker.server_args)
+        self.check = SelfCheck(guard, control_guard, missing, is_wanted=config.is_capture_wanted, problem=problem)
         self.target = worker.target_worker.model_runner.model
         runner = worker.draft_worker.draft_runner
         self.memory = DraftMemory(runner, worker.draft_worker)
         self.device = torch.device(runner.device)
         self.logits_processor = _logits_processor(self.target)
+        self.final = FinalStates(self._room_for_graphs())
         group = CpuGroup(runner.tp_group.cpu_group, self.memory.size)
         self.swapper = RankSwapper(self.memory, group, self._applied, self._policy, lambda: stream_of(self.scheduler))
         self.capture: Capture | None = None
@@ -69,6 +75,7 @@ class Replica:
         self.scheduler: Any = None  # set by every turn's hook
         self.draft_sha256 = ""  # of the draft that a swap brought; "" = the one of the launch
         self._is_given_up = False  # the other ranks have been told that this one fails too often
+        self._swept_at = 0.0  # monotonic
         self._stack = ExitStack()
 
     def begin(self) -> None:
@@ -101,6 +108,13 @@ class Replica:
             self._is_given_up = True
             self.control_guard.run("roll", lambda: self.roll.say(self.control_guard.problem), is_owed=True)
 
+    def sweep(self, scheduler: Any) -> None:
+        """At every turn: now and then forget the requests that SGLang has dropped without a word."""
+        now = time.monotonic()
+        if self.capture is not None and now - self._swept_at > SWEEP_SECONDS:
+            self._swept_at = now
+            self.capture.swept(rids_of(scheduler))
+
     def outgoing(self) -> list[Command]:
         """What rank 0 has to say to all ranks."""
         found: list[Command] = []
@@ -123,6 +137,16 @@ class Replica:
 
     # -- rank 0 -----------------------------------------------------------------------------------------------------
 
+    def _room_for_graphs(self) -> torch.Tensor | None:
+        """Before SGLang captures; without it the states of replays are left out, and the console hears of it."""
+        if self.memory.rank != 0 or not self.config.is_capture_wanted:
+            return None
+        try:
+            return room_for_graphs(self.worker, self.policy.candidate_steps if self.policy else [])
+        except Exception:
+            log.exception("no buffer for the final states of CUDA graphs")
+            return None
+
     def _lead(self) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         config, arguments = self.config, self.worker.server_args
@@ -132,8 +156,13 @@ class Replica:
         versions.live = Served(0, launched)  # a version without a number, until the console names one
         queue = EventQueue(config.max_queue_bytes)
         pins = Pins(PINS_OBEYED, PINS_DETAIL)
-        self.capture = Capture(queue, self.device, keeps_states=config.is_capture_wanted, pins=pins)
-        self.assembler = Assembler(queue, versions, self._finished, self._count, self._collapsed)
+        self.capture = Capture(
+            queue, self.device, self.final, keeps_states=config.is_capture_wanted, pins=pins,
+            on_seen=lambda: self.guard.saw("request"),
+        )  # fmt: skip
+        self.assembler = Assembler(
+            queue, versions, self._finished, self._count, self._collapsed, on_broken=self.check.told
+        )
         aux_layer_ids = captured_layers(self.target)
         self.engine = SglangEngine(self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins)
         self.metrics = MetricsReader(config.engine_url)

@@ -17,22 +17,29 @@ class SelfCheck:
     """Of one scheduler process: what is broken once stays so until it is started again.
 
     ``missing``: what this SGLang lacks. Capture's hooks run behind ``guard``, commands behind ``control_guard``.
+    ``problem``: why capture cannot work in this server, known before it starts.
     """
 
-    def __init__(self, guard: Guard, control_guard: Guard, missing: Sequence[str], *, is_wanted: bool) -> None:
+    def __init__(
+        self, guard: Guard, control_guard: Guard, missing: Sequence[str], *, is_wanted: bool, problem: str = ""
+    ) -> None:
         self.guard = guard
         self.control_guard = control_guard
         self.missing = missing
         self.is_wanted = is_wanted
-        self.broken = ""  # why
+        self.broken = problem if is_wanted else ""  # why
+
+    def told(self, problem: str) -> None:
+        """Capture is broken, unless ``problem`` is ""; the first reason stays."""
+        if problem and not self.broken:
+            self.broken = problem
+            log.error("capture is broken: %s; the server serves on", problem)
 
     def look_at(self, finished: FinishedRequest) -> None:
         """After a request that took a verify step, every hook must have fired, and its states must fit its tokens."""
         if self.broken or not finished.num_verify_steps:
             return
-        self.broken = self._silence(self.guard.not_fired()) or self._failures or _misfit(finished)
-        if self.broken:
-            log.error("capture is broken: %s; the server serves on", self.broken)
+        self.told(self._silence(self.guard.not_fired()) or self._failures or _misfit(finished))
 
     def state(self, num_verify_steps: int) -> tuple[str, str]:
         """(state, why) as ObservedState has them; SGLang itself has counted so many verify steps."""

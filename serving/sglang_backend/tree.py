@@ -17,12 +17,14 @@ class StepRows:
     starts: list[int]  # position of the root
     next_token: list[list[int]] | None  # first child, -1 = none; None for a chain
     next_sibling: list[list[int]] | None
+    num_final: int  # leading rows of ``final`` that are of this step
 
 
 def take_apart(step: Step) -> StepRows:
     """Read the flat integers of a step, in the order that ``Step`` gives."""
     num, nodes = len(step.rids), step.num_nodes
     flat = step.integers.tensor.tolist()
+    num_final = flat.pop() if step.is_replayed else num * nodes
     width = (len(flat) - num - (4 if step.is_tree else 2) * num * nodes) // num
     place = 0
 
@@ -33,8 +35,9 @@ def take_apart(step: Step) -> StepRows:
         return taken
 
     lens, index, tokens, positions = rows(1), rows(width), rows(nodes), rows(nodes)
-    links = (rows(nodes), rows(nodes)) if step.is_tree else (None, None)
-    return StepRows([row[0] for row in lens], index, tokens, [row[0] for row in positions], *links)
+    children, siblings = (rows(nodes), rows(nodes)) if step.is_tree else (None, None)
+    starts = [row[0] for row in positions]
+    return StepRows([row[0] for row in lens], index, tokens, starts, children, siblings, num_final)
 
 
 def proposed_path(rows: StepRows, row: int) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from serving.pocket.expand import expand
 from serving.traffic.domains.registry import get_domain
 from speculators import checkpoint
 from speculators.draft_config import DraftConfig
-from tests.bench.bench_learning import steps, traces
+from tests.bench.bench_learning import kept_traces, steps
 from tests.bench.measure import interval
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import Drafts, Judge, Replica
@@ -148,15 +148,18 @@ def p(values: list[float], share: float) -> float:
     return round(sorted(values)[int(len(values) * share)], 1)
 
 
-def trained_draft(target_dir: Path, folder: Path) -> Path:
-    """A checkpoint of a draft that has learnt for ``TRAINED_SECONDS`` from what the target answers."""
+def trained_draft(
+    target_dir: Path, folder: Path, num_traces: int = TRACES, train_seconds: float = TRAINED_SECONDS
+) -> Path:
+    """A checkpoint of a draft that has learnt for so long from what the target answers, so often in each domain."""
     target = Target(target_dir)
     config = DraftConfig.for_target(target.config)
     trainer = Trainer(target, config, LOOKAHEAD, seed=0)
     trainer.start_anew(vocabulary.choose(target_dir, target.config, config.draft_vocab_size))
-    examples = [each for domain in DOMAINS for each in traces(target, "pocket", domain, TRACES, 0.0)]
+    cache = folder.parent / "traces"
+    examples = [each for name in DOMAINS for each in kept_traces(cache, target, "pocket", name, num_traces, 0.0)]
     for seconds in steps(trainer, examples):
-        if seconds >= TRAINED_SECONDS:
+        if seconds >= train_seconds:
             break
     checkpoint.save(folder, config, trainer.published().state_dict())
     return folder

@@ -142,6 +142,32 @@ def test_labels_survive_from_the_headers_to_the_trace(replica, judge):
     assert sum(c["num_requests"] for c in replica.counts() if c["domain"] == "sql") == 5  # the others are counted
 
 
+@pytest.mark.parametrize(
+    ("domain", "asked"),
+    [
+        ("one-in-a-list", {"prompt": [PROMPTS["sql"]]}),
+        ("two-in-a-list", {"prompt": [PROMPTS["sql"], PROMPTS["arithmetic"]]}),
+        ("two-answers", {"prompt": PROMPTS["sql"], "n": 2}),
+    ],
+)
+def test_every_part_of_a_request_has_its_labels(replica, judge, domain, asked):
+    def traces_of(name):
+        return [trace for trace in replica.traces().values() if trace.domain == name]
+
+    body = {"model": "demo", "max_tokens": 6, "temperature": 0, "ignore_eos": True, **asked}
+    labels = {"x-aurora-domain": domain}
+    answer = replica.server.http.post("/v1/completions", json=body, headers=labels)
+    answer.raise_for_status()
+    num = len(answer.json()["choices"])
+    wait_for("a trace of each", lambda: len(traces_of(domain)) == num, 60)
+    secret = {"x-aurora-domain": f"secret-{domain}", "x-aurora-no-train": "1"}
+    replica.server.http.post("/v1/completions", json=body, headers=secret).raise_for_status()
+    replica.trace(replica.server.generate(judge.prompt("sql"), 6)["meta_info"]["id"])
+    assert len(traces_of(domain)) == num
+    assert not traces_of(f"secret-{domain}")
+    assert sum(c["num_requests"] for c in replica.counts() if c["domain"] == f"secret-{domain}") == num
+
+
 def test_a_swap_is_proved_and_leaves_the_target_alone(replica, judge, drafts):
     before = wait_for("the target's fingerprint", lambda: replica.observed()["target_sha256"], 60)
     report = replica.swap(2, drafts.random(1))

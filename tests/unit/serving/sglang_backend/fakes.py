@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
@@ -99,11 +101,12 @@ class FakeRunner:
 
 
 def request(rid: str, prompt: list[int], output: list[int] | None = None, **more: Any) -> Any:
-    """A Req; ``reason`` set = it has finished."""
-    reason = more.pop("reason", None)
+    """A Req; ``reason`` set = it has finished, with the first ``num_kept`` tokens of its output."""
+    reason, kept = more.pop("reason", None), (output or [])[: more.pop("num_kept", None)]
     sampling = SimpleNamespace(top_k=1, temperature=1.0, custom_params=more.pop("custom_params", None))
     return SimpleNamespace(
-        rid=rid, origin_input_ids=prompt, output_ids=output or [], sampling_params=sampling, finished_output=None,
+        rid=rid, origin_input_ids=prompt, output_ids=output or [], output_ids_through_stop=kept,
+        sampling_params=sampling, finished_output=None,
         finished_reason=SimpleNamespace(to_json=lambda: {"type": reason}) if reason else None,
         routing_key=more.pop("routing_key", "|aurora::"), **more,
     )  # fmt: skip
@@ -136,3 +139,37 @@ def verify_step(
         logits_output=SimpleNamespace(hidden_states=hidden),
     )  # fmt: skip
     return SimpleNamespace(reqs=requests), info, result
+
+
+class FakeGraph(TorchDispatchMode):
+    """A CUDA graph as far as writes into tensors go: none is done while it is captured, all of them by every replay."""
+
+    num_open = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writes: list[Callable[[], Any]] = []
+
+    def __enter__(self) -> FakeGraph:
+        FakeGraph.num_open += 1
+        super().__enter__()
+        return self
+
+    def __exit__(self, *given: Any) -> None:
+        super().__exit__(*given)
+        FakeGraph.num_open -= 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func._schema.is_mutable:
+            return func(*args, **(kwargs or {}))
+        self._writes.append(lambda: func(*args, **(kwargs or {})))
+        return args[0]
+
+    def replay(self) -> None:
+        for write in self._writes:
+            write()
+
+    @staticmethod
+    def is_capturing(hidden: Tensor) -> bool:
+        """Instead of the device's answer."""
+        return FakeGraph.num_open > 0

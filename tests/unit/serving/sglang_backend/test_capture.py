@@ -9,6 +9,8 @@ from serving.engine.versions import Served, Versions
 from serving.sglang_backend.assembler import Assembler
 from serving.sglang_backend.capture import Capture, EventQueue
 from serving.sglang_backend.events import Applied
+from serving.sglang_backend.final_states import FinalStates
+from serving.sglang_backend.labels import seen
 from speculators.records import DomainPin, DomainPins
 from tests.unit.serving.sglang_backend.fakes import prefill_batch, request, verify_step
 
@@ -22,24 +24,28 @@ class Draft:
 class Scene:
     """A scheduler's turn by turn life, driven by hand."""
 
-    def __init__(self, max_bytes: int = 1 << 20, keeps_states: bool = True, probe_steps: int = 4) -> None:
+    def __init__(self, max_bytes: int = 1 << 20, keeps_states: bool = True, probe_steps: int = 4, final=None) -> None:
         self.queue = EventQueue(max_bytes)
-        self.capture = Capture(self.queue, torch.device("cpu"), keeps_states=keeps_states, pins=Pins())
-        self.finished, self.control, self.collapses = [], [], []
+        self.seen = []
+        self.capture = Capture(
+            self.queue, torch.device("cpu"), final or FinalStates(), keeps_states=keeps_states, pins=Pins(),
+            on_seen=lambda: self.seen.append(1),
+        )  # fmt: skip
+        self.finished, self.control, self.collapses, self.problems = [], [], [], []
         self.versions = Versions(probe_steps, 4)
         self.assembler = Assembler(
             self.queue, self.versions, lambda f, t: self.finished.append((f, t)),
-            lambda domain, part: self.control.append((domain, part)), self.collapses.append,
+            lambda domain, part: self.control.append((domain, part)), self.collapses.append, self.problems.append,
         )  # fmt: skip
         self.applied(1)
 
     def applied(self, version: int, **more) -> None:
         self.queue.put(Applied(Served(version, Draft()), **more))
 
-    def prefill(self, requests, prefix_lens, extend_lens) -> None:
+    def prefill(self, requests, prefix_lens, extend_lens, note=None) -> None:
         rows = [p + i for p, n in zip(prefix_lens, extend_lens, strict=True) for i in range(n)]
         states = torch.tensor(rows).reshape(-1, 1).float() * 100 + torch.zeros(1, 6)
-        self.capture.final.note(states[:, :2] + 1)
+        (note or self.capture.final.note)(states[:, :2] + 1)
         self.capture.prefilled(prefill_batch(requests, prefix_lens, extend_lens), states)
 
     def step(self, requests, starts, tokens, accept_lens, **tree) -> None:
@@ -85,10 +91,12 @@ def test_the_last_step_is_cut_to_what_sglang_kept_and_a_step_launched_after_the_
     scene.prefill([one], [0], [1])
     scene.step([one], [1], [[10, 11, 12]], [3])
     scene.step([one], [4], [[13, 14, 15]], [2])
-    scene.end(request(RID, [5], [10, 11, 12], reason="stop"))  # stopped at 12, the third token
+    ended = request(RID, [5], [10, 11, 12, 13], reason="stop", num_kept=3)  # SGLang keeps 13 for itself
+    scene.end(ended)
     [(finished, _)] = scene.finished
     assert [s.num_correct_drafts for s in finished.steps] == [1]
     assert finished.num_accept_tokens == 2
+    assert finished.tokens == (5, 10, 11, 12)
     assert len(finished.states) == 3
     assert finished.finish_reason == "stop"
 
@@ -103,17 +111,72 @@ def test_a_cached_prefix_moves_the_first_state():
     assert finished.states[:, 0].tolist() == [200, 300, 400, 500]
 
 
-def test_chunks_and_a_second_prefill_after_a_retraction_fit_together():
+def test_chunks_fit_together():
     scene, one = Scene(), request(RID, [5, 6, 7, 8])
     scene.prefill([one], [0], [2])
     scene.prefill([one], [2], [2])
     scene.step([one], [4], [[10, 11]], [1])
-    scene.prefill([one], [0], [5])  # retracted with one more token, and prefilled anew
-    scene.step([one], [5], [[12, 13]], [1])
-    scene.end(request(RID, [5, 6, 7, 8], [10, 12, 14], reason="length"))
+    scene.end(request(RID, [5, 6, 7, 8], [10, 12], reason="length"))
     [(finished, is_trace)] = scene.finished
     assert is_trace
-    assert finished.states[:, 0].tolist() == [0, 100, 200, 300, 400, 500]
+    assert finished.states[:, 0].tolist() == [0, 100, 200, 300, 400]
+
+
+def test_the_token_that_a_second_prefill_gives_after_a_retraction_is_a_step_without_drafts():
+    """SGLang reads prompt and output anew, here in two chunks with a cached prefix, and appends what comes of it."""
+    scene, one = Scene(), request(RID, [5, 6, 7, 8])
+    scene.prefill([one], [0], [4])
+    scene.step([one], [4], [[10, 11]], [2])
+    again = request(RID, [5, 6, 7, 8], [10, 11, 12])
+    scene.prefill([again], [2], [2])
+    scene.prefill([again], [4], [3])  # gives token 13
+    scene.step([again], [7], [[13, 98]], [1])
+    scene.end(request(RID, [5, 6, 7, 8], [10, 11, 12, 13, 14], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert is_trace
+    assert [(s.proposed, s.num_correct_drafts) for s in finished.steps] == [((11,), 1), ((), 0), ((98,), 0)]
+    assert finished.states[:, 0].tolist() == [100 * i for i in range(8)]
+    assert (scene.assembler.num_steps, scene.assembler.num_accepted) == (2, 4)  # as SGLang counts
+
+
+def test_a_step_in_flight_that_sglang_discards_with_a_retraction_is_not_counted():
+    scene, one = Scene(), request(RID, [5, 6])
+    scene.prefill([one], [0], [2])
+    scene.step([one], [2], [[10, 11]], [2])
+    scene.step([one], [4], [[12, 77]], [2])  # discarded
+    again = request(RID, [5, 6], [10, 11, 12])
+    scene.prefill([again], [0], [5])  # gives token 13
+    scene.step([again], [5], [[13, 14]], [2])
+    scene.end(request(RID, [5, 6], [10, 11, 12, 13, 14, 15], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert is_trace
+    assert [(s.proposed, s.num_correct_drafts) for s in finished.steps] == [((11,), 1), ((), 0), ((14,), 1)]
+    assert finished.states[:, 0].tolist() == [100 * i for i in range(7)]
+    [part] = finished.parts
+    assert (part.num_verify_steps, part.num_accept_tokens) == (2, 4)
+
+
+def test_a_request_retracted_before_its_first_token_begins_anew():
+    scene, one = Scene(), request(RID, [5, 6])
+    scene.prefill([one], [0], [2])
+    scene.step([one], [2], [[10, 11]], [2])  # discarded, and the first token with it
+    scene.prefill([one], [0], [2])
+    scene.step([one], [2], [[10, 99]], [1])
+    scene.end(request(RID, [5, 6], [10, 11], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert is_trace
+    assert [(s.proposed, s.num_correct_drafts) for s in finished.steps] == [((99,), 0)]
+
+
+def test_a_trace_whose_steps_do_not_account_for_every_token_is_dropped():
+    """A second prefill brings all states, but of the token before it nobody has seen the step."""
+    scene = Scene()
+    scene.prefill([request(RID, [5])], [0], [1])
+    scene.prefill([request(RID, [5], [10, 11])], [0], [3])
+    scene.end(request(RID, [5], [10, 11, 12], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert len(finished.states) == 3
+    assert (is_trace, scene.assembler.num_dropped) == (False, 1)
 
 
 def test_two_requests_of_one_batch_do_not_mix():
@@ -282,3 +345,12 @@ def test_an_unusable_event_does_not_end_the_thread():
     assert scene.assembler.num_errors == 1
     scene.end(request(RID, [5], [10], reason="length"))
     assert len(scene.finished) == 1
+
+
+def test_every_new_request_that_the_hook_has_seen_is_told_of_once():
+    scene = Scene()
+    keys = {"a": seen("k"), "b": "|aurora:sql:", "c": None}
+    a, b, c = (request(letter * 32, [1], routing_key=key) for letter, key in keys.items())
+    scene.prefill([a, b, c], [0, 0, 0], [1, 1, 1])
+    scene.step([a, b, c], [1, 1, 1], [[10, 11]] * 3, [1, 1, 1])
+    assert len(scene.seen) == 1

@@ -8,6 +8,7 @@ from enum import Enum
 
 import pytest
 
+from serving.sglang_backend import labels
 from serving.sglang_backend import plugin as plugin_module
 from serving.sglang_backend.guard import MAX_FAILURES
 from serving.sglang_backend.plugin import Plugin
@@ -51,7 +52,7 @@ def registered(monkeypatch):
 def test_what_exists_is_hooked_and_what_is_missing_is_remembered(registered):
     one = Plugin()
     one.register()
-    assert len(registered) == 10
+    assert len(registered) == 11
     assert [each.rpartition(".")[2] for each in one.missing] == ["stream_output"]
 
 
@@ -72,7 +73,7 @@ def test_without_its_variables_nothing_is_registered(registered, monkeypatch):
     assert registered == {}
     monkeypatch.setenv("AURORA_CONSOLE_URL", "http://127.0.0.1:1")
     plugin_module.activate()
-    assert len(registered) == 10
+    assert len(registered) == 11
 
 
 def test_a_wrong_setting_leaves_the_server_without_aurora(monkeypatch, caplog):
@@ -175,6 +176,8 @@ class FakeReplica:
 
     def close(self) -> None: ...
 
+    def sweep(self, scheduler) -> None: ...
+
     def outgoing(self):
         found, self.waiting = self.waiting, []
         return found
@@ -262,3 +265,31 @@ def test_the_forward_pass_runs_whatever_capture_does():
     batch = types.SimpleNamespace(forward_mode=mode, is_extend_in_batch=False)
     assert one.around_forward(lambda *given: "result", "worker", batch) == "result"
     assert one.guard.num_failures == 2
+
+
+class FakeRequest:
+    """What FastAPI hands over."""
+
+    def __init__(self, **headers: str) -> None:
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@pytest.mark.parametrize("key", [None, "tenant"])
+def test_every_part_of_a_request_says_what_its_headers_said(key):
+    """GenerateReqInput's parts, of a list of prompts or of n > 1, are built without the routing key."""
+    one, whole = Plugin(), types.SimpleNamespace(routing_key=key)
+    one.before_generate(None, whole, FakeRequest(x_aurora_domain="sql", x_aurora_no_train="1"))
+    part = types.SimpleNamespace(routing_key=None)
+    assert one.after_item(part, whole, 0) is None
+    assert labels.label_of(part.routing_key, None) == labels.Label("sql", is_trace=False)
+    assert labels.was_seen(part.routing_key) and part.routing_key == whole.routing_key
+    own = types.SimpleNamespace(routing_key="own")
+    one.after_item(own, whole, 0)
+    assert own.routing_key == "own"
+
+
+def test_a_call_without_headers_says_that_the_hook_was_there_and_nothing_else():
+    call = types.SimpleNamespace(routing_key=None)
+    Plugin().before_generate(None, call)
+    assert labels.was_seen(call.routing_key)
+    assert labels.label_of(call.routing_key, None) == labels.Label("default", is_trace=False)

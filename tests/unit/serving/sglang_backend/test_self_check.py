@@ -64,7 +64,7 @@ def test_a_hook_that_did_not_fire_for_a_request_is_named(check, guards, silent):
 
 
 def test_hooks_that_keep_requests_from_us_are_found_by_sglangs_own_count(check, guards):
-    fire(guards[0], "prefill", "final", "stream")
+    fire(guards[0], "prefill", "final", "stream", "request")
     assert check.state(SILENT_STEPS - 1)[0] == "working"
     state, why = check.state(SILENT_STEPS)
     assert (state, "hooks step, extend, verify have not fired" in why) == ("broken", True)
@@ -100,3 +100,20 @@ def test_what_this_sglang_lacks_comes_first_and_off_is_said_last(guards):
     assert lacking.state(0) == ("broken", "this SGLang has no a.b, c.d")
     off = SelfCheck(Guard(), Guard(), [], is_wanted=False)
     assert off.state(0) == ("off", "AURORA_CAPTURE=off")
+
+
+def test_what_the_launch_line_makes_impossible_is_told_before_any_request(guards):
+    known = SelfCheck(*guards, [], is_wanted=True, problem="--tokenizer-worker-num 2: nobody reads them")
+    assert known.state(0) == ("broken", "--tokenizer-worker-num 2: nobody reads them")
+    off = SelfCheck(*guards, [], is_wanted=False, problem="--tokenizer-worker-num 2: nobody reads them")
+    assert off.state(0) == ("off", "AURORA_CAPTURE=off")
+
+
+def test_of_what_capture_itself_finds_wrong_the_first_is_told(check, guards, caplog):
+    fire(guards[0], *HOOKS)
+    check.told("")
+    assert check.state(0) == ("working", "")
+    check.told("states are missing")
+    check.told("so are others")
+    assert check.state(0) == ("broken", "states are missing")
+    assert caplog.text.count("capture is broken") == 1

@@ -12,7 +12,7 @@ from serving.sglang_backend.config import PluginConfigError
 from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
 from serving.sglang_backend.copies import Copier
 from serving.sglang_backend.guard import HOOKS, SILENT_STEPS, Guard
-from serving.sglang_backend.labels import Label, label_of, with_headers
+from serving.sglang_backend.labels import Label, label_of, seen, was_seen, with_headers
 from serving.sglang_backend.metrics import EngineCounts, parse
 from serving.sglang_backend.prefixes import keep_apart
 
@@ -43,6 +43,14 @@ def test_settings_come_from_the_environment():
 def test_a_wrong_value_is_named(variable, value):
     with pytest.raises(PluginConfigError, match=variable):
         settings.load("127.0.0.1", 30000, {**GOOD, variable: value})
+
+
+def test_several_tokenizer_workers_are_a_reason_why_nobody_knows_what_requests_say():
+    assert settings.why_unlabelled(SimpleNamespace()) == ""
+    assert settings.why_unlabelled(SimpleNamespace(tokenizer_worker_num=1)) == ""
+    assert "--tokenizer-worker-num 3: SGLang loads no plugin" in settings.why_unlabelled(
+        SimpleNamespace(tokenizer_worker_num=3)
+    )
 
 
 def test_requests_are_told_apart_by_the_draft_that_serves():
@@ -80,6 +88,8 @@ def test_labels_survive_in_the_routing_key(headers, label, key):
     carried = with_headers(key, headers)
     assert label_of(carried, None) == label
     assert carried.startswith(key or "")
+    assert was_seen(carried) and not was_seen(key)
+    assert label_of(with_headers(seen(carried), {}), None) == label
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-aurora-domain": "sql"}, {"x-aurora-no-train": "0"}])
@@ -109,7 +119,7 @@ def test_labels_by_sampling_params():
 
 @pytest.mark.parametrize("key", [None, "", "tenant"])
 def test_a_request_whose_headers_nobody_has_looked_at_is_not_learnt_from(key):
-    """SGLang's own warm-up, a route that the hook does not see."""
+    """A call from Python, a route that the hook does not see."""
     assert label_of(key, {"other": 1}) == label_of(key, None) == Label("default", False)
 
 
@@ -167,7 +177,7 @@ def test_a_hook_that_never_fires_is_found_whichever_it_is(silent):
 def test_that_steps_are_hidden_from_us_is_found_by_sglangs_own_count():
     guard = Guard()
     for _ in range(10 * SILENT_STEPS):  # what a server does that is only asked for its health
-        for name in ("prefill", "final", "stream"):
+        for name in ("prefill", "final", "stream", "request"):
             guard.run(name, lambda: None)
     assert guard.silent(num_steps=0) == []
     assert guard.silent(num_steps=SILENT_STEPS) == ["step", "extend", "verify"]

@@ -1,0 +1,130 @@
+"""Servers launched otherwise: with trees, with requests that are retracted all the time, with several tokenizers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from tests.bench.bench_sglang import trained_draft
+from tests.bench.ring import wait_for
+from tests.sglang.conftest import PROMPTS, Replica
+from tests.sglang.server import DEVICE
+
+NUM = 80
+
+
+def launched(folder, target, drafts, *options, **environment):
+    """A server and its first report."""
+    found = Replica(folder, target, drafts.random(0), folder / "state", *options, **environment)
+    try:
+        found.server.start()
+        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory, target, drafts):
+    """Trees of nine nodes, three children at each. SGLang compiles a part of that, which the CPU's stand-in cannot."""
+    options = ("--speculative-eagle-topk", "3", "--speculative-num-steps", "3", "--speculative-num-draft-tokens", "9")
+    environment = {"TORCHDYNAMO_DISABLE": "1"} if DEVICE == "cpu" else {}
+    yield from launched(tmp_path_factory.mktemp("planted"), target, drafts, *options, **environment)
+
+
+@pytest.fixture
+def short_of_memory(tmp_path, target, drafts):
+    """A server that retracts requests every few passes, as one does whose cache is full."""
+    environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
+    yield from launched(tmp_path, target, drafts, **environment)
+
+
+@pytest.fixture
+def divided(tmp_path, target, drafts):
+    """A server with two processes that take requests."""
+    yield from launched(tmp_path, target, drafts, "--tokenizer-worker-num", "2")
+
+
+def answers(replica, judge) -> dict[str, dict]:
+    """To a prompt of each domain, all at once; each is what the target alone would have written."""
+    found = {}
+
+    def ask(domain: str) -> None:
+        found[domain] = replica.server.generate(judge.prompt(domain), NUM, extra_key="apart")
+
+    threads = [threading.Thread(target=ask, args=(domain,)) for domain in PROMPTS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for domain, answer in found.items():
+        assert answer["output_ids"] == judge.greedy(judge.prompt(domain), NUM)
+    return found
+
+
+def steps_of(replica, judge, drafts, answer, domain):
+    """The steps of a trace, which account for every token, with states that are those of transformers."""
+    trace, states, final = replica.trace(answer["meta_info"]["id"])
+    prompt = judge.prompt(domain)
+    assert list(trace.tokens) == prompt + answer["output_ids"]
+    place = len(prompt) + 1  # the first token is the prefill's
+    for step in trace.steps:
+        num = step.num_correct_drafts
+        assert step.proposed[:num] == trace.tokens[place : place + num]
+        if num < len(step.proposed) and place + num < len(trace.tokens) - 1:
+            assert step.proposed[num] != trace.tokens[place + num]
+        place += num + 1
+    assert place == len(trace.tokens)
+    expected, expected_final = judge.states(list(trace.tokens[:-1]), drafts.config.aux_layer_ids)
+    torch.testing.assert_close(states.float(), expected[trace.first_state :], rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(final.float(), expected_final[trace.first_state :], rtol=1e-3, atol=2e-3)
+    return trace.steps
+
+
+def counts_agree(report) -> bool:
+    """Ours with SGLang's own."""
+    names = ("num_verify_steps", "num_accept_tokens")
+    return all(report[name] == report[f"engine_{name}"] > 0 for name in names)
+
+
+def test_of_trees_one_path_a_step_is_recorded_with_the_states_of_its_accepted_nodes(
+    planted, target, judge, drafts, tmp_path
+):
+    """A random draft's first, then, after a swap, those of one that has learnt a little."""
+    for version, draft in ((1, drafts.random(1)), (2, trained_draft(target, tmp_path / "trained", 6, 8.0))):
+        planted.swap(version, draft)
+        num_correct = num_proposed = 0
+        for domain, answer in answers(planted, judge).items():
+            assert answer["meta_info"]["weight_version"] == str(version)
+            for step in steps_of(planted, judge, drafts, answer, domain):
+                num_correct += step.num_correct_drafts
+                num_proposed += len(step.proposed)
+                assert 1 <= len(step.proposed) <= 3
+        assert num_correct < num_proposed
+    assert num_correct > 0
+    assert planted.observed()["capture_state"] == "working"
+
+
+def test_retracted_requests_leave_whole_traces(short_of_memory, judge, drafts):
+    """What SGLang reads again gives a token, which is of no verify step: it is recorded as a step without drafts."""
+    num_plain = 0
+    for domain, answer in answers(short_of_memory, judge).items():
+        steps = steps_of(short_of_memory, judge, drafts, answer, domain)
+        num_plain += sum(not step.proposed for step in steps)
+    assert "Testing retraction" in short_of_memory.server.log()
+    assert num_plain > 0
+    wait_for("nothing to run", lambda: short_of_memory.observed()["num_running"] == 0, 60)
+    report = short_of_memory.observed()
+    assert (report["capture_state"], report["num_dropped_traces"], report["queue_bytes"]) == ("working", 0, 0)
+    wait_for("equal counts", lambda: counts_agree(short_of_memory.observed()), 60)
+
+
+def test_several_tokenizers_are_told_as_what_breaks_capture_and_swaps_go_on(divided, judge, drafts):
+    report = divided.observed()
+    assert report["capture_state"] == "broken"
+    assert report["capture_detail"].startswith("--tokenizer-worker-num 2: SGLang loads no plugin in these processes")
+    divided.swap(1, drafts.random(1))
+    answers(divided, judge)
+    assert divided.traces() == {}
