@@ -86,9 +86,10 @@ test-gpu: $(VENV)/.dev
 bench-gpu: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.bench_gpu throughput
 
-# All that a GPU machine with a network can say: the trainer on it, then SGLang as it is published.
+# All that a GPU machine with a network can say: the trainer on it, then SGLang as it is published. What fails keeps
+# nothing else from running.
 gpu:
-	@$(MAKE) --no-print-directory DEVICE=cuda test-gpu bench-gpu test-sglang bench-sglang
+	@$(MAKE) --no-print-directory --keep-going DEVICE=cuda test-gpu bench-gpu test-sglang bench-sglang
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 NO_DRAFT = -1  # in place of a version: nothing was there that could draft, or be compared with what does
+LONGEST_SHA256, LONGEST_DETAIL = 64, 10_000  # characters that the console takes of an ObservedState's texts
 
 
 class RecordError(ValueError):
@@ -300,6 +301,29 @@ class ObservedState(Record):
     # Of one step with lookahead 0, 1, ..., at the batch size of late, as the engine measured it; () = it has not
     step_seconds: tuple[float, ...] = ()
 
+    def fitting(self) -> Self:
+        """Its texts as the console takes them: none of them may keep a report from being heard."""
+        return dataclasses.replace(
+            self,
+            sha256=_cut(self.sha256, LONGEST_SHA256),
+            detail=_cut(self.detail, LONGEST_DETAIL),
+            capture_detail=_cut(self.capture_detail, LONGEST_DETAIL),
+            target_sha256=_cut(self.target_sha256, LONGEST_SHA256),
+            pins_detail=_cut(self.pins_detail, LONGEST_DETAIL),
+            policy_detail=_cut(self.policy_detail, LONGEST_DETAIL),
+            ranks=tuple(_cut(line, LONGEST_SHA256) or "none" for line in self.ranks),
+        )
+
+    def core(self, why: str) -> Self:
+        """What a swap has come to, without all that the console may find fault with besides; ``why`` goes with it."""
+        found = type(self)(
+            replica=self.replica, target=self.target, engine=self.engine, url=self.url, generation=self.generation,
+            version=self.version, sha256=self.sha256, state=self.state, detail=self.detail,
+            reported_at=self.reported_at, capture_state="broken", capture_detail=why,
+            swap_ms=0.0, probe_accept_length=0.0, probe_num_steps=0, num_running=0, num_dropped_traces=0, spool_bytes=0,
+        )  # fmt: skip
+        return found.fitting()
+
 
 @dataclass(frozen=True, slots=True)
 class Announcement(Record):
@@ -328,6 +352,10 @@ class TrainProgress(Record):
     tokens_per_second: float
     phase: str  # "load" | "train" | "evaluate" | "save"
     reported_at: float
+
+
+def _cut(text: str, longest: int) -> str:
+    return text.replace("\0", "")[:longest]
 
 
 @functools.cache

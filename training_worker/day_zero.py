@@ -17,6 +17,7 @@ from training_worker import vocabulary
 from training_worker.config import SliceJob
 
 SHARED = "embed_tokens.weight"  # both engines take the target's
+LAYER = "layers.0."  # what SGLang 0.5.2x calls the layer that older checkpoints, and ours, call midlayer
 
 
 def is_readable(job: SliceJob) -> bool:
@@ -43,7 +44,7 @@ def first_draft(job: SliceJob) -> tuple[DraftConfig, dict[str, Tensor], dict[str
 
 
 def import_draft(folder: Path, target: dict[str, Any]) -> tuple[DraftConfig, dict[str, Tensor]]:
-    """Read somebody else's EAGLE-3 checkpoint as one of ours: float32, no embedding, every key of the config set.
+    """Read somebody else's EAGLE-3 checkpoint as one of ours: our names, float32, no embedding, a complete config.
 
     Layer ids that are not given are SGLang's defaults; positions are the target's, whatever the file says, because a
     smaller number costs acceptance in silence. Raises CheckpointError naming what does not fit.
@@ -87,6 +88,19 @@ def _complete(given: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Raises CheckpointError where two tensors mean the same."""
+    found: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
-        found = {name: file.get_tensor(name) for name in file.keys() if name != SHARED}  # noqa: SIM118
+        for given in file.keys():  # noqa: SIM118
+            name = _our_name(given)
+            if name in found:
+                raise CheckpointError(f"{path}: {given} is there by another name too")
+            if name != SHARED:
+                found[name] = file.get_tensor(given)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+
+
+def _our_name(name: str) -> str:
+    """Of a tensor by the names that SGLang loads, those of its own modules included."""
+    name = name.removeprefix("model.")
+    return f"midlayer.{name.removeprefix(LAYER)}" if name.startswith(LAYER) else name

@@ -23,6 +23,7 @@ from aurora_web.registry.safetensors_header import read_tensors
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
 WEIGHTS = "model.safetensors"
+LAYERS = ("midlayer.", "layers.0.")  # names of its one layer: older checkpoints' and ours, SGLang's of today
 OTHER = "Give a draft that was made for this model, or begin with random weights."
 
 
@@ -105,7 +106,8 @@ def _are_layers(layers: Any, num_layers: int) -> bool:
 def _tensor_problems(folder: Path, config: dict[str, Any], target: TargetFacts) -> list[str]:
     if not (folder / WEIGHTS).is_file():
         return [f"{WEIGHTS} is missing: expected the weights in one safetensors file."]
-    tensors, problems = read_tensors(folder, [WEIGHTS])
+    found, problems = read_tensors(folder, [WEIGHTS])
+    tensors = {name.removeprefix("model."): header for name, header in found.items()}
     hidden, draft_vocabulary = target.hidden_size, positive_integer(config, "draft_vocab_size") or target.vocab_size
     expected = {"fc.weight": [hidden, 3 * target.hidden_size], "lm_head.weight": [draft_vocabulary, hidden]}
     if draft_vocabulary != target.vocab_size:
@@ -115,6 +117,6 @@ def _tensor_problems(folder: Path, config: dict[str, Any], target: TargetFacts) 
             problems.append(f"the tensor {name} is missing.")
         elif tensors[name].get("shape") != shape:
             problems.append(f"{name} has shape {tensors[name].get('shape')}, expected {shape}.")
-    if not any(name.startswith("midlayer.") for name in tensors):
-        problems.append("its layer midlayer.* is missing.")
+    if not any(name.startswith(LAYERS) for name in tensors):
+        problems.append(f"its layer is missing: no tensor is named {' or '.join(f'{name}*' for name in LAYERS)}.")
     return problems

@@ -27,7 +27,7 @@ from aurora_web.rollouts.models import Deployment, Replica
 from aurora_web.rollouts.services import judge, revert, take_next
 from aurora_web.rollouts.swaps import record_arrival
 from aurora_web.traces.codec import count, finite, moment, text
-from speculators.records import DesiredState, ObservedState, RecordError
+from speculators.records import LONGEST_DETAIL, LONGEST_SHA256, DesiredState, ObservedState, RecordError
 
 log = logging.getLogger(__name__)
 CAPTURE_STATES = ("working", "off", "broken")
@@ -161,10 +161,10 @@ def _checked(state: ObservedState) -> dict[str, Any]:
         "pins_revision": -1 if state.pins_revision == -1 else count(state.pins_revision, where + "pins_revision"),
         "pins_obeyed": [text(kind, where + "pins_obeyed", 32) for kind in state.pins_obeyed],
         "step_seconds": [finite(seconds, where + "step_seconds") for seconds in state.step_seconds],
-        "ranks": [text(sha256, where + "ranks", 64) for sha256 in state.ranks],
-        **{name: _optional(getattr(state, name), where + name, 64) for name in ("sha256", "target_sha256")},
+        "ranks": [text(sha256, where + "ranks", LONGEST_SHA256) for sha256 in state.ranks],
+        **{name: _optional(getattr(state, name), where + name, LONGEST_SHA256) for name in ("sha256", "target_sha256")},
         **{
-            name: _optional(getattr(state, name), where + name, 10_000)
+            name: _optional(getattr(state, name), where + name, LONGEST_DETAIL)
             for name in ("detail", "capture_detail", "pins_detail", "policy_detail")
         },
         **{name: count(getattr(state, name), where + name, 2**62) for name in COUNTERS},

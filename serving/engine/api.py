@@ -164,7 +164,7 @@ class SwapOutcome:
     """The proof of one swap."""
 
     version: int
-    sha256: str  # "" = no speculation
+    sha256: str  # of what is in memory, or what was found instead of it; "" = no speculation
     previous: int | None  # version that ``revert`` would return to
     swap_ms: float  # time that the engine's loop spent on it
 

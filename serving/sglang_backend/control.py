@@ -57,8 +57,12 @@ class ControlPolicy:
         return self._graph_sizes
 
     def get_steps_for_batch(self, batch_size: int) -> int:
-        """Draft steps of the step that is about to run."""
-        if self.guard.holds("control", self._is_plain):
+        """Draft steps of the step that is about to run: on every rank the same, whatever has failed on one of them.
+
+        Ranks that draft apart wait for each other for ever. So it is drawn on, though this rank's other hooks have been
+        given up: seed, number of draws, and the share of the last command are those of all ranks.
+        """
+        if self.guard.holds("control", self._is_plain, is_owed=True):
             return 0
         return self.num_steps if self.inner is None else int(self.inner.get_steps_for_batch(batch_size))
 

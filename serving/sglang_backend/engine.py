@@ -23,6 +23,7 @@ from serving.sglang_backend.control import ControlPolicy
 from serving.sglang_backend.events import Applied
 from serving.sglang_backend.ranks import NOT_YET, Answer, Command, RankSwapper
 from serving.sglang_backend.roll_call import RollCall
+from serving.sglang_backend.weights import DraftMemory
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 
@@ -69,8 +70,10 @@ class SglangEngine:
         self.pins = pins
         self.outbox: deque[Command] = deque()
         self.target_sha256 = ""  # of the target's weights on all ranks; "" = not read since the last swap
-        self.ranks: tuple[str, ...] = ()
+        self.ranks: tuple[str, ...] = ()  # what each of them said about its memory at the last swap
         self.num_errors = 0
+        self._proof = (versions.live.version, versions.live.sha256)  # a version, and what was found in memory for it
+        self._no_policy = ""  # why some rank cannot decode without drafts; "" = none has said so
         self._applying: dict[int, Applied] = {}  # by ticket
         self._ticket = 0
         self._protocol = threading.Lock()  # one conversation with the ranks at a time
@@ -110,18 +113,24 @@ class SglangEngine:
     @property
     def policy_detail(self) -> str:
         """What of the target's policy this server does not do, and why; "" = it does all."""
-        if self.policy is not None and self.policy.is_available:
+        if not (why := self._no_control):
             return ""
         refused = [f"control share {self._share:g}"] * bool(self._share)
         refused += ["largest lookahead 0"] * self._is_bounded_to_none
-        return f"{' and '.join(refused)}: {NO_CONTROL}" if refused else ""
+        return f"{' and '.join(refused)}: {why}" if refused else ""
+
+    @property
+    def _no_control(self) -> str:
+        is_available = self.policy is not None and self.policy.is_available
+        return self._no_policy if is_available else NO_CONTROL
 
     def stats(self) -> EngineStats:
         versions, assembler = self.versions, self.assembler
         live, previous, probe = versions.live, versions.previous, versions.probe
+        version, in_memory = self._proof
         return EngineStats(
             version=live.version,
-            sha256=live.sha256,
+            sha256=in_memory if live.draft is not None and live.version == version else "",
             previous=previous.version if previous else None,
             num_running=assembler.num_running,
             num_waiting=0,
@@ -174,7 +183,7 @@ class SglangEngine:
             with self._protocol:
                 lines = self._command("target").lines
             if NOT_YET not in lines:
-                return hashlib.sha256(" ".join(lines).encode()).hexdigest() if all(lines) else ""
+                return hashlib.sha256(" ".join(lines).encode()).hexdigest() if lines and all(lines) else ""
             time.sleep(TARGET_SECONDS)
 
     # -- the conversation with the ranks ----------------------------------------------------------------------------
@@ -190,36 +199,52 @@ class SglangEngine:
         previous = self.versions.previous
         if previous is None:
             raise LookupError(f"version {self.versions.live.version} has no previous version in memory")
-        return self._change(Applied(previous, detail=detail))
+        outcome = self._change(Applied(previous, detail=detail))
+        if outcome.sha256 != previous.sha256:
+            raise SwapError(f"in memory is {outcome.sha256}, version {previous.version} is {previous.sha256}")
+        return outcome
 
     def _change(self, change: Applied) -> SwapOutcome:
-        """Bring weights into service on all ranks and prove them. Raises SwapError."""
+        """Bring weights into service on all ranks, and say what is in memory then. Raises SwapError."""
         with self._protocol:
             previous = self.versions.live
             milliseconds = self._apply(change) if change.served.draft else self._switch_off(change)
             self._await_version(change.served)
             self._target_is_due.set()
-            sha256 = self.ranks[0] if self.ranks and change.served.draft else ""
-            return SwapOutcome(change.served.version, sha256, previous.version, milliseconds)
+            in_memory = self._in_memory(change.served)
+            self._proof = (change.served.version, in_memory)
+            return SwapOutcome(change.served.version, in_memory, previous.version, milliseconds)
+
+    def _in_memory(self, served: Served[Weights]) -> str:
+        """The version's checksum where every rank holds it, else what the others say; "" without a draft."""
+        wrong = [f"rank {rank}: {line}" for rank, line in enumerate(self.ranks) if line != served.sha256]
+        if served.draft is None or not wrong:
+            return served.sha256
+        return ", ".join(wrong) if len(self.ranks) > 1 else self.ranks[0]
 
     def _apply(self, change: Applied) -> float:
         draft = change.served.draft
         assert draft is not None
-        self._send_policy(True)
         self.swapper.offer(draft.sha256, draft.state)
         self._command("prepare", sha256=draft.sha256, uri=draft.uri)
         answer = self._once_ready("apply", change, sha256=draft.sha256, version=change.served.version)
         if any(answer.lines):
             raise SwapError("; ".join(line for line in answer.lines if line))
-        self.ranks = self._once_ready("prove").lines
-        if len(set(self.ranks)) != 1:
-            raise SwapError(f"the ranks hold different weights: {', '.join(self.ranks)}")
+        self._send_policy(True)
+        self.ranks = self._proved_lines()
         return answer.milliseconds
 
+    def _proved_lines(self) -> tuple[str, ...]:
+        """What each rank has found in its memory, or why it is not known: the weights are there, right or wrong."""
+        try:
+            return self._once_ready("prove").lines or ("no proof: see the server's log",)
+        except SwapError as error:
+            return (f"no proof: {error}",)
+
     def _switch_off(self, change: Applied) -> float:
-        if self.policy is None or not self.policy.is_available:
-            raise SwapError(NO_CONTROL)
         self._send_policy(False)
+        if why := self._no_control:
+            raise SwapError(why)
         self.assembler.queue.put(change)
         self.ranks = ()
         return 0.0
@@ -233,9 +258,13 @@ class SglangEngine:
             time.sleep(0.005)
 
     def _send_policy(self, is_speculating: bool) -> None:
+        """Every rank obeys, or none: where one cannot decode without drafts, the others must not."""
         wants = is_speculating and not self._is_bounded_to_none
-        if self.policy is not None and (self.policy.control_share, self.policy.is_speculating) != (self._share, wants):
-            self._command("policy", control_share=self._share, is_speculating=wants)
+        if self.policy is None or self._no_control:
+            return
+        if (self.policy.control_share, self.policy.is_speculating) != (self._share, wants):
+            lines = self._command("policy", control_share=self._share, is_speculating=wants).lines
+            self._no_policy = "; ".join(f"rank {rank}: {line}" for rank, line in enumerate(lines) if line)
 
     def _once_ready(self, kind: str, change: Applied | None = None, **given: Any) -> Answer:
         """A command that the ranks agree on, asked again while one of them is still reading or proving."""
@@ -281,11 +310,24 @@ class SglangEngine:
                 return answer
 
 
+def launched(memory: DraftMemory, uri: str) -> Weights:
+    """What SGLang was launched with: of several ranks each holds a part, the file the whole, if it is one of ours."""
+    if memory.size > 1:
+        try:
+            _, state = checkpoint.load(Path(uri))
+            if memory.holds(state):
+                return Weights(checkpoint.state_digest(state), uri, state)
+        except CheckpointError as error:
+            log.warning("nothing can return to the draft of the launch: %s", error)
+    state = {name: tensor.clone().cpu() for name, tensor in memory.state().items()}
+    return Weights(checkpoint.state_digest(state), uri, state)
+
+
 def _done(work: Any) -> Future[SwapOutcome]:
     """The work is done on the caller's thread; the future says how it went."""
     future: Future[SwapOutcome] = Future()
     try:
         future.set_result(work())
-    except (SwapError, LookupError, CheckpointError) as error:
+    except Exception as error:  # noqa: BLE001  belongs to whoever waits for the future
         future.set_exception(error)
     return future

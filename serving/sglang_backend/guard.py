@@ -62,8 +62,8 @@ class Guard:
             if self.num_failures <= self.max_failures:
                 log.exception("hook %s failed (%d of %d); serving goes on", name, self.num_failures, self.max_failures)
 
-    def holds(self, name: str, question: Callable[[], bool]) -> bool:
-        """The answer; False where asking fails."""
+    def holds(self, name: str, question: Callable[[], bool], *, is_owed: bool = False) -> bool:
+        """The answer; False where asking fails, or is not done any more (``is_owed`` as in ``run``)."""
         found: list[bool] = []
-        self.run(name, lambda: found.append(question()))
+        self.run(name, lambda: found.append(question()), is_owed=is_owed)
         return bool(found and found[0])

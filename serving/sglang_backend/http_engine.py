@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PROBE_STEPS = 64
 LOOK_SECONDS = 3.0  # for the server to say what it serves
+SEND_SECONDS = 60.0  # for anything else
 MOST_SENT_BYTES = 2 << 30  # of weights in one request: the server stands still while it reads them
 PINS_OBEYED = ("no_training",)  # a sidecar keeps no traces at all
 PINS_DETAIL = "over SGLang's routes only weights can be changed: the lookahead is that of the launch command"
@@ -52,12 +53,13 @@ class HttpEngine:
 
     def __init__(self, engine_url: str, admin_key: str = "") -> None:
         headers = {"authorization": f"Bearer {admin_key}"} if admin_key else {}
-        self._http = httpx.Client(base_url=engine_url, headers=headers, timeout=60.0, trust_env=False)
+        self._http = httpx.Client(base_url=engine_url, headers=headers, timeout=SEND_SECONDS, trust_env=False)
         self.counts = EngineCounts()
         self.pins = Pins(PINS_OBEYED, PINS_DETAIL)
         self.policy_detail = ""  # what of the policy the server does not do, and why
         self.target_sha256 = ""
         self._away = ""  # why the server said nothing when it was asked last
+        self._pause = ""  # why the server may stand still because of us; "" = it is known to go on
         self._collapse = ""  # why the live version must go, until it has gone
         self._meet()
         self._look()
@@ -112,6 +114,12 @@ class HttpEngine:
         why = "SGLang's routes change weights only. The plugin can stop drafting; other lookaheads need a launch."
         self.policy_detail = f"{' and '.join(refused)}: {why}" if refused else ""
 
+    def close(self) -> None:
+        """Leave no server behind that stands still because of us."""
+        if self._pause:
+            self._go_on()
+        self._http.close()
+
     def stats(self) -> EngineStats:
         """Asks the server; a version whose probe has collapsed is reverted here, on the caller's thread.
 
@@ -165,7 +173,9 @@ class HttpEngine:
         except (httpx.HTTPError, OSError, LookupError, ValueError) as error:
             self._away = f"the SGLang server at {self._http.base_url} does not say what it serves: {error}"
             return
-        self._away = ""
+        if self._pause:
+            self._go_on(LOOK_SECONDS)
+        self._away = self._pause
 
     def _take_over(self, label: str) -> None:
         """The weights are not those that this process wrote: of the launch, or of whoever wrote them."""
@@ -220,34 +230,48 @@ class HttpEngine:
     def _send(self, draft: Payload, version: int) -> None:
         """Pause in place, write the draft, continue; the target's checksum must be the same before and after."""
         before = self._target_checksum()
-        self._post("/pause_generation", {"mode": "in_place"})
+        self._pause = f"the server stands still for version {version}"
         try:
-            self._post("/begin_weight_update", {"selector": "draft"})
-            try:
-                self._post(
-                    "/update_weights_from_tensor",
-                    {
-                        "serialized_named_tensors": [draft.encoded] * self._num_ranks,
-                        "selector": "draft",
-                        "flush_cache": False,
-                        "weight_version": str(version),
-                    },
-                )
-            finally:
-                self._post("/end_weight_update", {})
+            self._post("/pause_generation", {"mode": "in_place"})  # an answer that is lost may have been a yes
+            self._write(draft, version)
         finally:
-            self._post("/continue_generation", {})
+            self._go_on()
         self.target_sha256 = self._target_checksum()
         if before != self.target_sha256:
             raise SwapError(f"the target's weights changed: {before} before, {self.target_sha256} after")
+
+    def _write(self, draft: Payload, version: int) -> None:
+        self._post("/begin_weight_update", {"selector": "draft"})
+        try:
+            self._post(
+                "/update_weights_from_tensor",
+                {
+                    "serialized_named_tensors": [draft.encoded] * self._num_ranks,
+                    "selector": "draft",
+                    "flush_cache": False,
+                    "weight_version": str(version),
+                },
+            )
+        finally:
+            self._post("/end_weight_update", {})
+
+    def _go_on(self, seconds: float = SEND_SECONDS) -> None:
+        """Have the server decode again. While that is not known to have worked, each look at it tries once more."""
+        try:
+            self._post("/continue_generation", {}, seconds)
+        except (httpx.HTTPError, SwapError) as error:
+            self._pause = f"the server may stand still since the last swap, and is asked again: {error}"
+            log.error("%s", self._pause)
+            return
+        self._pause = ""
 
     def _target_checksum(self) -> str:
         """By the server's own checker; "" where it has none (a build without CUDA)."""
         answer = self._http.post("/weights_checker", json={"action": "checksum", "selector": "target"})
         return str(answer.json().get("per_engine_checksum") or "") if answer.is_success else ""
 
-    def _post(self, path: str, body: dict[str, Any]) -> None:
-        answer = self._http.post(path, json=body)
+    def _post(self, path: str, body: dict[str, Any], seconds: float = SEND_SECONDS) -> None:
+        answer = self._http.post(path, json=body, timeout=seconds)
         said = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
         if answer.is_error or (isinstance(said, dict) and said.get("success") is False):
             raise SwapError(f"{path}: HTTP {answer.status_code}: {answer.text[:300]}")
@@ -260,7 +284,7 @@ def _done(work: Callable[[], SwapOutcome]) -> Future[SwapOutcome]:
         future.set_result(work())
     except httpx.HTTPError as error:
         future.set_exception(SwapError(f"{type(error).__name__}: {error}"))
-    except (SwapError, LookupError) as error:
+    except Exception as error:  # noqa: BLE001  belongs to whoever waits for the future
         future.set_exception(error)
     return future
 

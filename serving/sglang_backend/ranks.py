@@ -28,7 +28,7 @@ from speculators import checkpoint
 log = logging.getLogger(__name__)
 
 NOT_YET = "not yet"  # a rank's line while its reading or proving goes on: rank 0 asks again, the scheduler never waits
-KEPT = 3  # live, previous, prepared
+KEPT = 3  # in host memory: live, previous, prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ class Answer:
     """What came of a command, on rank 0."""
 
     ticket: int
-    lines: tuple[str, ...]  # one per rank: "" = fine, or what is wrong; for "prove" and "target" its checksum
+    # One per rank: "" = fine, or what is wrong; for "prove" and "target" its checksum. () = nothing to agree on, or a
+    # failure on rank 0.
+    lines: tuple[str, ...]
     milliseconds: float = 0.0
 
 
@@ -82,18 +84,21 @@ class CpuGroup:
 
 @dataclass(slots=True)
 class Prepared:
-    """A checkpoint read and staged on a rank."""
+    """A checkpoint read on a rank."""
 
     state: dict[str, Tensor]
-    payload: list[tuple[str, Tensor]]
+    payload: list[tuple[str, Tensor]] | None  # on the draft's device, from "prepare" until it has been copied
 
 
 class RankSwapper:
     """One rank's side: reads in the background, copies between two steps, proves in the background.
 
     ``on_applied`` is called on the scheduler's thread right before the copy, which ``between_steps`` surrounds;
-    ``on_policy`` with every policy command. Answers of commands go to ``answers``, which only rank 0 reads. ``target``
-    is set when the target is loaded.
+    ``on_policy`` with every policy command that all ranks can obey: ``no_policy`` says why this one cannot. Answers of
+    commands go to ``answers``, which only rank 0 reads. ``target`` is set when the target is loaded.
+
+    Besides what serves, only the checkpoint of the swap at work is on the device: where there is no room for it, that
+    swap fails, and no other does.
     """
 
     def __init__(
@@ -103,38 +108,47 @@ class RankSwapper:
         on_applied: Callable[[Command], None],
         on_policy: Callable[[Command], None],
         between_steps: Callable[[], Any] = nullcontext,
+        no_policy: Callable[[], str] = str,
     ) -> None:
         self.memory = memory
         self.group = group
         self.on_applied = on_applied
         self.on_policy = on_policy
         self.between_steps = between_steps
+        self.no_policy = no_policy
         self.target: TargetWatch | None = None
         self.answers: SimpleQueue[Answer] = SimpleQueue()
         self._prepared: dict[str, Future[Prepared]] = {}
         self._proof: Future[str] | None = None
 
     def offer(self, sha256: str, state: dict[str, Tensor]) -> None:
-        """Weights that are in host memory already: rank 0's own, and the first ones of every rank."""
-        future: Future[Prepared] = Future()
-        future.set_result(Prepared(state, self.memory.staged(state)))
-        self._keep(sha256, future)
+        """Rank 0's own, which it has read already. Raises what staging raises, out of memory for one."""
+        self._let_go()
+        self._keep(sha256, _settled(Prepared(state, self.memory.staged(state))))
 
     def handle(self, command: Command) -> None:
         """On the scheduler's thread, at the same turn on every rank."""
         started = time.perf_counter()
         lines: tuple[str, ...] = ()
+        try:
+            lines = self._carry_out(command)
+        finally:  # whoever has sent it need not wait to hear that it failed here: no proof will follow
+            self.answers.put(Answer(command.ticket, lines, (time.perf_counter() - started) * 1e3))
+
+    def _carry_out(self, command: Command) -> tuple[str, ...]:
         if command.kind == "prepare":
             self._prepare(command)
-        elif command.kind == "apply":
-            lines = self._apply(command)
-        elif command.kind == "prove":
-            lines = self.group.gather(self._proved())
-        elif command.kind == "target":
-            lines = self.group.gather(self._target_line())
-        else:
+            return ()
+        if command.kind == "apply":
+            return self._apply(command)
+        if command.kind == "prove":
+            return self.group.gather(self._proved())
+        if command.kind == "target":
+            return self.group.gather(self._target_line())
+        lines = self.group.gather(self.no_policy())
+        if not any(lines):
             self.on_policy(command)
-        self.answers.put(Answer(command.ticket, lines, (time.perf_counter() - started) * 1e3))
+        return lines
 
     def _proved(self) -> str:
         if self._proof is None:
@@ -154,11 +168,16 @@ class RankSwapper:
 
     def _prepare(self, command: Command) -> None:
         found = self._prepared.get(command.sha256)
-        has_failed = found is not None and found.done() and found.exception() is not None
-        if found is None or has_failed:  # a file that could not be read may have come by now
-            self._keep(command.sha256, _in_background(lambda: self._read(command)))
+        if found is not None and not found.done():
+            return
+        known = _known(found)
+        if known is None or known.payload is None:  # a file that could not be read may have come by now
+            self._let_go()
+            self._keep(command.sha256, _in_background(lambda: self._read(command, known)))
 
-    def _read(self, command: Command) -> Prepared:
+    def _read(self, command: Command, known: Prepared | None) -> Prepared:
+        if known is not None:
+            return Prepared(known.state, self.memory.staged(known.state))
         _, state = checkpoint.load(Path(command.uri), command.sha256)
         self.memory.check(state)
         return Prepared(state, self.memory.staged(state))
@@ -166,17 +185,21 @@ class RankSwapper:
     def _apply(self, command: Command) -> tuple[str, ...]:
         prepared, problem = self._ready(command.sha256)
         lines = self.group.gather(problem)
-        if prepared is None or any(lines):
+        if prepared is None or prepared.payload is None or any(lines):
             return lines
         self._proof = None  # of what is about to be overwritten: a copy that fails leaves this rank without one
         self.on_applied(command)
-        with self.between_steps():
-            self.memory.load(prepared.payload)
-            ready = _mark(self.memory)
+        try:
+            with self.between_steps():
+                self.memory.load(prepared.payload)
+                ready = _mark(self.memory)
+        except Exception as error:
+            self._proof = _settled(f"no proof: the copy failed: {type(error).__name__}: {error}")
+            raise
         if self.target is not None:
             self.target.look()
-        self._keep(command.sha256, self._prepared[command.sha256])
-        self._proof = _in_background(lambda: self._prove(command, prepared.state, ready))
+        self._keep(command.sha256, _settled(Prepared(prepared.state, None)))
+        self._proof = _in_background(lambda: self._prove(command, prepared, ready))
         return lines
 
     def _ready(self, sha256: str) -> tuple[Prepared | None, str]:
@@ -187,14 +210,18 @@ class RankSwapper:
         if not future.done():
             return None, NOT_YET
         try:
-            return future.result(), ""
+            prepared = future.result()
         except Exception as error:  # noqa: BLE001  whatever it is, the ranks must hear of it
             return None, f"rank {self.memory.rank}: {type(error).__name__}: {error}"
+        if prepared.payload is None:
+            return None, f"rank {self.memory.rank}: version {sha256[:12]} was not prepared again"
+        return prepared, ""
 
-    def _prove(self, command: Command, state: dict[str, Tensor], ready: Any) -> str:
+    def _prove(self, command: Command, prepared: Prepared, ready: Any) -> str:
+        """``prepared`` lives as long as this thread: what is being copied must not be given back before it is."""
         if ready is not None:
             ready.synchronize()  # this thread's wait, not the scheduler's
-        return self.memory.digest(state, command.sha256)
+        return self.memory.digest(prepared.state, command.sha256)
 
     def _keep(self, sha256: str, future: Future[Prepared]) -> None:
         self._prepared.pop(sha256, None)
@@ -202,10 +229,27 @@ class RankSwapper:
         while len(self._prepared) > KEPT:
             del self._prepared[next(iter(self._prepared))]
 
+    def _let_go(self) -> None:
+        """Room for what is about to be staged: a swap that came to nothing may have left its own on the device."""
+        for sha256, future in list(self._prepared.items()):
+            if (found := _known(future)) is not None:
+                self._prepared[sha256] = _settled(Prepared(found.state, None))
+
 
 def _mark(memory: DraftMemory) -> Any:
     """An event behind the copy on a GPU, else None."""
     return recorded() if memory.device.type == "cuda" else None
+
+
+def _known(future: Future[Prepared] | None) -> Prepared | None:
+    """What was read; None while that goes on, or when it failed."""
+    return future.result() if future is not None and future.done() and future.exception() is None else None
+
+
+def _settled(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
 
 
 def _in_background(work: Callable[[], Any]) -> Future[Any]:
@@ -214,8 +258,8 @@ def _in_background(work: Callable[[], Any]) -> Future[Any]:
     def run() -> None:
         try:
             future.set_result(work())
-        except Exception as error:  # noqa: BLE001  the future hands it on
-            future.set_exception(error)
+        except Exception as error:  # noqa: BLE001  the future hands it on, without frames that keep what was staged
+            future.set_exception(error.with_traceback(None))
 
     threading.Thread(target=run, name="weights", daemon=True).start()
     return future

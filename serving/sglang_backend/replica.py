@@ -22,7 +22,15 @@ from serving.sglang_backend.capture import Capture, EventQueue, rids_of
 from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig, why_unlabelled
 from serving.sglang_backend.control import ControlPolicy
 from serving.sglang_backend.copies import stream_of
-from serving.sglang_backend.engine import PINS_DETAIL, PINS_OBEYED, PROBE_STEPS, SglangEngine, Weights
+from serving.sglang_backend.engine import (
+    NO_CONTROL,
+    PINS_DETAIL,
+    PINS_OBEYED,
+    PROBE_STEPS,
+    SglangEngine,
+    Weights,
+    launched,
+)
 from serving.sglang_backend.final_states import FinalStates, room_for_graphs
 from serving.sglang_backend.guard import Guard
 from serving.sglang_backend.metrics import MetricsReader
@@ -33,7 +41,6 @@ from serving.sglang_backend.self_check import SelfCheck
 from serving.sglang_backend.weights import DraftMemory, TargetWatch
 from serving.trace.follower import Beside
 from serving.trace.parts import running
-from speculators import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +76,9 @@ class Replica:
         self.logits_processor = _logits_processor(self.target)
         self.final = FinalStates(self._room_for_graphs())
         group = CpuGroup(runner.tp_group.cpu_group, self.memory.size)
-        self.swapper = RankSwapper(self.memory, group, self._applied, self._policy, lambda: stream_of(self.scheduler))
+        self.swapper = RankSwapper(
+            self.memory, group, self._applied, self._policy, lambda: stream_of(self.scheduler), self._no_policy
+        )
         self.capture: Capture | None = None
         self.engine: SglangEngine | None = None
         self.scheduler: Any = None  # set by every turn's hook
@@ -135,6 +144,10 @@ class Replica:
             self.policy.control_share = command.control_share
             self.policy.is_speculating = command.is_speculating
 
+    def _no_policy(self) -> str:
+        """Why this rank cannot decode without drafts."""
+        return "" if self.policy is not None and self.policy.is_available else NO_CONTROL
+
     # -- rank 0 -----------------------------------------------------------------------------------------------------
 
     def _room_for_graphs(self) -> torch.Tensor | None:
@@ -150,10 +163,9 @@ class Replica:
     def _lead(self) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         config, arguments = self.config, self.worker.server_args
-        state = {name: tensor.clone().cpu() for name, tensor in self.memory.state().items()}
-        launched = Weights(checkpoint.state_digest(state), str(arguments.speculative_draft_model_path), state)
+        first = launched(self.memory, str(arguments.speculative_draft_model_path))
         versions: Versions[Weights] = Versions(PROBE_STEPS, self.worker.speculative_num_steps)
-        versions.live = Served(0, launched)  # a version without a number, until the console names one
+        versions.live = Served(0, first)  # a version without a number, until the console names one
         queue = EventQueue(config.max_queue_bytes)
         pins = Pins(PINS_OBEYED, PINS_DETAIL)
         self.capture = Capture(
@@ -167,7 +179,7 @@ class Replica:
         self.engine = SglangEngine(self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins)
         self.metrics = MetricsReader(config.engine_url)
         target_config = _target_config(arguments.model_path, self.worker.target_worker.model_config.hf_config)
-        recording = config.recording(engine_name(), str(arguments.model_path), launched.uri)
+        recording = config.recording(engine_name(), str(arguments.model_path), first.uri)
         parts = running(recording, aux_layer_ids, self.engine, target_config, self._beside)
         self.parts = self._stack.enter_context(parts)
         self.assembler.start()

@@ -75,6 +75,7 @@ def following(engine: HttpEngine, config: settings.PluginConfig, target_config: 
         yield follower
     finally:
         follower.stop()
+        engine.close()
         client.close()
 
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.engine.api import EngineAwayError, EngineStats, FollowedEngine, LoadedDraft, SwapError
+from serving.engine.api import EngineAwayError, EngineStats, FollowedEngine, LoadedDraft, SwapError, SwapOutcome
 from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
 from serving.trace.pins import PinFollower
+from serving.trace.policy import PolicyFollower
 from serving.trace.spool import write_durably
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
@@ -29,6 +30,7 @@ from speculators.records import Announcement, DesiredState, ObservedState, Recor
 log = logging.getLogger(__name__)
 
 SWAP_TIMEOUT_SECONDS = 60.0
+REFUSED = (400, 413, 422)  # the console's answers that find fault with the report itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Follower:
         self.target_config = target_config
         self.file = file
         self.pins = pins
+        self.policy = PolicyFollower(engine)
         self.beside = beside
         self.interval_seconds = interval_seconds
         self.num_failed_reports = 0
@@ -141,10 +144,11 @@ class Follower:
         self._thread.join(5.0)
 
     def observed(self) -> ObservedState:
-        """What is true now."""
+        """What is true now, in texts that the console takes."""
         stats, beside = self.engine.stats(), self.beside()
+        beside = dataclasses.replace(beside, policy_detail=self.policy.detail or beside.policy_detail)
         state, detail = self._state_now(stats)
-        return ObservedState(
+        found = ObservedState(
             replica=self.identity.replica,
             target=self.identity.target,
             engine=self.identity.engine,
@@ -167,6 +171,7 @@ class Follower:
             step_seconds=stats.step_seconds,
             **dataclasses.asdict(beside),
         )
+        return found.fitting()
 
     def _run(self) -> None:
         wait = 0.0
@@ -182,8 +187,7 @@ class Follower:
         self._keep_reverted()
         stats = self._notice_loss()
         try:
-            answer = self.client.post("ingest/observed", json.dumps(self.observed().to_json()).encode())
-            desired = DesiredState.from_json(answer)
+            desired = self._report()
         except (ConsoleError, RecordError) as error:
             if self._is_lost and not stats.away:
                 self.restore()
@@ -198,10 +202,28 @@ class Follower:
         if self._state == "starting":
             self._state, self._detail = "serving", ""
         if desired.generation in (0, self._generation):
+            self._follow_policy(desired)
             return self.interval_seconds
         self._announce_swap()
         self._follow(desired)
         return 0.0  # the proof goes out at once
+
+    def _report(self) -> DesiredState:
+        """Say what is true and hear what is desired. Raises ConsoleError, RecordError.
+
+        A report that the console finds fault with is followed by its core: that a swap has failed must be heard.
+        """
+        found = self.observed()
+        try:
+            return DesiredState.from_json(self._post(found))
+        except ConsoleError as error:
+            if error.status not in REFUSED:
+                raise
+            log.error("the console refuses a report, it gets the core of it: %s", error)
+            return DesiredState.from_json(self._post(found.core(f"the console refused the whole report: {error}")))
+
+    def _post(self, observed: ObservedState) -> Any:
+        return self.client.post("ingest/observed", json.dumps(observed.to_json()).encode())
 
     def _failed(self, error: Exception) -> float:
         self.num_failed_reports += 1
@@ -239,7 +261,7 @@ class Follower:
         """Tell the console that loading has begun; nobody depends on it."""
         self._state, self._detail = "swapping", ""
         try:
-            self.client.post("ingest/observed", json.dumps(self.observed().to_json()).encode())
+            self._post(self.observed())
         except ConsoleError as error:
             log.info("could not report that a swap begins: %s", error)
 
@@ -247,15 +269,16 @@ class Follower:
         """Make the engine serve what is desired, or say why it does not."""
         self._generation, self._is_lost = desired.generation, False
         try:
-            self._set_policy(desired)
+            self.policy.follow(desired, is_unsure=True)
             if not _is_served(desired, self.engine.stats()):
                 self._swap(desired)
         except EngineAwayError as error:
             self._lose(str(error))
             return
-        except (SwapError, CheckpointError, TimeoutError) as error:
-            log.error("version %d is not served: %s", desired.version, error)
-            self._state, self._detail = "swap_failed", str(error)
+        except Exception as error:  # whatever it is: the console must hear of it, and undo the swap
+            is_known = isinstance(error, (SwapError, CheckpointError))
+            log.error("version %d is not served: %s", desired.version, error, exc_info=not is_known)
+            self._state, self._detail = "swap_failed", str(error) if is_known else f"{type(error).__name__}: {error}"
             return
         self._is_revert_answered = self.engine.stats().reverted_from is not None
         self._state, self._detail = "serving", ""
@@ -264,11 +287,17 @@ class Follower:
         self._good = desired
         self.file.write(desired)
 
-    def _set_policy(self, desired: DesiredState) -> None:
-        try:
-            self.engine.set_policy(control_share=desired.control_share, max_lookahead=desired.lookahead)
-        except ValueError as error:
-            raise SwapError(str(error)) from error
+    def _follow_policy(self, desired: DesiredState) -> None:
+        """The version stays; a restart without the console finds the newest policy beside the last good version."""
+        if not self.policy.follow(desired):
+            return
+        good, self._before = (
+            found and dataclasses.replace(found, control_share=desired.control_share, lookahead=desired.lookahead)
+            for found in (self._good, self._before)
+        )
+        if good is not None and good != self._good:
+            self._good = good
+            self.file.write(good)
 
     def _swap(self, desired: DesiredState) -> None:
         draft = self._draft(desired) if desired.version else None
@@ -277,10 +306,20 @@ class Follower:
         self._swap_ms = outcome.swap_ms
         log.info("generation %d: version %d in %.1f ms", desired.generation, outcome.version, outcome.swap_ms)
         if outcome.sha256 != (desired.sha256 if desired.version else ""):
-            detail = f"in memory is {outcome.sha256 or 'nothing'}, desired {desired.sha256}"
-            if outcome.previous is not None:
-                self.engine.revert(detail).result(timeout=SWAP_TIMEOUT_SECONDS)
-            raise SwapError(detail)
+            self._drafts.pop(desired.sha256, None)  # what was read may be what is wrong
+            detail = f"in memory is {outcome.sha256 or 'nothing'}, desired {desired.sha256 or 'nothing'}"
+            raise SwapError(detail + self._taken_back(outcome, detail))
+
+    def _taken_back(self, outcome: SwapOutcome, detail: str) -> str:
+        """Return to the version before; what to add to the report where that is not possible."""
+        if outcome.previous is None:
+            return "; there is no version to return to"
+        try:
+            self.engine.revert(detail).result(timeout=SWAP_TIMEOUT_SECONDS)
+        except Exception as error:
+            log.exception("version %d does not come back", outcome.previous)
+            return f"; version {outcome.previous} does not come back: {type(error).__name__}: {error}"
+        return ""
 
     def _draft(self, desired: DesiredState) -> LoadedDraft:
         """Load and check the checkpoint, unless it is in memory already: a rollback reads no file."""

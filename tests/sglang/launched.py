@@ -11,8 +11,9 @@ from typing import Any
 from serving.traffic.domains.registry import get_domain
 from tests.bench.ring import Ring, running_ring, wait_for
 from tests.services import new_database
-from tests.sglang.server import LOOKAHEAD, Server
+from tests.sglang.server import DEVICE, LOOKAHEAD, ON_DEVICE, SMALL, Server, with_missing
 
+VARIANTS = {"cpu": "cpu", "cuda": "gpu"}  # of the console's launch command, by the device that the tests run on
 SLUG = "on-sglang"
 DOMAIN = "arithmetic"
 CLIENTS = 6
@@ -42,7 +43,7 @@ def launch_of(ring: Ring, replica: int = 1) -> tuple[dict[str, Any], str]:
     """(the command of the replica of that number, which serves version 1; a token for it)."""
 
     def ready() -> dict[str, Any] | None:
-        launch: dict[str, Any] = ring.get(f"/targets/{SLUG}/launch", variant="cpu", replica=replica)
+        launch: dict[str, Any] = ring.get(f"/targets/{SLUG}/launch", variant=VARIANTS[DEVICE], replica=replica)
         return launch if launch["is_ready"] else None
 
     launch = wait_for("version 1 and the command that serves it", ready, 60)
@@ -50,7 +51,7 @@ def launch_of(ring: Ring, replica: int = 1) -> tuple[dict[str, Any], str]:
 
 
 class Launched(Server):
-    """The server that the console's own launch command describes, on a port that is free."""
+    """The server that the console's own launch command describes, on a port that is free, and small."""
 
     def __init__(self, folder: Path, launch: dict[str, Any], token: str) -> None:
         super().__init__(folder, folder, folder)
@@ -58,11 +59,10 @@ class Launched(Server):
         self.environment |= {**kept, launch["token_variable"]: token, "AURORA_ENGINE_URL": self.url}
         arguments = list(launch["arguments"])
         arguments[arguments.index("--port") + 1] = str(self.port)
-        self._arguments = arguments
+        self._arguments = with_missing(arguments, ON_DEVICE[DEVICE] | SMALL)
 
     def arguments(self) -> list[str]:
-        backend = "--cuda-graph-backend-decode"  # without graphs the control's state can be built on a CPU
-        return self._arguments + ([] if backend in self._arguments else [backend, "disabled"])
+        return self._arguments
 
 
 class Clients:

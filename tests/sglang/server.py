@@ -23,8 +23,15 @@ DEVICE = os.environ.get("AURORA_SGLANG_DEVICE", "cpu")
 PYTHON = Path(os.environ.get("AURORA_SGLANG_PYTHON", REPO / ".venv-sglang" / "bin" / "python"))
 LOOKAHEAD = 4
 ON_DEVICE = {
-    "cpu": ["--attention-backend", "intel_amx", "--cuda-graph-backend-decode", "disabled"],
-    "cuda": ["--attention-backend", "triton"],  # the one that takes float32; CUDA graphs and overlap as SGLang has them
+    "cpu": {"--attention-backend": "intel_amx", "--cuda-graph-backend-decode": "disabled"},
+    "cuda": {"--attention-backend": "triton"},  # the one that takes float32; CUDA graphs and overlap as SGLang has them
+}
+# Several servers share the device, and the judge of what they write computes in float32.
+SMALL = {
+    "--dtype": "float32",
+    "--mem-fraction-static": "0.3",
+    "--max-total-tokens": "16384",
+    "--max-running-requests": "16",
 }
 ENVIRONMENT = {"cpu": {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}, "cuda": {}}
 NOISE = re.compile(r"server_args=|Ignore import error")
@@ -82,8 +89,7 @@ class Server:
         return [
             "--model-path", str(self.target), "--served-model-name", "demo",
             "--host", "127.0.0.1", "--port", str(self.port),
-            "--device", DEVICE, "--dtype", "float32", *ON_DEVICE[DEVICE],
-            "--mem-fraction-static", "0.3", "--max-total-tokens", "16384", "--max-running-requests", "16",
+            *with_missing(["--device", DEVICE], ON_DEVICE[DEVICE] | SMALL),
             "--enable-metrics", "--speculative-algorithm", "EAGLE3",
             "--speculative-draft-model-path", str(self.draft), "--speculative-num-steps", str(LOOKAHEAD),
             "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", str(LOOKAHEAD + 1), *self.options,
@@ -110,6 +116,12 @@ class Server:
     def stream(self, prompt: list[int], max_tokens: int) -> Iterator[tuple[float, int]]:
         """See ``stream``."""
         return stream(self.url, prompt, max_tokens)
+
+
+def with_missing(arguments: list[str], wanted: dict[str, str]) -> list[str]:
+    """The arguments, and those of the wanted options that they do not say."""
+    more = [(flag, value) for flag, value in wanted.items() if flag not in arguments]
+    return [*arguments, *(part for pair in more for part in pair)]
 
 
 def with_plugin(folder: Path, code: str) -> Path:

@@ -204,7 +204,11 @@ def test_a_collapse_reverts_by_itself(replica, judge, drafts):
     generation = replica.set_desired(6, drafts.random(2), min_accept_length=3.0)
     wait_for("the swap", lambda: replica.observed()["generation"] == generation, 60)
     replica.server.generate(judge.prompt("json_tools"), 100)
-    report = wait_for("the revert", lambda: replica.observed()["state"] == "reverted" and replica.observed(), 60)
+    report = wait_for(
+        "the revert, proved",
+        lambda: (last := replica.observed())["state"] == "reverted" and last["sha256"] and last,
+        60,
+    )
     assert "accept length" in report["detail"]
     assert report["version"] == 5
     assert report["sha256"] == checkpoint.state_digest(checkpoint.load(drafts.random(0))[1])
@@ -212,7 +216,11 @@ def test_a_collapse_reverts_by_itself(replica, judge, drafts):
 
 
 def test_the_control_is_decoded_without_drafts_and_counted_apart(replica, judge, drafts):
-    replica.swap(8, drafts.random(0), control_share=0.5)
+    """From the poll on that brings another share, without a swap."""
+    replica.swap(8, drafts.random(0))
+    replica.console.console.desired["control_share"] = 0.5
+    reports = len(replica.console.console.of("/api/v1/ingest/observed"))
+    wait_for("a poll", lambda: len(replica.console.console.of("/api/v1/ingest/observed")) > reports + 2, 60)
     before = len(replica.counts())
     threads = [threading.Thread(target=replica.server.generate, args=(judge.prompt(domain), 150)) for domain in PROMPTS]
     for thread in threads:
@@ -302,13 +310,23 @@ def waiting(replica) -> str:
     return "".join(texts)
 
 
-def test_the_console_away_for_a_while_loses_nothing(replica, judge):
-    before = set(replica.traces())
+def test_the_console_away_while_a_swap_is_due_loses_nothing(replica, judge, drafts):
+    before, version = set(replica.traces()), replica.observed()["version"]
     replica.console.stop()
+    generation = replica.set_desired(200, drafts.random(1))
     ids = [replica.server.generate(judge.prompt("sql"), 12)["meta_info"]["id"] for _ in range(6)]
     wait_for("announcements of all", lambda: all(rid in waiting(replica) for rid in ids), 60)
     replica.console.start()
     wait_for("the traces", lambda: set(ids) <= set(replica.traces()) - before, 60)
+    assert {replica.traces()[rid].version for rid in ids} == {version}
+    wait_for(
+        "the swap",
+        lambda: (
+            [replica.observed()[name] for name in ("generation", "version", "state")] == [generation, 200, "serving"]
+        ),
+        60,
+    )
+    assert replica.server.generate(judge.prompt("sql"), 12)["meta_info"]["weight_version"] == "200"
 
 
 def test_nothing_of_ours_has_failed(replica):

@@ -57,6 +57,20 @@ def two_ranks(folder, target, drafts, **environment):
         found.stop()
 
 
+def test_a_collapse_of_the_first_version_brings_the_launchs_back_on_both_ranks(pair, judge, drafts):
+    """Each rank was launched with its part of it, and swaps in the whole."""
+    launched = pair.observed()["sha256"]
+    assert launched == checkpoint.state_digest(checkpoint.load(drafts.random(0))[1])
+    generation = pair.set_desired(9, drafts.random(2), min_accept_length=3.0)
+    wait_for("the swap", lambda: pair.observed()["generation"] == generation, 60)
+    prompt = judge.prompt("json_tools")
+    assert pair.server.generate(prompt, 100)["output_ids"] == judge.greedy(prompt, 100)
+    report = wait_for(
+        "the revert, proved", lambda: (last := pair.observed())["state"] == "reverted" and last["sha256"] and last, 60
+    )
+    assert (report["version"], report["sha256"], report["ranks"]) == (0, launched, [launched] * 2)
+
+
 def test_two_ranks_swap_and_prove_the_same_version(pair, judge, drafts):
     before = wait_for("the target's fingerprint", lambda: pair.observed()["target_sha256"], 60)
     report = pair.swap(1, drafts.random(1))

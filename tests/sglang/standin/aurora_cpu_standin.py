@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
-import itertools
 import os
 import sys
 import types
@@ -113,30 +112,6 @@ def activate() -> None:
     from sglang.srt.runtime_context import override_platform
 
     override_platform(has_amx=True).install()
-    folder = os.environ.get("AURORA_STANDIN_RECORD")
-    if folder:
-        _record_draft_passes(folder)
-
-
-def _record_draft_passes(folder: str) -> None:
-    """Save what goes into SGLang's draft at each prefill, and what comes out before its head: one file a pass."""
-    import torch
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
-    os.makedirs(folder, exist_ok=True)
-    numbers = itertools.count()
-
-    def after(
-        result: Any, model: Any, input_ids: Any, positions: Any, forward_batch: Any, *more: Any, **named: Any
-    ) -> None:
-        hidden = forward_batch.spec_info.hidden_states
-        if hidden.shape[-1] == model.fc.in_features:  # a prefill: rows come from the target
-            kept = {"input_ids": input_ids, "positions": positions, "hidden_states": hidden, "normed": result[0]}
-            path = os.path.join(folder, f"{next(numbers):05d}.pt")
-            torch.save({name: tensor.clone() for name, tensor in kept.items()}, path + ".part")
-            os.rename(path + ".part", path)
-
-    HookRegistry.register("sglang.srt.models.llama_eagle3.LlamaModel.forward", after, HookType.AFTER)
 
 
 if IS_ON:

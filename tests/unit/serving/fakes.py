@@ -169,6 +169,7 @@ class FakeEngine:
         self.submitted: list[Request] = []
         self.finished: list[FinishedRequest] = []
         self.digest_in_memory: str | None = None  # set: what a broken swap would leave
+        self.fails: Exception | None = None  # set: what loading a draft raises
 
     def start(self, on_control: Callable[[str, Part], None] = ignore_control) -> None: ...
 
@@ -188,6 +189,8 @@ class FakeEngine:
 
     def load_draft(self, directory: Path, expected_sha256: str | None = None) -> LoadedDraft:
         self.loads.append(directory)
+        if self.fails is not None:
+            raise self.fails
         _, state = checkpoint.load(directory, expected_sha256)
         return FakeDraft(self.digest_in_memory or checkpoint.state_digest(state))
 

@@ -45,17 +45,24 @@ def job(config, tmp_path, monkeypatch):
     )
 
 
-def foreign(folder, config, **changes):
-    """A checkpoint as other tools leave it: bfloat16, with the embedding, without t2d, a short position range."""
+def foreign(folder, config, layer="midlayer.", prefix="", **changes):
+    """A checkpoint as other tools leave it: bfloat16, with the embedding, without t2d, a short position range.
+
+    Its layer may have another name, and its tensors, the head and the map aside, those of SGLang's modules.
+    """
     make_draft(folder, config, seed=5, vocab=30)
     path = folder / "model.safetensors"
     state = {n: t.bfloat16() if t.is_floating_point() else t for n, t in load_file(path).items() if n != "t2d"}
     state["embed_tokens.weight"] = torch.zeros(61, 32, dtype=torch.bfloat16)
-    save_file(state, path)
+    save_file({_named(name, layer, prefix): tensor for name, tensor in state.items()}, path)
     given = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 64} | changes
     del given["eagle_config"]
     (folder / "config.json").write_text(json.dumps(given))
     return state
+
+
+def _named(name, layer, prefix):
+    return (prefix if name not in ("lm_head.weight", "d2t") else "") + name.replace("midlayer.", layer)
 
 
 def test_random_weights_need_the_config_alone(job):
@@ -75,6 +82,25 @@ def test_traces_need_the_target_and_wait_for_it(job, traces, target_dir):
     result = run_slice(replace(later, target_path=str(target_dir)), lambda progress: None)  # it has come
     assert len(result.trained_trace_ids) == 6
     assert result.progress.step > 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "prefix"), [("midlayer.", ""), ("layers.0.", ""), ("midlayer.", "model."), ("layers.0.", "model.")]
+)
+def test_the_names_of_any_sglang_are_read(config, tmp_path, layer, prefix):
+    state = foreign(tmp_path / "foreign", config, layer, prefix)
+    given = load_file(tmp_path / "foreign" / "model.safetensors")
+    assert f"{prefix}{layer}self_attn.q_proj.weight" in given
+    _, tensors = import_draft(tmp_path / "foreign", config)
+    assert torch.equal(tensors["midlayer.mlp.up_proj.weight"], state["midlayer.mlp.up_proj.weight"].float())
+    assert torch.equal(tensors["norm.weight"], state["norm.weight"].float())
+
+
+def test_a_tensor_that_is_there_by_two_names_is_refused(config, tmp_path):
+    state = foreign(tmp_path / "foreign", config)
+    save_file(state | {"layers.0.hidden_norm.weight": torch.zeros(32)}, tmp_path / "foreign" / "model.safetensors")
+    with pytest.raises(checkpoint.CheckpointError, match=r"hidden_norm\.weight is there by another name too"):
+        import_draft(tmp_path / "foreign", config)
 
 
 def test_an_imported_draft_becomes_version_one_and_is_learnt_on(job, config, traces, target_dir, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from django.core.management import CommandError, call_command
+from safetensors.torch import load_file, save_file
 
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import IncompatibleTarget, register_target
@@ -97,6 +98,20 @@ def test_an_imported_draft_is_checked_without_torch(checkpoint_dir, config, tmp_
     make_draft(tmp_path / "draft", config, seed=1, vocab=30)
     target = register(path=str(checkpoint_dir), slug="tiny", draft_path=str(tmp_path / "draft"))
     assert target.draft_path == str(tmp_path / "draft")
+
+
+@pytest.mark.parametrize(
+    ("layer", "problem"), [("layers.0.", ""), ("model.layers.0.", ""), ("block.", "its layer is missing")]
+)
+def test_a_draft_is_known_by_sglangs_names_of_today_too(checkpoint_dir, config, tmp_path, layer, problem):
+    make_draft(tmp_path / "draft", config, seed=1, vocab=30)
+    path = tmp_path / "draft" / "model.safetensors"
+    save_file({name.replace("midlayer.", layer): tensor for name, tensor in load_file(path).items()}, path)
+    given = {"path": str(checkpoint_dir), "slug": "tiny", "draft_path": str(tmp_path / "draft")}
+    if problem:
+        assert problem in problems_of(**given)
+    else:
+        assert register(**given).draft_path == str(tmp_path / "draft")
 
 
 @pytest.mark.parametrize(

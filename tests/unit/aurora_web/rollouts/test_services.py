@@ -11,6 +11,7 @@ from aurora_web.registry.services import StaleVersion, find_version
 from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.intent import RolloutError
 from aurora_web.rollouts.models import Deployment, GateDecision
+from speculators.records import RecordError
 
 pytestmark = pytest.mark.django_db
 
@@ -222,3 +223,19 @@ def test_versions_that_served_outlive_many_that_were_rejected(target, judged, re
     assert replicas.prune(target, timezone.now()) > 0
     services.rollback(target, "olga")
     assert (intent.desired_state(target).version, find_version(target, "@previous").number) == (2, 1)
+
+
+def test_a_failed_swap_is_heard_whatever_its_texts(target, observed):
+    """A replica cuts what this console would refuse, and has a report of the core for what it has not thought of."""
+    proof = "no proof: RuntimeError: " + "CUDA error " * 20
+    failed = observed(
+        state="swap_failed", detail="\0" + proof * 100, sha256=proof, ranks=(proof, ""), policy_detail="p"
+    )
+    with pytest.raises(RecordError):
+        replicas.observe(failed)
+    replicas.observe(failed.fitting())
+    kept = target.replicas.get()
+    assert (kept.state, kept.detail[:8], kept.ranks[0]) == ("swap_failed", "no proof", proof[:64])
+    replicas.observe(failed.core("refused"))
+    kept.refresh_from_db()
+    assert (kept.state, kept.ranks, kept.capture_detail) == ("swap_failed", [], "refused")

@@ -11,11 +11,16 @@ from tests.unit.serving.sglang_backend.test_small_parts import METRICS
 
 
 class Scripted:
-    """Routes of SGLang that the sidecar uses; ``fails`` names one that says no, ``status`` what all of them answer."""
+    """Routes of SGLang that the sidecar uses; ``fails`` names one that says no, ``status`` what all of them answer.
+
+    What is posted to ``loses`` is carried out, and the connection ends without an answer.
+    """
 
     def __init__(self, draft: Path) -> None:
         self.calls: list[tuple[str, dict]] = []
         self.fails = ""
+        self.loses = ""
+        self.stands_still = False
         self.checksums = ["t"]
         self.metrics = METRICS
         self.weight_version = "default"
@@ -40,6 +45,10 @@ class Scripted:
                 given = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 scripted.calls.append((self.path, given))
                 said = {"success": self.path != scripted.fails, "message": "scripted"}
+                if said["success"] and self.path in ("/pause_generation", "/continue_generation"):
+                    scripted.stands_still = self.path == "/pause_generation"
+                if self.path == scripted.loses:
+                    return
                 if said["success"] and "weight_version" in given:
                     scripted.weight_version = given["weight_version"]
                 if self.path == "/weights_checker":
@@ -61,7 +70,7 @@ class Scripted:
 
     def restart(self) -> None:
         """As it was launched."""
-        self.weight_version, self.status = "default", 200
+        self.weight_version, self.status, self.stands_still = "default", 200, False
 
     def paths(self) -> list[str]:
         return [path for path, _ in self.calls if path != "/weights_checker"]

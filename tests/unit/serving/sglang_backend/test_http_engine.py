@@ -154,3 +154,47 @@ def test_a_shift_of_the_traffic_before_the_swap_reverts_nothing(scripted, tmp_pa
     engine.swap(2, engine.load_draft(tmp_path / "next"), min_accept_length=1.5).result()
     scripted.metrics = METRICS.replace(" 55.0", " 255.0").replace(" 80.0", f" {185 + before}.0")  # 1.05
     assert engine.stats().version == version
+
+
+def test_a_server_whose_answer_to_the_pause_was_lost_goes_on(scripted, tmp_path):
+    engine = HttpEngine(scripted.url)
+    scripted.loses = "/pause_generation"
+    with pytest.raises(SwapError, match="RemoteProtocolError"):
+        engine.swap(2, engine.load_draft(tmp_path / "next")).result()
+    assert scripted.paths() == ["/pause_generation", "/continue_generation"]
+    assert (scripted.stands_still, engine.stats().away, engine.stats().version) == (False, "", 0)
+
+
+@pytest.mark.parametrize("how", ["fails", "loses"])
+def test_a_server_that_may_stand_still_is_said_to_and_asked_until_it_goes_on(scripted, tmp_path, how):
+    engine = HttpEngine(scripted.url)
+    setattr(scripted, how, "/continue_generation")
+    assert engine.swap(2, engine.load_draft(tmp_path / "next")).result().version == 2
+    for num in (2, 3):
+        assert "the server may stand still since the last swap" in engine.stats().away
+        assert scripted.paths().count("/continue_generation") == num
+    with pytest.raises(EngineAwayError, match="may stand still"):
+        engine.swap(3, engine.load_draft(tmp_path / "next")).result()
+    setattr(scripted, how, "")
+    stats = engine.stats()
+    assert (stats.away, stats.version, stats.sha256) == ("", 2, checkpoint.state_digest(draft_state(1)))
+    num_asked = scripted.paths().count("/continue_generation")
+    engine.stats()
+    assert (scripted.stands_still, scripted.paths().count("/continue_generation")) == (False, num_asked)
+
+
+def test_an_end_leaves_no_server_behind_that_stands_still(scripted, tmp_path):
+    engine = HttpEngine(scripted.url)
+    scripted.fails = "/continue_generation"
+    engine.swap(2, engine.load_draft(tmp_path / "next")).result()
+    assert scripted.stands_still
+    scripted.fails = ""
+    engine.close()
+    assert not scripted.stands_still
+
+
+def test_whatever_a_swap_fails_with_is_in_its_future(scripted, tmp_path, monkeypatch):
+    engine = HttpEngine(scripted.url)
+    draft = engine.load_draft(tmp_path / "next")
+    monkeypatch.setattr(engine, "_send", lambda draft, version: 1 // 0)
+    assert isinstance(engine.swap(2, draft).exception(), ZeroDivisionError)

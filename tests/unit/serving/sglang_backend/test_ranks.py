@@ -231,11 +231,14 @@ def test_a_copy_that_fails_on_a_rank_leaves_it_without_a_proof(tmp_path):
     def no_stream():
         raise AttributeError("forward_stream_ctx")
 
+    ask(one, Command("prepare", 4, sha256=sha256, uri=str(tmp_path / "two")))
+    one._prepared[sha256].result(60)
     one.between_steps = no_stream
     with pytest.raises(AttributeError):
         one.handle(Command("apply", 4, sha256=sha256, version=3))
     assert [command.version for command in applied] == [2, 3]  # the other ranks have copied: the prefixes are alike
-    assert "no proof" in ask(one, Command("prove", 5))[0]
+    assert one.answers.get(timeout=60).lines == ()  # nobody waits for it
+    assert ask(one, Command("prove", 5)) == ("no proof: the copy failed: AttributeError: forward_stream_ctx",)
 
 
 class Swapper:
@@ -253,6 +256,7 @@ def engine_with(roll: RollCall) -> SglangEngine:
 
     found = SglangEngine.__new__(SglangEngine)
     found.swapper, found.roll, found.outbox, found._ticket, found._applying = Swapper(), roll, Outbox(), 0, {}
+    found._no_policy = ""
     return found
 
 

@@ -120,6 +120,25 @@ def test_a_swap_that_fails_stays_failed_while_the_server_is_away(sidecar, script
         assert told(console, "state", "generation", "version", "sha256") == ("swap_failed", 1, 0, "")
 
 
+def test_a_server_that_may_stand_still_is_reported_until_it_goes_on(sidecar, scripted, console):
+    scripted.fails = "/continue_generation"
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("starting", 0) and told(console, "detail") != ("",))
+        assert "the server may stand still since the last swap" in told(console, "detail")[0]
+        scripted.fails = ""
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 1, 2))
+        assert not scripted.stands_still
+    assert scripted.paths().count(WRITE) == 1
+
+
+def test_a_policy_that_changes_without_a_swap_is_answered_for(sidecar, console, tmp_path):
+    with sidecar():
+        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+        console.desired = desired(tmp_path, lookahead=0)
+        wait_until(lambda: "largest lookahead 0" in told(console, "policy_detail")[0])
+        assert told(console, "state", "generation", "version") == ("serving", 1, 2)
+
+
 def test_a_sidecar_that_was_started_again_needs_no_console(sidecar, scripted, console):
     with sidecar():
         wait_until(lambda: told(console, "state", "version") == ("serving", 2))

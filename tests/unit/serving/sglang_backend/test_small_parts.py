@@ -195,6 +195,19 @@ def test_the_control_comes_in_blocks_with_its_share():
     assert steps[:100] == [again.get_steps_for_batch(3) for _ in range(100)]
 
 
+@pytest.mark.parametrize("is_speculating", [True, False])
+def test_a_rank_on_which_all_else_has_failed_drafts_as_the_others_do(is_speculating):
+    """Ranks that draft apart wait for each other for ever."""
+    well, failing = ControlPolicy(4, guard=Guard()), ControlPolicy(4, guard=Guard(max_failures=1))
+    for policy in (well, failing):
+        policy.control_share, policy.is_speculating = 0.5, is_speculating
+    failing.guard.run("command", lambda: 1 / 0)
+    assert failing.guard.is_tripped
+    for _ in range(100 * BLOCK_STEPS):
+        assert well.get_steps_for_batch(1) == failing.get_steps_for_batch(1)
+    assert failing.block == well.block
+
+
 def test_speculation_can_be_off_and_an_inner_policy_decides_the_rest():
     class Inner:
         candidate_steps = [1, 3]
