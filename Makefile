@@ -21,7 +21,7 @@ RUN_SGLANG := AURORA_SGLANG_DEVICE=$(DEVICE) AURORA_SGLANG_PYTHON=$(CURDIR)/$(SG
 PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving speculators)
 
 .PHONY: up down status setup oidc test types unit test-all test-model test-long test-browser soak check bench bench-web openapi screenshots lock
-.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang bench-sglang test-gpu bench-gpu gpu
+.PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang test-sglang-launches bench-sglang test-gpu bench-gpu gpu
 
 up: $(VENV)/.runtime
 	@$(BIN)/python -m aurora_kernels.native
@@ -60,7 +60,7 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(UNIT_TESTS)
 
-test-all: test test-model test-long test-browser soak test-sglang
+test-all: test test-model test-long test-browser soak test-sglang test-sglang-launches
 
 # The default target, a real LLM: fetched once (93 MB) into the environment.
 $(VENV)/models/smollm2: $(VENV)/.dev
@@ -89,7 +89,7 @@ bench-gpu: $(VENV)/.dev
 # All that a GPU machine with a network can say: the trainer on it, then SGLang as it is published. What fails keeps
 # nothing else from running.
 gpu:
-	@$(MAKE) --no-print-directory --keep-going DEVICE=cuda test-gpu bench-gpu test-sglang bench-sglang
+	@$(MAKE) --no-print-directory --keep-going DEVICE=cuda test-gpu bench-gpu test-sglang test-sglang-launches bench-sglang
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -122,7 +122,12 @@ sglang-plugin: $(VENV)/.dev
 	@ls dist/aurora_sglang-*.whl
 
 test-sglang: $(VENV)/models/smollm2 $(SGLANG)/.plugin
-	AURORA_TEST_MODEL=$(CURDIR)/$< $(RUN_SGLANG) -m pytest tests/sglang -p no:cacheprovider -n 2 --dist loadfile --durations=10
+	AURORA_TEST_MODEL=$(CURDIR)/$< $(RUN_SGLANG) -m pytest tests/sglang --ignore tests/sglang/test_launch_lines.py \
+	    -p no:cacheprovider -n 2 --dist loadfile --durations=10
+
+# A server of its own for each test
+test-sglang-launches: $(SGLANG)/.plugin
+	$(RUN_SGLANG) -m pytest tests/sglang/test_launch_lines.py -p no:cacheprovider --durations=0
 
 bench-sglang: $(VENV)/.dev $(SGLANG)/.plugin
 	$(RUN_SGLANG) -m tests.bench sglang

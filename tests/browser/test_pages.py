@@ -8,6 +8,9 @@ import uuid
 from contextlib import suppress
 
 import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.template.loader import render_to_string
+from django.test import RequestFactory
 from django.urls import get_resolver
 from playwright.sync_api import expect
 
@@ -23,6 +26,7 @@ WIDER = """() => document.documentElement.scrollWidth <= innerWidth ? [] :
 TWICE = """() => { const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
   return ids.filter((id, i) => ids.indexOf(id) !== i); }"""
 T = f"/targets/{SLUG}/"
+NO_TRACE = f"/targets/pocket/traces/{uuid.UUID(int=0)}/"
 # name of the address -> the pages to look at; {...} is filled in by the fixture ``busy``
 PAGES = {
     "console:overview": ["/", "/?q=nothing+like+this"],
@@ -42,7 +46,7 @@ PAGES = {
     "console:compare": [f"{T}versions/compare/", f"{T}versions/compare/?v=1&v={{canary}}"],
     "console:version": [f"{T}versions/1/", f"{T}versions/{{canary}}/"],
     "console:traces": ["/targets/pocket/traces/", f"{T}traces/?domain=nothing"],
-    "console:trace": ["/targets/pocket/traces/{trace}/", f"/targets/pocket/traces/{uuid.UUID(int=0)}/"],
+    "console:trace": ["/targets/pocket/traces/{trace}/", NO_TRACE],
     "console:playground": ["/targets/pocket/playground/", f"{T}playground/"],
     "console:domains": ["/targets/pocket/domains/?range=1h", f"{T}domains/"],
     "console:economics": ["/targets/pocket/economics/?range=1h", f"{T}economics/"],
@@ -150,13 +154,32 @@ def check(page, address):
 def test_a_page_is_accessible_and_fits(admin, base, busy, heard, path):
     heard.clear()
     check(admin, base + path.format(**busy))
-    assert [line for line in heard if "status of 404" not in line or path != "/targets/nothing/"] == []
+    assert [line for line in heard if "status of 404" not in line or path not in ("/targets/nothing/", NO_TRACE)] == []
 
 
 @pytest.mark.parametrize("path", [path for paths in SIGNED_OUT.values() for path in paths])
 def test_a_page_for_those_who_are_not_signed_in_is_accessible(browser, base, ring, path):
     page = browser.new_context(viewport=DESK).new_page()
     check(page, base + path)
+    page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("template", "given"),
+    [
+        ("500.html", {}),
+        ("503.html", {"retry_seconds": 600}),
+        ("accounts/oidc_failed.html", {"oidc": {"name": "the directory"}}),
+        ("accounts/oidc_failed.html", {"oidc": {"name": "the directory"}, "refused": "you are in no group"}),
+    ],
+)
+def test_a_page_about_a_failure_is_accessible(browser, base, template, given):
+    request = RequestFactory().get("/")
+    request.user = AnonymousUser()
+    body = render_to_string(template, given, request)
+    page = browser.new_context(viewport=DESK).new_page()
+    page.route(f"{base}/failed/", lambda route: route.fulfill(body=body, content_type="text/html; charset=utf-8"))
+    check(page, f"{base}/failed/")
     page.context.close()
 
 

@@ -26,12 +26,12 @@ def launched(folder, target, drafts, *options, **environment):
         found.stop()
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory, target, drafts):
+@pytest.fixture
+def planted(tmp_path, target, drafts):
     """Trees of nine nodes, three children at each. SGLang compiles a part of that, which the CPU's stand-in cannot."""
     options = ("--speculative-eagle-topk", "3", "--speculative-num-steps", "3", "--speculative-num-draft-tokens", "9")
     environment = {"TORCHDYNAMO_DISABLE": "1"} if DEVICE == "cpu" else {}
-    yield from launched(tmp_path_factory.mktemp("planted"), target, drafts, *options, **environment)
+    yield from launched(tmp_path, target, drafts, *options, **environment)
 
 
 @pytest.fixture

@@ -54,4 +54,4 @@ def test_what_fails_on_a_gpu_machine_keeps_nothing_else_from_running():
     )
     words = asked.stdout.split()
     assert "--keep-going" in words
-    assert words[-4:] == ["test-gpu", "bench-gpu", "test-sglang", "bench-sglang"]
+    assert words[-5:] == ["test-gpu", "bench-gpu", "test-sglang", "test-sglang-launches", "bench-sglang"]
