@@ -28,7 +28,7 @@ def test_pages_say_that_the_database_is_away_and_try_again(browser, target, outa
     answer = browser.get("/targets/demo/")
     page = answer.content.decode()
     assert (answer.status_code, answer["retry-after"]) == (503, "5")
-    assert '<meta http-equiv="refresh" content="5">' in page
+    assert 'js/again.js" data-seconds="5"' in page
     assert "The database does not answer" in page
     assert answer["x-request-id"] in page
     assert "couldn't get a connection" not in page
