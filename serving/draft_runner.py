@@ -9,6 +9,7 @@ Shapes: N rows, B requests, H draft hidden, K*Ht target features, V draft vocabu
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +83,28 @@ class DraftRunner:
         rotary = Rotary(max_len, c.head_dim, c.rope_theta, RopeScaling("default"))
         masks = CausalMasks(max_len, c.num_heads // c.num_kv_heads)
         self._cache = key_values(slots, Heads(c.num_heads, c.num_kv_heads, c.head_dim), rotary, masks)
+        self._packed = self._fingerprint()
+
+    def in_memory(self) -> str:
+        """``sha256`` while the weights are what was packed; else a checksum of what is in their place."""
+        found = self._fingerprint()
+        return self.sha256 if found == self._packed else found
+
+    @torch.inference_mode()
+    def _fingerprint(self) -> str:
+        """SHA-256 of what each matrix makes of a fixed row, bit by bit: kernels keep weights in layouts of their own.
+
+        Sees each bit of a float16 weight, whose products are made in float32, and of others what changes their output.
+        """
+        c, digest = self.config, hashlib.sha256(self._d2t.numpy())
+        attended, features = c.num_heads * c.head_dim, len(c.aux_layer_ids) * c.target_hidden_size
+        for linear, size in (
+            (self._fc, features), (self._qkv, 2 * c.hidden_size), (self._out, attended),
+            (self._gate_up, c.hidden_size), (self._down, c.intermediate_size), (self._head, c.hidden_size),
+        ):  # fmt: skip
+            row = torch.randn(1, size, generator=torch.Generator().manual_seed(size))
+            digest.update(linear(row).numpy())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def extend(self, features_NK: Tensor, next_ids_N: Tensor, spans: Sequence[Span]) -> Guess:

@@ -229,8 +229,8 @@ class FollowedEngine(Protocol):
         """Serve with this version from the next step on; ``draft`` None (version 0) = no speculation.
 
         When ``min_accept_length`` > 0 and the probe ends below it, and below what the version before did in its last
-        steps where that is known, the engine reverts by itself and says so in its stats. The future raises SwapError
-        when this engine cannot serve it, EngineAwayError before anything of it was tried.
+        steps where that is known, the engine reverts by itself and says so in its stats. Raises SwapError, or the
+        future does, when this engine cannot serve it, EngineAwayError before anything of it was tried.
         """
 
     def revert(self, detail: str) -> Future[SwapOutcome]:

@@ -27,6 +27,7 @@ from serving.engine.api import (
     Part,
     Request,
     RequestError,
+    SwapError,
     SwapOutcome,
     ignore_control,
 )
@@ -120,6 +121,8 @@ class Engine:
 
     def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
         assert draft is None or isinstance(draft, DraftRunner)
+        if draft is not None and (found := draft.in_memory()) != draft.sha256:  # it may have waited since it was tried
+            raise SwapError(f"in memory is {found}, not the version that was read, {draft.sha256}")
         return self._between_steps(lambda: self._versions.swap(version, draft, min_accept_length))
 
     def revert(self, detail: str) -> Future[SwapOutcome]:

@@ -301,8 +301,12 @@ class Follower:
 
     def _swap(self, desired: DesiredState) -> None:
         draft = self._draft(desired) if desired.version else None
-        future = self.engine.swap(desired.version, draft, min_accept_length=desired.min_accept_length)
-        outcome = future.result(timeout=SWAP_TIMEOUT_SECONDS)
+        try:
+            future = self.engine.swap(desired.version, draft, min_accept_length=desired.min_accept_length)
+            outcome = future.result(timeout=SWAP_TIMEOUT_SECONDS)
+        except SwapError:
+            self._drafts.pop(desired.sha256, None)  # what was read may be what is wrong
+            raise
         self._swap_ms = outcome.swap_ms
         log.info("generation %d: version %d in %.1f ms", desired.generation, outcome.version, outcome.swap_ms)
         if outcome.sha256 != (desired.sha256 if desired.version else ""):

@@ -198,7 +198,7 @@ def accept_lengths(replica: Replica, target: Path, draft: Path, prompts: list[li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=64)
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--draft", type=Path, help="of the pocket target, for the accept lengths; else one is trained")
@@ -213,24 +213,23 @@ def main() -> None:
             for name in DOMAINS
             for each in itertools.islice(get_domain(name).prompts(11, "heldout"), CLIENTS)
         ]
-        replica = Replica(root / "with", target, drafts.random(0), root / "state", "--sleep-on-idle")
-        without = Server(root / "without", target, drafts.random(0), None, "--sleep-on-idle")
-        try:
-            replica.server.start()
+        replica = Replica(root / "with", target, drafts.random(0), root / "state")
+        without = Server(root / "without", target, drafts.random(0), None)
+        with replica.running():
             replica.swap(1, drafts.random(0))
             if given.only in (None, "throughput"):
-                without.start()
-                print(json.dumps(throughput(replica.server, without, prompts, given.rounds, given.tokens)), flush=True)
-                without.stop()
+                try:
+                    without.start()
+                    figures = throughput(replica.server, without, prompts, given.rounds, given.tokens)
+                finally:
+                    without.stop()
+                print(json.dumps(figures), flush=True)
                 print(json.dumps({"traces": len(replica.traces()), **replica.observed()}), flush=True)
             if given.only in (None, "swaps"):
                 print(json.dumps(gaps(replica, drafts, prompts, given.swaps)), flush=True)
             if given.only in (None, "accept"):
                 draft = given.draft or trained_draft(target, root / "trained")
                 print(json.dumps(accept_lengths(replica, target, draft, prompts[::2], 40)), flush=True)
-        finally:
-            without.stop()
-            replica.stop()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -154,19 +156,21 @@ class Replica:
     def counts(self) -> list[dict[str, Any]]:
         return [c for payload in self.console.console.of("/api/v1/ingest/counts") for c in payload["counts"]]
 
-    def stop(self) -> None:
-        self.server.stop()
-        self.console.stop()
+    @contextmanager
+    def running(self, seconds: float = 180.0) -> Iterator[Self]:
+        """From its first report, for which its server has ``seconds`` to start, to the stop of both."""
+        try:
+            self.server.start(seconds)
+            wait_for("the first report", lambda: self.console.console.of("/api/v1/ingest/observed"), 60)
+            yield self
+        finally:
+            self.server.stop()
+            self.console.stop()
 
 
 @pytest.fixture(scope="module")
 def replica(tmp_path_factory, target, drafts):
     folder = tmp_path_factory.mktemp("replica")
-    found = Replica(folder, target, drafts.random(0), folder / "state")
-    try:
-        found.server.start()
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
+    with Replica(folder, target, drafts.random(0), folder / "state").running() as found:
         found.swap(1, drafts.random(0))
         yield found
-    finally:
-        found.stop()

@@ -88,7 +88,7 @@ class Server:
     def arguments(self) -> list[str]:
         return [
             "--model-path", str(self.target), "--served-model-name", "demo",
-            "--host", "127.0.0.1", "--port", str(self.port),
+            "--host", "127.0.0.1", "--port", str(self.port), "--sleep-on-idle",
             *with_missing(["--device", DEVICE], ON_DEVICE[DEVICE] | SMALL),
             "--enable-metrics", "--speculative-algorithm", "EAGLE3",
             "--speculative-draft-model-path", str(self.draft), "--speculative-num-steps", str(LOOKAHEAD),

@@ -16,14 +16,8 @@ NUM = 80
 
 
 def launched(folder, target, drafts, *options, **environment):
-    """A server and its first report."""
-    found = Replica(folder, target, drafts.random(0), folder / "state", *options, **environment)
-    try:
-        found.server.start()
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
+    with Replica(folder, target, drafts.random(0), folder / "state", *options, **environment).running() as found:
         yield found
-    finally:
-        found.stop()
 
 
 @pytest.fixture

@@ -74,12 +74,8 @@ def cramped(tmp_path_factory, target, foreign, disk):
     passes = DraftPasses(folder)
     found = Replica(folder, target, foreign, disk[0], PYTHONPATH=str(passes.path))
     found.passes = passes
-    try:
-        found.server.start()
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
+    with found.running():
         yield found
-    finally:
-        found.stop()
 
 
 def test_a_foreign_checkpoint_is_in_sglangs_memory_as_we_import_it(cramped, foreign, target, drafts):

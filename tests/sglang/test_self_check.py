@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.bench.ring import wait_for
 from tests.sglang.conftest import Replica
 from tests.sglang.server import with_plugin
 
@@ -18,10 +17,8 @@ def activate():
 
 def test_a_hook_that_this_sglang_lacks_is_named_and_serving_and_swaps_go_on(tmp_path, target, drafts, judge):
     path = str(with_plugin(tmp_path / "plugin", PLUGIN))
-    replica = Replica(tmp_path / "server", target, drafts.random(0), tmp_path / "state", PYTHONPATH=path)
-    try:
-        replica.server.start()
-        wait_for("the first report", lambda: replica.console.console.of("/api/v1/ingest/observed"), 60)
+    server = Replica(tmp_path / "server", target, drafts.random(0), tmp_path / "state", PYTHONPATH=path)
+    with server.running() as replica:
         assert replica.observed()["capture_state"] == "broken"
         assert (
             f"this SGLang has no {MOVED}.SchedulerOutputStreamer.stream_output" in replica.observed()["capture_detail"]
@@ -32,5 +29,3 @@ def test_a_hook_that_this_sglang_lacks_is_named_and_serving_and_swaps_go_on(tmp_
         assert answer["output_ids"] == judge.greedy(prompt, 24)
         assert answer["meta_info"]["weight_version"] == "1"
         assert replica.traces() == {}
-    finally:
-        replica.stop()

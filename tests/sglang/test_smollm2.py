@@ -58,13 +58,8 @@ def random_draft(smollm2: Path, folder: Path, seed: int, ids: torch.Tensor | Non
 @pytest.fixture(scope="module")
 def replica(tmp_path_factory, smollm2):
     folder = tmp_path_factory.mktemp("smollm2")
-    found = Replica(folder, smollm2, random_draft(smollm2, folder, 0), folder / "state")
-    try:
-        found.server.start(300)
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
+    with Replica(folder, smollm2, random_draft(smollm2, folder, 0), folder / "state").running(300) as found:
         yield found
-    finally:
-        found.stop()
 
 
 def test_text_and_states_equal_transformers(replica, teacher, prompt):

@@ -49,12 +49,8 @@ def two_ranks(folder, target, drafts, **environment):
         pytest.skip(f"two ranks need two of {DEVICE}")
     environment["SGLANG_CPU_OMP_THREADS_BIND"] = "0|1"
     found = Replica(folder, target, drafts.random(0), folder / "state", "--tp-size", "2", **environment)
-    try:
-        found.server.start(300)
-        wait_for("the first report", lambda: found.console.console.of("/api/v1/ingest/observed"), 60)
+    with found.running(300):
         yield found
-    finally:
-        found.stop()
 
 
 def test_a_collapse_of_the_first_version_brings_the_launchs_back_on_both_ranks(pair, judge, drafts):

@@ -60,6 +60,22 @@ def test_a_part_that_was_packed_wrongly_is_found(load, monkeypatch, part, dtype)
         load(dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("part", PARTS)
+def test_another_weight_in_memory_is_another_checksum(load, draft_dir, monkeypatch, part, dtype):
+    linear, weights = draft_runner._linear, []
+    monkeypatch.setattr(draft_runner, "_linear", lambda weight, dtype: weights.append(weight) or linear(weight, dtype))
+    runner = load(dtype)
+    assert runner.in_memory() == runner.sha256 == checkpoint.state_digest(checkpoint.load(draft_dir)[1])
+    weight = weights[PARTS.index(part)].to(dtype)
+    if dtype == torch.float16:
+        weight.view(torch.int16)[-1, -1] ^= 1  # one bit: products are made in float32
+    else:
+        weight[-1, -1] *= 2
+    setattr(runner, f"_{part}", linear(weight, dtype))
+    assert runner.in_memory() != runner.sha256
+
+
 def test_weights_that_are_no_numbers_are_refused(load, draft_dir):
     without_numbers = changed(draft_dir, lambda state: state["fc.weight"].fill_(float("nan")))
     with pytest.raises(CheckpointError):

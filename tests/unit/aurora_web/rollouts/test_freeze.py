@@ -52,25 +52,20 @@ def test_twice_is_refused_in_words(target):
         freeze.unfreeze(target, "ada")
 
 
-def test_the_policy_decides_again_on_what_waits_without_a_canary_too(target, judged, report):
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [(freeze.freeze, freeze.unfreeze), (services.rollback, services.resume)],
+    ids=["freeze", "rollback"],
+)
+def test_the_policy_decides_again_on_what_waits_without_a_canary_too(target, judged, report, begin, end):
+    """When a freeze ends, and when the hold does that a rollback begins."""
     judged()
-    freeze.freeze(target, "olga")
-    waiting = judged(report({"sql": (2.0, 1.0)}))
-    replicas.reconcile(timezone.now())
-    assert status(waiting.number) == "passed"
-    freeze.unfreeze(target, "olga")
-    replicas.reconcile(timezone.now())
-    assert status(waiting.number) == "live"
-
-
-def test_so_it_does_when_the_hold_of_a_rollback_ends(target, judged, report):
-    for i in range(2):
-        judged(report({"sql": (2.0, 1.0)}) if i else None)
-    services.rollback(target, "olga")
+    judged(report({"sql": (2.0, 1.0)}))
+    begin(target, "olga")
     waiting = judged(report({"sql": (3.0, 1.0)}))
     replicas.reconcile(timezone.now())
     assert status(waiting.number) == "passed"
-    services.resume(target, "olga")
+    end(target, "olga")
     replicas.reconcile(timezone.now())
     assert status(waiting.number) == "live"
 

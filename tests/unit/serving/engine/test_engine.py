@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from serving.engine.api import Request, RequestError, SamplingParams
+from serving.engine.api import Request, RequestError, SamplingParams, SwapError
 from serving.engine.config import EngineConfig
 from serving.engine.control import BLOCK_STEPS
 from serving.engine.costs import Costs, Parts
@@ -297,6 +297,16 @@ def test_swap_proof_and_way_back(tiny, good, garbage):
         assert (stats.version, stats.reverted_from, stats.revert_detail) == (7, 8, "because")
         with pytest.raises(LookupError, match="no previous"):
             engine.revert("again").result(60)
+
+
+def test_weights_that_changed_since_they_were_read_do_not_serve(tiny, good, garbage):
+    with engine_of(tiny[0]) as engine:
+        engine.swap(7, engine.load_draft(good)).result(60)
+        draft = engine.load_draft(garbage)
+        draft._out = engine.load_draft(good)._out
+        with pytest.raises(SwapError, match=f"in memory is [0-9a-f]{{64}}, not .* {draft.sha256}"):
+            engine.swap(8, draft)
+        assert engine.stats().version == 7
 
 
 @pytest.mark.timed

@@ -73,6 +73,16 @@ def replica(
         client.close()
 
 
+@contextmanager
+def serving(console: FakeConsole, want: Want, folder: Path, engine: Any, version: int = 1) -> Iterator[Follower]:
+    """A replica that has reported that it serves the first version that was desired, or the second after it."""
+    with replica(console, folder, engine) as follower:
+        for number in range(1, version + 1):
+            want(number, number)
+            wait_until(lambda number=number: told(console, "state", "version") == ("serving", number))
+        yield follower
+
+
 def told(console: FakeConsole, *names: str) -> tuple[Any, ...]:
     """What the last report says of these fields."""
     found = console.of(OBSERVED)
@@ -130,9 +140,7 @@ def test_a_policy_that_the_engine_refuses_undoes_no_swap_and_is_said(
     console: FakeConsole, want: Want, tmp_path: Path
 ) -> None:
     engine = FakeEngine()
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    with serving(console, want, tmp_path, engine):
         want(1, 1, lookahead=17)
         wait_until(lambda: "max_lookahead=17" in told(console, "policy_detail")[0])
         assert told(console, "state", "version") == ("serving", 1)
@@ -157,9 +165,7 @@ def test_a_policy_that_could_not_be_given_to_the_engine_is_given_again(
             super().set_policy(control_share=control_share, max_lookahead=max_lookahead)
 
     engine = Busy()
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    with serving(console, want, tmp_path, engine):
         want(1, 1, control_share=0.5)
         wait_until(lambda: engine.policies[-1] == (0.5, 4))
         wait_until(lambda: told(console, "policy_detail") == ("",))
@@ -175,9 +181,7 @@ def test_a_checksum_that_differs_brings_the_version_before_back(
     console: FakeConsole, want: Want, versions: Versions, tmp_path: Path
 ) -> None:
     engine = FakeEngine()
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    with serving(console, want, tmp_path, engine):
         engine.digest_in_memory = "0" * 64
         want(2, 2)
         wait_until(lambda: told(console, "state", "generation") == ("swap_failed", 2))
@@ -202,6 +206,26 @@ def test_what_was_read_wrongly_is_read_again_when_it_is_desired_again(
         assert engine.sha256 == versions.sha256[1]
 
 
+def test_what_the_engine_refused_is_read_again_when_it_is_desired_again(
+    console: FakeConsole, want: Want, tmp_path: Path
+) -> None:
+    class Refusing(FakeEngine):
+        def swap(self, version: int, draft: Any, **options: Any) -> Future[SwapOutcome]:
+            if self.digest_in_memory:
+                raise SwapError(f"in memory is {self.digest_in_memory}")
+            return super().swap(version, draft, **options)
+
+    engine = Refusing()
+    engine.digest_in_memory = "0" * 64
+    want(1, 1)
+    with replica(console, tmp_path, engine):
+        wait_until(lambda: told(console, "state", "detail") == ("swap_failed", f"in memory is {'0' * 64}"))
+        engine.digest_in_memory = None
+        want(2, 1)
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 1))
+    assert len(engine.loads) == 2
+
+
 def test_a_version_that_does_not_come_back_hides_nothing(console: FakeConsole, want: Want, tmp_path: Path) -> None:
     class Stuck(FakeEngine):
         def revert(self, detail: str) -> Future[SwapOutcome]:
@@ -210,9 +234,7 @@ def test_a_version_that_does_not_come_back_hides_nothing(console: FakeConsole, w
             return future
 
     engine = Stuck()
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    with serving(console, want, tmp_path, engine):
         engine.digest_in_memory = "0" * 64
         want(2, 2)
         wait_until(lambda: told(console, "state", "generation") == ("swap_failed", 2))
@@ -229,9 +251,7 @@ def test_whatever_a_swap_fails_with_is_said_once_and_the_next_generation_is_trie
     console: FakeConsole, want: Want, tmp_path: Path
 ) -> None:
     engine = FakeEngine()
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    with serving(console, want, tmp_path, engine):
         engine.fails = RuntimeError("CUDA out of memory")
         want(2, 2)
         wait_until(lambda: told(console, "state", "generation") == ("swap_failed", 2))
@@ -279,9 +299,7 @@ def test_a_swap_that_is_due_while_the_console_is_away_is_made_when_it_is_back(
     console_server: ConsoleServer, want: Want, tmp_path: Path
 ) -> None:
     console, engine = console_server.console, FakeEngine()
-    want(1, 1)
-    with replica(console, tmp_path, engine) as follower:
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    with serving(console, want, tmp_path, engine) as follower:
         console_server.stop()
         want(2, 2)
         num_failed = follower.num_failed_reports
@@ -298,11 +316,7 @@ def test_a_revert_is_reported_and_a_restart_does_not_serve_the_collapsed_version
     console: FakeConsole, want: Want, versions: Versions, tmp_path: Path
 ) -> None:
     engine, file = FakeEngine(), DesiredFile(tmp_path / "desired.json")
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
-        want(2, 2)
-        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+    with serving(console, want, tmp_path, engine, version=2):
         engine.revert("collapsed")
         wait_until(lambda: told(console, "state") == ("reverted",))
         assert told(console, "detail") == ("version 2: accept length 1.01 < 1.10",)
@@ -321,9 +335,7 @@ def test_a_revert_of_the_first_version_leaves_nothing_to_serve_after_a_restart(
     console: FakeConsole, want: Want, tmp_path: Path
 ) -> None:
     engine, file = FakeEngine(), tmp_path / "desired.json"
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    with serving(console, want, tmp_path, engine):
         engine.revert("collapsed")
         wait_until(lambda: told(console, "state", "version") == ("reverted", 0))
         wait_until(lambda: not file.exists())
@@ -334,11 +346,7 @@ def test_a_revert_of_the_first_version_leaves_nothing_to_serve_after_a_restart(
 
 def test_what_the_console_desires_after_a_revert_ends_it(console: FakeConsole, want: Want, tmp_path: Path) -> None:
     engine = FakeEngine()
-    want(1, 1)
-    with replica(console, tmp_path, engine):
-        wait_until(lambda: told(console, "state", "version") == ("serving", 1))
-        want(2, 2)
-        wait_until(lambda: told(console, "state", "version") == ("serving", 2))
+    with serving(console, want, tmp_path, engine, version=2):
         engine.revert("collapsed")
         wait_until(lambda: told(console, "state") == ("reverted",))
         want(3, 1)  # it is served already
