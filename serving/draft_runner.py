@@ -96,14 +96,14 @@ class DraftRunner:
 
         Sees each bit of a float16 weight, whose products are made in float32, and of others what changes their output.
         """
-        c, digest = self.config, hashlib.sha256(self._d2t.numpy())
+        c, digest = self.config, hashlib.sha256(self._d2t.numpy().tobytes())
         attended, features = c.num_heads * c.head_dim, len(c.aux_layer_ids) * c.target_hidden_size
         for linear, size in (
             (self._fc, features), (self._qkv, 2 * c.hidden_size), (self._out, attended),
             (self._gate_up, c.hidden_size), (self._down, c.intermediate_size), (self._head, c.hidden_size),
         ):  # fmt: skip
             row = torch.randn(1, size, generator=torch.Generator().manual_seed(size))
-            digest.update(linear(row).numpy())
+            digest.update(linear(row).numpy().tobytes())
         return digest.hexdigest()
 
     @torch.inference_mode()

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.paginator import Paginator
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
@@ -20,6 +20,7 @@ from aurora_web.registry.models import SpeculatorVersion, Status, Target, Transi
 from aurora_web.registry.provenance import provenance
 from aurora_web.registry.services import find_version
 from aurora_web.registry.version_files import find_file, list_files, stream
+from aurora_web.registry.version_search import LONGEST_TEXT, search
 from aurora_web.rollouts.comparison import LEAST, MOST, Comparison, ComparisonError, choose, compare
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.models import GateDecision
@@ -46,24 +47,16 @@ def _chosen(request: HttpRequest) -> dict[str, str]:
     return {
         "status": given["status"] if given["status"] in Status.values else "",
         "since": given["since"] if given["since"] in SINCE else "",
-        "q": given["q"].replace("\0", "")[:100],
+        "q": given["q"].replace("\0", "")[:LONGEST_TEXT],
         "sort": given["sort"] if given["sort"] in SORTS else "newest",
     }
 
 
 def _matching(target: Target, chosen: dict[str, str]) -> QuerySet[SpeculatorVersion]:
-    found = SpeculatorVersion.objects.filter(target=target).select_related("parent", "gate_decision")
-    if chosen["status"]:
-        found = found.filter(status=chosen["status"])
-    if chosen["since"]:
-        found = found.filter(created_at__gte=timezone.now() - timedelta(hours=SINCE[chosen["since"]]))
-    if text := chosen["q"]:
-        matches = Q(sha256__startswith=text.lower()) | Q(gate_decision__reasons__icontains=text)
-        number = text.removeprefix("v")
-        if number.isascii() and number.isdigit() and len(number) < 9:
-            matches |= Q(number=int(number))
-        found = found.filter(matches)
-    return found.order_by(*SORTS[chosen["sort"]][1])
+    hours = SINCE.get(chosen["since"])
+    since = timezone.now() - timedelta(hours=hours) if hours else None
+    found = search(target, status=chosen["status"], created_since=since, text=chosen["q"])
+    return found.select_related("parent", "gate_decision").order_by(*SORTS[chosen["sort"]][1])
 
 
 @allow("read")

@@ -7,16 +7,19 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Body, Field, ModelSchema, Router, Schema
+from ninja.params.functions import Query as Param
 
 from aurora_web.accounts import scopes
 from aurora_web.accounts.auth import Allow, caller
 from aurora_web.accounts.services import create_token
+from aurora_web.moments import moment_of
 from aurora_web.problems import Problem
 from aurora_web.registry import announcements, bulk, services
 from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
 from aurora_web.registry.launch import launch_payload
 from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_target
+from aurora_web.registry.version_search import LONGEST_TEXT, search
 from aurora_web.wire import BodySchema, body_schema, read_json
 from speculators.records import Announcement
 
@@ -25,6 +28,8 @@ announced_router = Router(tags=["targets"], auth=Allow("read"))
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
 PAGE = 50
 MAX_REASON = 500
+SINCE: Any = Param("", description="ISO 8601 (UTC without an offset) or Unix seconds")
+TEXT: Any = Param("", description="a number (7 or v7), the beginning of a checksum, or words of the gate's reasons")
 
 
 class TargetOut(ModelSchema):
@@ -209,16 +214,23 @@ def change_target(request: HttpRequest, slug: str, body: Body[dict[str, Any]]) -
 
 @router.get("/{slug}/versions", response=VersionPage)
 def list_versions(
-    request: HttpRequest, slug: str, cursor: str = "", limit: int = PAGE, status: str = ""
+    request: HttpRequest,
+    slug: str,
+    cursor: str = "",
+    limit: int = PAGE,
+    status: str = "",
+    since: str = SINCE,
+    q: str = TEXT,
 ) -> dict[str, Any]:
-    """Versions, newest first; ``status`` = only those in it."""
+    """Versions, newest first; of a ``status``, registered ``since`` then, or with ``q`` in number, checksum or gate."""
     if not 1 <= limit <= 500:
         raise Problem(422, f"limit is {limit}, expected 1 to 500")
-    versions = SpeculatorVersion.objects.filter(target=find_target(slug)).select_related("target", "parent")
-    if status:
-        if status not in Status.values:
-            raise Problem(422, f"status is {status!r:.40}, expected one of {', '.join(Status.values)}")
-        versions = versions.filter(status=status)
+    if status and status not in Status.values:
+        raise Problem(422, f"status is {status!r:.40}, expected one of {', '.join(Status.values)}")
+    if len(q) > LONGEST_TEXT or "\0" in q:
+        raise Problem(422, f"q is {q!r:.40}, expected at most {LONGEST_TEXT} characters of text")
+    matching = search(find_target(slug), status=status, created_since=moment_of("since", since), text=q)
+    versions = matching.select_related("target", "parent")
     if cursor:
         if not cursor.isascii() or not cursor.isdigit():
             raise Problem(422, f"cursor is {cursor!r:.80}, expected the value of next")

@@ -251,12 +251,17 @@ def read_weights(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Finding]
     if missing_files := [name for name in files if not (folder / name).is_file()]:
         says = f"Weight files named by {INDEX} are missing: {', '.join(missing_files)}."
         return {}, [Finding(Topic.WEIGHTS, says, "Finish the download.")]
-    tensors, found = _headers(folder, files)
+    tensors: dict[str, dict[str, Any]] = {}
+    found: list[Finding] = []
+    for file in files:
+        header, problems = _headers(folder, [file])
+        tensors |= {name: entry for name, entry in header.items() if wanted.get(name) == file}
+        found += problems
     if not found and (missing := sorted(wanted.keys() - tensors.keys())):
-        says = f"Tensors named by {INDEX} are in no file: {', '.join(missing[:3])}."
+        says = f"Tensors are not in the files that {INDEX} names for them: {', '.join(missing[:3])}."
         fix = "Download the weights again: index and files are of different models."
         found.append(Finding(Topic.WEIGHTS, says, fix))
-    return {name: tensors[name] for name in wanted if name in tensors}, found
+    return tensors, found
 
 
 def _no_weights(folder: Path) -> Finding:

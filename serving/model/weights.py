@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from speculators.target_config import DTYPES, INDEX, SINGLE
@@ -35,7 +35,7 @@ class Weights:
         """One tensor in float32, checked against the shape that the config implies."""
         if name not in self._files:
             raise ValueError(f"{self._folder}: tensor {name} is missing")
-        found: Tensor = self._file(self._files[name]).get_tensor(name)  # type: ignore[no-untyped-call]
+        found = self._read(name, self._files[name])
         if tuple(found.shape) != shape:
             raise ValueError(f"{self._folder}: {name} has shape {list(found.shape)}, expected {list(shape)}")
         if str(found.dtype) not in DTYPES.values():
@@ -46,19 +46,28 @@ class Weights:
         """The tensor, or None where the checkpoint has none (biases)."""
         return self.tensor(name, *shape) if name in self else None
 
-    def _file(self, name: str) -> safe_open:
-        if name not in self._open:
-            self._open[name] = self._stack.enter_context(safe_open(self._folder / name, framework="pt"))
-        return self._open[name]
+    def _read(self, name: str, file: str) -> Tensor:
+        try:
+            if file not in self._open:
+                self._open[file] = self._stack.enter_context(safe_open(self._folder / file, framework="pt"))
+            found: Tensor = self._open[file].get_tensor(name)  # type: ignore[no-untyped-call]
+        except SafetensorError as error:  # cut short, or it does not hold what the index says
+            raise ValueError(f"{self._folder}: {name} cannot be read from {file}: {error}") from error
+        return found
 
 
 def _files(folder: Path) -> Mapping[str, str]:
     """Tensor name -> file name."""
     index = folder / INDEX
     if index.exists():
-        mapping: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return mapping
+        try:
+            return dict(json.loads(index.read_bytes())["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{index}: expected an object with weight_map") from error
     if not (folder / SINGLE).exists():
         raise FileNotFoundError(f"{folder}: neither {SINGLE} nor {INDEX} is there")
-    with safe_open(folder / SINGLE, framework="pt") as file:
-        return dict.fromkeys(file.keys(), SINGLE)
+    try:
+        with safe_open(folder / SINGLE, framework="pt") as file:
+            return dict.fromkeys(file.keys(), SINGLE)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / SINGLE} cannot be read: {error}") from error

@@ -32,6 +32,7 @@ PAGES = {
     "approval": "/approvals/{waiting_id}/",
     "overview": "/",
     "live": f"{DEMO}?range=30m",
+    "live-table": f"{DEMO}?range=10m&view=table",
     "versions": f"{DEMO}versions/",
     "version": f"{DEMO}versions/{{live}}/",
     "compare": f"{DEMO}versions/compare/?v={{first}}&v={{live}}",
@@ -45,7 +46,9 @@ PAGES = {
     "settings": f"{DEMO}settings/",
     "swap": f"{DEMO}swaps/{{generation}}/",
     "rollback": "/rollback/",
+    "rollback-target": f"{DEMO}rollback/",
     "alerts": "/alerts/",
+    "silence": "/alerts/silences/new/?target=pocket",
     "rules": "/alerts/rules/?target=pocket",
     "register": "{draft}/source/",
     "register-check": "{draft}/check/",
@@ -64,6 +67,7 @@ PAGES = {
     "api": "/api/docs?q=rollback",
     "help": "/help/",
 }
+SIGNED_OUT = ("invite", "sign-in")
 PROMPT = """Tables:
 stores(id INTEGER, name TEXT, level TEXT, quantity INTEGER, stock INTEGER, price REAL)
 Show the stock and quantity and level of stores whose level is silver."""
@@ -148,8 +152,9 @@ def picture(ring: Ring, playwright: Playwright, seconds: float, wait: float) -> 
     found = facts(ring, wait)
     browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
     page = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}).new_page()
+    base = f"http://127.0.0.1:{ring.web_port}"
+    size = sum(take(page, *each) for each in zip((link, f"{base}/accounts/login/"), SIGNED_OUT, strict=True))
     sign_up(page, link)
-    base, size = f"http://127.0.0.1:{ring.web_port}", 0
     found |= registrations(page, base, str(ring.state_dir / "models" / "pocket"))
     for name, path in PAGES.items():
         size += take(page, base + path.format(**found), name)
@@ -168,9 +173,9 @@ def main() -> None:
     with temporary_ring() as ring, sync_playwright() as playwright:
         size = picture(ring, playwright, given.seconds, given.wait)
     for stale in IMAGES.iterdir():
-        if stale.stem.rpartition("-")[0] not in PAGES:
+        if stale.stem.rpartition("-")[0] not in (*PAGES, *SIGNED_OUT):
             stale.unlink()
-    print(f"{size / 1e6:.1f} MB in {2 * len(PAGES)} pictures", flush=True)
+    print(f"{size / 1e6:.1f} MB in {2 * len(PAGES) + 2 * len(SIGNED_OUT)} pictures", flush=True)
     if size > MOST_BYTES:
         raise SystemExit(f"that is more than {MOST_BYTES / 1e6:.0f} MB: lower QUALITY or HEIGHTS")
 

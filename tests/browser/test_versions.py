@@ -54,6 +54,25 @@ def test_two_versions_are_compared(viewer, base, steered):
     expect(viewer.get_by_role("region", name="What differs in data and origin")).to_contain_text("Optimiser steps")
 
 
+def test_their_curves_begin_together_or_by_the_clock_and_the_address_says_which(viewer, base, steered):
+    """Builds on the counts of the comparison before."""
+    [number] = steered.numbers("live")
+    viewer.goto(f"{base}/targets/{SLUG}/versions/compare/?v=1&v={number}")
+    first = "document.getElementById('chart-curves').data.filter(d => d.name.endsWith('measured')).map(d => d.x[0])"
+    expect(viewer.locator("#curves[data-drawn]")).to_have_count(1, timeout=60_000)
+    assert set(viewer.evaluate(first)) == {0}
+    viewer.get_by_label("Time", exact=True).select_option("clock")
+    expect(viewer).to_have_url(re.compile(r"align=clock"))
+    for _ in range(2):  # as chosen, and as the address says
+        begins = viewer.evaluate(first)
+        assert begins and all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d", begin) for begin in begins)
+        viewer.reload()
+        expect(viewer.locator("#curves[data-drawn]")).to_have_count(1, timeout=60_000)
+    viewer.get_by_label("Time", exact=True).select_option("start")
+    expect(viewer).not_to_have_url(re.compile("align"))
+    assert set(viewer.evaluate(first)) == {0}
+
+
 def _reloaded(page):
     page.reload()
     page.wait_for_timeout(1500)

@@ -278,6 +278,30 @@ def test_the_api_lists_versions_of_one_status(client, bearer, two):
     assert "expected one of candidate" in client.get(f"{address}odd", **viewer).json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("q=v1", [1]),
+        ("q=No+version+is+live", [1]),
+        ("q=nothing", []),
+        ("since={an_hour_ago}", [2]),
+        ("since={an_hour_ago}&status=retired", []),
+        ("since=0", [2, 1]),
+    ],
+)
+def test_the_api_finds_versions_by_age_and_text_as_the_page_does(client, bearer, two, query, numbers):
+    SpeculatorVersion.objects.filter(number=1).update(created_at=timezone.now() - timedelta(hours=2))
+    query = query.format(an_hour_ago=(timezone.now() - timedelta(hours=1)).timestamp())
+    found = client.get(f"/api/v1/targets/demo/versions?{query}", **bearer("viewer")).json()["items"]
+    assert [version["number"] for version in found] == numbers
+
+
+@pytest.mark.parametrize(("query", "words"), [("since=noon", "since is 'noon'"), (f"q={'x' * 101}", "at most 100")])
+def test_the_api_says_what_is_odd_about_a_search_for_versions(client, bearer, two, query, words):
+    answer = client.get(f"/api/v1/targets/demo/versions?{query}", **bearer("viewer"))
+    assert (answer.status_code, words in answer.json()["detail"]) == (422, True)
+
+
 @pytest.mark.parametrize("name", ["link.txt", "nothing", "..", "%2e%2e%2fsecret.txt"])
 def test_nothing_but_the_version_s_own_files_is_given(clients, files, name):
     assert clients["operator"].get(f"/targets/demo/versions/1/files/{name}").status_code == 404

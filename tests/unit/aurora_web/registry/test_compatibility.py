@@ -125,6 +125,12 @@ def index_of_another(folder, second):
     (folder / INDEX).write_text(json.dumps(index))
 
 
+def index_of_other_files(folder, second):
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["model.norm.weight"] = second.name
+    (folder / INDEX).write_text(json.dumps(index))
+
+
 def index_without_a_tensor(folder, second):
     index = json.loads((folder / INDEX).read_text())
     del index["weight_map"]["model.norm.weight"]
@@ -138,11 +144,13 @@ def index_without_a_tensor(folder, second):
         (lose_file, "model-2-of-2.safetensors", "Finish the download"),
         (spoil_index, "weight_map", "Download that file again"),
         (index_of_another, "model.layers.8.mlp.up_proj.weight", "different models"),
+        (index_of_other_files, "model.norm.weight", "different models"),
         (index_without_a_tensor, "model.norm.weight", "one and the same model"),
     ],
 )
 def test_what_is_wrong_with_several_files_is_named_with_its_fix(copy, spoil, named, fix):
     spoil(copy, shard(copy))
+    assert is_served(copy) == (spoil is index_of_another)  # the engine asks for no tensor that it does not know
     [problem] = inspect(str(copy))[1]
     assert named in problem.says and fix in problem.fix
 
@@ -158,6 +166,7 @@ def test_weights_of_another_type_are_named(copy):
 def test_a_download_cut_short(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
+    assert not is_served(copy)
     _, problems = inspect(str(copy))
     assert any("cut short" in str(problem) for problem in problems)
 
