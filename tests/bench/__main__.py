@@ -33,7 +33,10 @@ BENCHMARKS = {
     "day0_arithmetic_to_sql": (["bench_day0", "--domain", "arithmetic", "--shift-to", "sql"], []),
     "ingest": (["bench_ingest"], ["--seconds", "4"]),
     "live": (["bench_live"], ["--seconds", "30"]),
-    "watchers": (["bench_watchers", "--watchers", "300", "--pages"], ["--watchers", "25", "--seconds", "5"]),
+    "watchers": (
+        ["bench_watchers", "--watchers", "300", "--pages", "--rates", "5", "50", "500"],
+        ["--watchers", "25", "--seconds", "5"],
+    ),
     "pages": (["bench_pages"], ["--rounds", "5", "--quick"]),
     "sglang": (["bench_sglang"], ["--rounds", "2", "--swaps", "4"]),  # where `make sglang-cpu` has been
 }

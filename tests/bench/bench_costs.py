@@ -27,6 +27,7 @@ from serving.engine.costs import CONTEXT
 from serving.engine.engine import Engine
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
+from serving.pocket.report import distinct_3gram_share
 from speculators import checkpoint
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
@@ -101,8 +102,8 @@ def least(call: Callable[[], Any]) -> float:
     return min(times)
 
 
-def mismatches(model: str, folder: Path, num_prompts: int) -> dict[str, int]:
-    """Greedy outputs that differ, and how many of them beyond an exact tie."""
+def mismatches(model: str, folder: Path, num_prompts: int) -> dict[str, float]:
+    """Greedy outputs that differ, and how many of them beyond an exact tie; the share of distinct 3-grams in them."""
     target_dir = prepared(model)
     config = DraftConfig.for_target(json.loads((target_dir / "config.json").read_text(encoding="utf-8")))
     checkpoint.save(folder / "random", config, Eagle3Draft(config, seed=1).state_dict())
@@ -110,17 +111,19 @@ def mismatches(model: str, folder: Path, num_prompts: int) -> dict[str, int]:
     engine = Engine(target_dir, EngineConfig(fixed_lookahead=4))
     engine.start()
     engine.swap(1, engine.load_draft(folder / "random")).result(30)
-    found = {"outputs": 0, "tokens": 0, "ties": 0, "mismatches": 0}
+    found: dict[str, float] = {"outputs": 0, "tokens": 0, "ties": 0, "mismatches": 0}
+    outputs = []
     for domain in prompts(model, num_prompts).values():
         for ids in domain:
             plain, speculative = (serve(engine, ids, 96, is_control=side).tokens for side in (True, False))
             found["outputs"] += 1
+            outputs.append(plain[len(ids) :])
             found["tokens"] += len(plain) - len(ids)
             if plain != speculative:
                 place = next(i for i, (a, b) in enumerate(zip(plain, speculative, strict=True)) if a != b)
                 found["ties" if margin(decoder, plain[:place]) < TIE_MARGIN else "mismatches"] += 1
     engine.stop()
-    return found
+    return found | {"distinct_3grams": round(distinct_3gram_share(outputs), 3)}
 
 
 def margin(decoder: Decoder, ids: tuple[int, ...]) -> float:

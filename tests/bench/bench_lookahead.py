@@ -11,13 +11,14 @@ import argparse
 import json
 import queue
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from serving.pocket.report import distinct_3gram_share
 from speculators.records import DomainPin, DomainPins
 from tests.bench.machine import machine
 from tests.bench.models import prepared, prompts
@@ -33,9 +34,11 @@ class Tally:
     seconds: float = 0.0
     num_correct: int = 0
     num_drafted_steps: int = 0
+    outputs: list[tuple[int, ...]] = field(default_factory=list)
 
     def add(self, finished: FinishedRequest) -> None:
         self.num_tokens += finished.num_accept_tokens
+        self.outputs.append(finished.tokens[finished.prompt_len :])
         self.seconds += finished.decode_seconds
         self.num_correct += finished.num_correct_drafts
         self.num_drafted_steps += finished.num_verify_steps - finished.num_plain_steps
@@ -82,7 +85,9 @@ def main() -> None:
     for name, tally in ways.items():
         accept_length = 1 + tally.num_correct / tally.num_drafted_steps if tally.num_drafted_steps else None
         speed = round(tally.num_tokens / tally.seconds / plain, 3)
-        print(json.dumps({"lookahead": name, "speed": speed, "accept_length": accept_length}), flush=True)
+        share = round(distinct_3gram_share(tally.outputs), 3)
+        facts = {"lookahead": name, "speed": speed, "accept_length": accept_length, "distinct_3grams": share}
+        print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":

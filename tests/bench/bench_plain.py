@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from serving.pocket.report import distinct_3gram_share
 from tests.bench.machine import machine
 from tests.bench.models import prepared, prompts
 
@@ -86,6 +87,7 @@ def main() -> None:
     for size in BATCHES:
         rates: dict[str, list[float]] = {name: [] for name in engines}
         equal = num = 0
+        outputs: list[list[int]] = []
         for number in range(given.rounds):
             batch = found[number * size : (number + 1) * size]
             texts = []
@@ -94,12 +96,14 @@ def main() -> None:
                 texts.append(decode(batch, given.tokens))
                 rates[name].append(size * given.tokens / (time.perf_counter() - started))
             num += size
+            outputs += texts[1]
             equal += sum(a == b for a, b in zip(*texts[:2], strict=True))
         medians = {name: statistics.median(values) for name, values in rates.items()}
         result[f"batch_{size}"] = {
             "tokens_per_second": {name: round(value, 1) for name, value in medians.items()},
             "ratio": round(medians["aurora"] / medians["transformers"], 2),
             "ratio_bf16": round(medians["aurora"] / medians["transformers_bf16"], 2),
+            "distinct_3grams": round(distinct_3gram_share(outputs), 3),
             "equal_texts": f"{equal} of {num}",  # transformers forbids end tokens, and pads in a batch
         }
     print(json.dumps(result, indent=2))
