@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 # page has asked for, are 10 a second at most.
 FRAMES_PER_SECOND = 6
 FRAMES_AT_ONCE = 3
+GAP_SECONDS = 0.04  # between two frames: what happens together comes in a burst of messages
+PATIENCE_SECONDS = 0.25  # for so long what comes again and again waits for something else to go with
 HOLE_SECONDS = 0.15  # a number that is missing may be on its way for so long, since senders may overtake
 LOOK_SECONDS = 0.01
 SNAPSHOT_SECONDS = 1.0  # for so long one snapshot serves everybody who comes, when nothing has happened since
@@ -66,15 +69,17 @@ class Pace:
 
     def __init__(self) -> None:
         self._paid_until = float("-inf")  # by then the frames so far would have gone out one by one
+        self._last = float("-inf")
 
     @property
     def wait_seconds(self) -> float:
         ahead = (FRAMES_AT_ONCE - 1) / FRAMES_PER_SECOND
-        return max(0.0, self._paid_until - ahead - time.monotonic())
+        return max(0.0, max(self._paid_until - ahead, self._last + GAP_SECONDS) - time.monotonic())
 
     def count(self) -> None:
         """A frame goes out now."""
-        self._paid_until = max(self._paid_until, time.monotonic()) + 1 / FRAMES_PER_SECOND
+        self._last = time.monotonic()
+        self._paid_until = max(self._paid_until, self._last) + 1 / FRAMES_PER_SECOND
 
 
 class Member(Protocol):
@@ -96,6 +101,7 @@ class Hub:
         self.num_guests = 0  # members, and those who are about to be
         self.seq = 0  # of the last frame
         self.inbox: list[Message] = []
+        self.news = asyncio.Event()  # something came that is not patient
         self.recent: deque[Message] = deque(maxlen=MAX_DELTAS)  # of the last frames, without a gap
         self.turn = asyncio.Lock()  # a snapshot for all and a frame must not overtake each other
         self.pace = Pace()
@@ -162,6 +168,8 @@ class Hub:
         while True:
             event = await layer.receive(self.channel)
             self.inbox.append(event["payload"])
+            if not is_patient(event["payload"]):
+                self.news.set()
             if self.flusher is None or self.flusher.done():
                 self.flusher = self._task(self._flush())
 
@@ -169,6 +177,8 @@ class Hub:
         """Send what has come in; a hole is given some time to fill."""
         hole_until: float | None = None
         while self.inbox:
+            if hole_until is None and all(map(is_patient, self.inbox)):
+                await self._company()
             await asyncio.sleep(self.pace.wait_seconds)
             async with self.turn:
                 self.inbox = sorted((m for m in self.inbox if m["seq"] > self.seq), key=lambda m: int(m["seq"]))
@@ -186,6 +196,13 @@ class Hub:
             else:
                 await self._resync()
                 hole_until = None
+
+    async def _company(self) -> None:
+        """Wait for news to go with, as long as patience lasts."""
+        self.news.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self.news.wait()
 
     def _is_whole(self) -> bool:
         numbers = [message["seq"] for message in self.inbox]
@@ -319,6 +336,12 @@ def coalesced(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         last[_place(message)] = message["seq"]
     return [message for message in messages if last[_place(message)] == message["seq"]]
+
+
+def is_patient(message: Message) -> bool:
+    """What comes every second whatever happens, and the phases of a slice but for training, whose loss is charted."""
+    kind = message["kind"]
+    return kind in ("windows", "replica") or (kind == "progress" and message["data"].get("phase") != "train")
 
 
 def _place(message: Message) -> Any:

@@ -207,6 +207,20 @@ async def test_a_browser_that_has_gone_leaves_no_error_behind(target, users, mon
     assert complaints == []
 
 
+@pytest.mark.asyncio
+async def test_what_comes_every_second_goes_with_what_happens(target, users, monkeypatch):
+    monkeypatch.setattr(live_hub, "PATIENCE_SECONDS", 600.0)
+    socket = await connect(users["viewer"], "demo")
+    await receive(socket)
+    for kind in ("windows", "replica", "swap"):
+        await sync_to_async(live.publish)(target.pk, kind, {"name": "r1"})
+    assert [delta["kind"] for delta in (await receive(socket))["deltas"]] == ["windows", "replica", "swap"]
+    monkeypatch.setattr(live_hub, "PATIENCE_SECONDS", 0.01)
+    await sync_to_async(live.publish)(target.pk, "windows", {})
+    assert [delta["kind"] for delta in (await receive(socket))["deltas"]] == ["windows"]
+    await leave(socket)
+
+
 @pytest.mark.timed
 @pytest.mark.asyncio
 async def test_a_page_gets_at_most_ten_frames_a_second_and_misses_nothing(target, users, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from aurora_web import live_hub
-from aurora_web.live_hub import coalesced
+from aurora_web.live_hub import GAP_SECONDS, coalesced, is_patient
 
 
 def test_after_a_quiet_moment_three_frames_go_out_at_once(monkeypatch):
@@ -14,11 +14,26 @@ def test_after_a_quiet_moment_three_frames_go_out_at_once(monkeypatch):
         now += pace.wait_seconds
         pace.count()
         sent.append(now)
-    assert sent[:3] == [1000.0] * 3
-    assert sent[3] - sent[2] == pytest.approx(1 / 6)
+    assert sent[:3] == pytest.approx([1000.0, 1000.0 + GAP_SECONDS, 1000.0 + 2 * GAP_SECONDS])
+    assert sent[-1] - sent[-2] == pytest.approx(1 / 6)
     assert max(sum(at <= other < at + 1 for other in sent) for at in sent) <= 9  # and one with a page's parts
     now += 60
     assert pace.wait_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "waits"),
+    [
+        ("windows", {}, True),
+        ("replica", {"name": "r1"}, True),
+        ("progress", {"phase": "evaluate"}, True),
+        ("progress", {"phase": "train"}, False),
+        ("alert", {}, False),
+        ("swap", {}, False),
+    ],
+)
+def test_what_comes_again_and_again_waits_for_company(kind, data, waits):
+    assert is_patient({"kind": kind, "target": 1, "data": data, "seq": 1}) is waits
 
 
 def test_what_replaces_itself_is_sent_once_a_frame():
