@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 OVERVIEW = "overview"
 CONSOLE = 0  # in place of a target: what concerns the console itself
 MAX_WAITING = 2000
+MAX_AT_ONCE = 50  # messages that are sent as one: those that wait together, like all of one transaction
 NUDGE_SECONDS = 1.0  # how often a group that missed something is told so, until it works
 CLOSE_SECONDS = 2.0  # how long the end of a process waits for what is not sent yet
 NUDGE = "nudge"
@@ -54,14 +55,14 @@ def publish(target_pk: int, kind: str, data: dict[str, Any]) -> None:
     transaction.on_commit(lambda: _put(payload))
 
 
-async def next_number(numbers: Any, group: str, *, is_after_gap: bool = False) -> int:
-    """The next number of a group; after a gap one is left out.
+async def next_number(numbers: Any, group: str, num: int = 1, *, is_after_gap: bool = False) -> int:
+    """The last of the next ``num`` numbers of a group; after a gap one is left out before them.
 
     Numbers begin at the clock's milliseconds: when Valkey has lost its data they go on higher up, never again.
     """
     async with numbers.pipeline(transaction=False) as pipe:
         pipe.set(sequence_key(group), int(time.time() * 1000), nx=True)
-        pipe.incrby(sequence_key(group), 2 if is_after_gap else 1)
+        pipe.incrby(sequence_key(group), num + is_after_gap)
         return int((await pipe.execute())[1])
 
 
@@ -115,28 +116,36 @@ class Sender:
     async def _send_all(self, numbers: Any) -> None:
         while True:
             try:
-                payload = await asyncio.wait_for(self._queue.get(), NUDGE_SECONDS if self._missed else None)
+                found = [await asyncio.wait_for(self._queue.get(), NUDGE_SECONDS if self._missed else None)]
             except TimeoutError:
                 for group in list(self._missed):
-                    await self._send(numbers, group, {"kind": NUDGE, "target": None, "data": {}})
+                    await self._send(numbers, group, [{"kind": NUDGE, "target": None, "data": {}}])
                 continue
-            if payload is None:
+            while not self._queue.empty() and len(found) < MAX_AT_ONCE:
+                found.append(self._queue.get_nowait())
+            payloads = [payload for payload in found if payload is not None]
+            self._num_waiting -= len(payloads)
+            together: dict[str, list[dict[str, Any]]] = {}
+            for payload in payloads:
+                for group in _groups(payload):
+                    together.setdefault(group, []).append(payload)
+            for group, its in together.items():
+                await self._send(numbers, group, its)
+            if len(payloads) < len(found):
                 return
-            self._num_waiting -= 1
-            for group in _groups(payload):
-                await self._send(numbers, group, payload)
 
-    async def _send(self, numbers: Any, group: str, payload: dict[str, Any]) -> None:
+    async def _send(self, numbers: Any, group: str, payloads: list[dict[str, Any]]) -> None:
+        kinds = ", ".join(payload["kind"] for payload in payloads)
         try:
-            seq = await next_number(numbers, group, is_after_gap=group in self._missed)
-            message = {"type": "live.message", "payload": payload | {"seq": seq}}
-            await get_channel_layer().group_send(group, message)
+            last = await next_number(numbers, group, len(payloads), is_after_gap=group in self._missed)
+            numbered = [payload | {"seq": last - len(payloads) + i} for i, payload in enumerate(payloads, 1)]
+            await get_channel_layer().group_send(group, {"type": "live.messages", "payloads": numbered})
         except (RedisError, OSError) as error:
             self._missed.add(group)
-            log.warning("live message %s to %s dropped: %s", payload["kind"], group, error)
+            log.warning("live messages (%s) to %s dropped: %s", kinds, group, error)
         except Exception:  # the top loop of this thread: one bad message must not end the push
             self._missed.add(group)
-            log.exception("live message %s could not be sent", payload["kind"])
+            log.exception("live messages (%s) could not be sent", kinds)
         else:
             self._missed.discard(group)
 

@@ -34,12 +34,12 @@ from aurora_web.registry.models import Target
 from aurora_web.snapshots import overview_snapshot, target_snapshot
 
 log = logging.getLogger(__name__)
-# A frame that follows a quiet moment goes out at once: 3 in a row, 6 a second after them, and one with the parts that a
+# A frame that follows a quiet moment goes out at once: 4 in a row, 5 a second after them, and one with the parts that a
 # page has asked for, are 10 a second at most.
-FRAMES_PER_SECOND = 6
-FRAMES_AT_ONCE = 3
+FRAMES_PER_SECOND = 5
+FRAMES_AT_ONCE = 4
 GAP_SECONDS = 0.04  # between two frames: what happens together comes in a burst of messages
-PATIENCE_SECONDS = 0.25  # for so long what comes again and again waits for something else to go with
+PATIENCE_SECONDS = 0.08  # for so long what comes again and again waits for something else to go with
 HOLE_SECONDS = 0.15  # a number that is missing may be on its way for so long, since senders may overtake
 LOOK_SECONDS = 0.01
 SNAPSHOT_SECONDS = 1.0  # for so long one snapshot serves everybody who comes, when nothing has happened since
@@ -167,8 +167,8 @@ class Hub:
         layer = get_channel_layer()
         while True:
             event = await layer.receive(self.channel)
-            self.inbox.append(event["payload"])
-            if not is_patient(event["payload"]):
+            self.inbox.extend(event["payloads"])
+            if not all(map(is_patient, event["payloads"])):
                 self.news.set()
             if self.flusher is None or self.flusher.done():
                 self.flusher = self._task(self._flush())
@@ -341,7 +341,7 @@ def coalesced(messages: Sequence[Message]) -> list[Message]:
 def is_patient(message: Message) -> bool:
     """What comes every second whatever happens, and the phases of a slice but for training, whose loss is charted."""
     kind = message["kind"]
-    return kind in ("windows", "replica") or (kind == "progress" and message["data"].get("phase") != "train")
+    return kind in ("windows", "replica", "slice") or (kind == "progress" and message["data"].get("phase") != "train")
 
 
 def _place(message: Message) -> Any:

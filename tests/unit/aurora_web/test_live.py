@@ -248,7 +248,7 @@ async def test_a_gap_is_answered_with_a_snapshot_and_an_overtaken_message_is_put
 
     async def send(number):
         payload = {"kind": "gate", "target": target.pk, "data": {}, "seq": number}
-        await get_channel_layer().group_send(live.group_of(target.pk), {"type": "live.message", "payload": payload})
+        await get_channel_layer().group_send(live.group_of(target.pk), {"type": "live.messages", "payloads": [payload]})
 
     await send(seq + 2)
     await send(seq + 1)

@@ -6,7 +6,7 @@ from aurora_web import live_hub
 from aurora_web.live_hub import GAP_SECONDS, coalesced, is_patient
 
 
-def test_after_a_quiet_moment_three_frames_go_out_at_once(monkeypatch):
+def test_after_a_quiet_moment_four_frames_go_out_at_once(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(live_hub.time, "monotonic", lambda: now)
     pace, sent = live_hub.Pace(), []
@@ -14,8 +14,8 @@ def test_after_a_quiet_moment_three_frames_go_out_at_once(monkeypatch):
         now += pace.wait_seconds
         pace.count()
         sent.append(now)
-    assert sent[:3] == pytest.approx([1000.0, 1000.0 + GAP_SECONDS, 1000.0 + 2 * GAP_SECONDS])
-    assert sent[-1] - sent[-2] == pytest.approx(1 / 6)
+    assert sent[:4] == pytest.approx([1000.0 + i * GAP_SECONDS for i in range(4)])
+    assert sent[-1] - sent[-2] == pytest.approx(1 / 5)
     assert max(sum(at <= other < at + 1 for other in sent) for at in sent) <= 9  # and one with a page's parts
     now += 60
     assert pace.wait_seconds == 0
@@ -26,6 +26,7 @@ def test_after_a_quiet_moment_three_frames_go_out_at_once(monkeypatch):
     [
         ("windows", {}, True),
         ("replica", {"name": "r1"}, True),
+        ("slice", {"state": "done"}, True),
         ("progress", {"phase": "evaluate"}, True),
         ("progress", {"phase": "train"}, False),
         ("alert", {}, False),
