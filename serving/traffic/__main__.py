@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    traffic = Traffic(_plans(config), seed=time.time_ns() // 1000)
+    traffic = Traffic(_plans(config), seed=time.time_ns() // 1000, sent_file=config.sent_file)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(traffic.run())
     return 0

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -59,9 +60,9 @@ class ConsolePlans:
 class Traffic:
     """Keeps one sender for each plan."""
 
-    def __init__(self, ask: AskForPlans, seed: int) -> None:
+    def __init__(self, ask: AskForPlans, seed: int, sent_file: Path | None = None) -> None:
         self._ask = ask
-        self._prompts = Prompts(seed)
+        self._prompts = Prompts(seed, sent_file)
         self._rng = random.Random(seed)
         self._senders: dict[str, Sender] = {}
 

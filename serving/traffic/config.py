@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from serving.traffic.domains.registry import DOMAINS, POCKET, REAL
@@ -40,6 +41,7 @@ class TrafficConfig:
     console_url: str
     token: str  # of the console, scope ingest
     plan: Plan | None  # fixed: no console is asked
+    sent_file: Path | None  # what was sent before; None = only this process remembers
 
 
 def load(argv: Sequence[str] | None, environment: Mapping[str, str] | None = None) -> TrafficConfig:
@@ -49,7 +51,9 @@ def load(argv: Sequence[str] | None, environment: Mapping[str, str] | None = Non
     source = "--console-url" if "console_url" in given else "AURORA_CONSOLE_URL"
     console_url = given.get("console_url") or environment.get("AURORA_CONSOLE_URL") or DEFAULT_CONSOLE
     token = given.get("token") or environment.get("AURORA_REPLICA_TOKEN") or ""
-    return TrafficConfig(_url(source, console_url, DEFAULT_CONSOLE), token, _fixed_plan(given))
+    state_dir = environment.get("AURORA_STATE_DIR")
+    sent_file = Path(state_dir).expanduser() / "traffic" / "sent" if state_dir else None
+    return TrafficConfig(_url(source, console_url, DEFAULT_CONSOLE), token, _fixed_plan(given), sent_file)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -37,10 +37,11 @@ def split_of(key: str) -> Split:
 
 
 class Seen:
-    """Texts that were there before, in 8 bytes each: traffic runs for weeks."""
+    """Texts that were there before, in 8 bytes each: traffic runs for weeks. ``known``: hashes of more such texts."""
 
-    def __init__(self) -> None:
-        self._hashes = array("Q")
+    def __init__(self, known: bytes = b"") -> None:
+        hashes = array("Q", known)
+        self._hashes = array("Q", sorted(hashes))
 
     def is_new(self, text: str) -> bool:
         """True the first time."""

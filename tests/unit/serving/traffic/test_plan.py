@@ -1,7 +1,10 @@
 """What is to be sent: the console's plans and the command line's, and what is said about wrong ones."""
 
+from pathlib import Path
+
 import pytest
 
+from serving.traffic import prompts
 from serving.traffic.__main__ import main
 from serving.traffic.config import ConfigError, load
 from serving.traffic.domains.registry import REAL
@@ -54,12 +57,38 @@ def test_prompts_go_on_within_a_process_and_differ_after_a_restart():
     assert set(sent).isdisjoint(other.next(domain).message for domain in ("chat", "sql_schema") * 40)
 
 
+def test_no_prompt_comes_twice_over_restarts_and_a_write_that_was_cut_short_hides_nothing(tmp_path):
+    file = tmp_path / "traffic" / "sent"
+    first = Prompts(5, file)
+    sent = [first.next("chat").message for _ in range(40)]
+    file.write_bytes(file.read_bytes() + b"abc")
+    again = Prompts(5, file)  # the same seed would draw the same prompts
+    sent += [again.next("chat").message for _ in range(40)]
+    assert len(set(sent)) == 80
+    assert file.stat().st_size == 8 * 80
+
+
+def test_a_domain_that_has_run_out_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "MOST_REPEATS", 3)
+    sent = [Prompts(5, tmp_path / "sent").next("chat").message for _ in range(5)]
+    assert len(set(sent)) == 3
+
+
+def test_a_file_that_cannot_be_kept_is_said_once_and_done_without(tmp_path, caplog):
+    (tmp_path / "sent").mkdir()
+    found = Prompts(5, tmp_path / "sent")
+    assert found.next("chat").message != found.next("chat").message
+    [record] = caplog.records
+    assert "sent cannot be kept" in record.getMessage()
+
+
 def test_the_console_is_asked_unless_an_engine_is_given():
     environment = {"AURORA_CONSOLE_URL": "http://console:8000/", "AURORA_REPLICA_TOKEN": "secret"}
     config = load([], environment)
     assert (config.console_url, config.token, config.plan) == ("http://console:8000", "secret", None)
     assert load(["--console-url", "http://other", "--token", "mine"], environment).console_url == "http://other"
-    assert load([], {}).console_url == "http://127.0.0.1:8000"
+    assert (load([], {}).console_url, load([], {}).sent_file) == ("http://127.0.0.1:8000", None)
+    assert load([], {"AURORA_STATE_DIR": "/srv/aurora"}).sent_file == Path("/srv/aurora/traffic/sent")
 
 
 def test_a_fixed_plan_has_the_demos_defaults():
