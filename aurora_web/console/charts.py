@@ -8,6 +8,7 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
+from aurora_web.console.sparkline import version_name
 from aurora_web.console.timeline import MAX_MARKERS, markers
 from aurora_web.exports import to_csv
 from aurora_web.metrics import charts
@@ -112,7 +113,7 @@ def _row(at: float, points: list[dict[str, Any]], bucket: int) -> dict[str, Any]
         "tokens_per_second": divide(sums["tokens"], sums["seconds"]),
         "control_tokens_per_second": divide(sums["control_tokens"], sums["control_seconds"]),
         "mean_lookahead": divide(sums["proposed_drafts"], sums["all_steps"]),
-        "versions": ", ".join(f"{f'v{v}' if v else 'control'} {tokens / total:.0%}" for v, tokens in shares if total),
+        "versions": ", ".join(f"{version_name(int(v))} {tokens / total:.0%}" for v, tokens in shares if total),
     }
 
 

@@ -14,6 +14,7 @@ WIDTH, HEIGHT, MARGIN = 240.0, 44.0, 3.0
 MIN_SPREAD = 0.2  # of the value: noise must not look like a mountain
 NUM_SHARES = 4
 CONTROL = "control"
+NO_VERSIONS = {0: CONTROL, NO_DRAFT: "no draft yet"}  # as static/js/charts.js calls them
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class Share:
         return f"{self.name} {self.width:.0f} %"
 
 
+def version_name(number: int) -> str:
+    """What a count's version is called, which may be none."""
+    return NO_VERSIONS.get(number, f"v{number}")
+
+
 def shares(tokens: Mapping[int, int]) -> tuple[Share, ...]:
     """Versions by their tokens, newest first, then the control; beyond NUM_SHARES they are one part."""
     total = sum(tokens.values())
@@ -69,10 +75,10 @@ def shares(tokens: Mapping[int, int]) -> tuple[Share, ...]:
         return ()
     ranked = sorted((v for v in tokens if v > 0), key=lambda v: -tokens[v])
     shown, others = sorted(ranked[:NUM_SHARES], reverse=True), ranked[NUM_SHARES:]
-    parts = [(f"v{v}", tokens[v]) for v in shown]
+    parts = [(version_name(v), tokens[v]) for v in shown]
     if others:
         parts.append(("older", sum(tokens[v] for v in others)))
-    parts += [(name, tokens[v]) for v, name in ((0, CONTROL), (NO_DRAFT, "no draft yet")) if tokens.get(v)]
+    parts += [(name, tokens[v]) for v, name in NO_VERSIONS.items() if tokens.get(v)]
     found, x = [], 0.0
     for i, (name, n) in enumerate(parts):
         width = 100 * n / total

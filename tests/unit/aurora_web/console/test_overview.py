@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from aurora_web.console.cards import cards, chosen_cards
-from aurora_web.console.sparkline import HEIGHT, WIDTH, shares, sparkline
+from aurora_web.console.sparkline import HEIGHT, WIDTH, shares, sparkline, version_name
 from aurora_web.metrics import services as metrics
 from aurora_web.metrics.models import MetricWindow
 from aurora_web.registry.models import Target
@@ -142,3 +142,7 @@ def test_a_reading_is_in_the_audit_log_and_not_among_what_happened(clients, targ
     governance.note_reading(target, uuid.uuid4(), "olga")
     assert "read the text" not in text(clients["viewer"].get("/"))
     assert "trace.read" in text(clients["viewer"].get("/audit/"))
+
+
+def test_what_is_no_version_has_a_name_of_its_own():
+    assert [version_name(number) for number in (3, 0, NO_DRAFT)] == ["v3", "control", "no draft yet"]
