@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.bench.ring import wait_for
 from tests.sglang.conftest import PROMPTS
 
 NUM = 48
+AWAY_SECONDS = 60.0
 
 
 @pytest.mark.parametrize("domain", sorted(PROMPTS))
@@ -310,11 +312,14 @@ def waiting(replica) -> str:
     return "".join(texts)
 
 
-def test_the_console_away_while_a_swap_is_due_loses_nothing(replica, judge, drafts):
+def test_the_console_away_for_a_minute_while_a_swap_is_due_loses_nothing(replica, judge, drafts):
     before, version = set(replica.traces()), replica.observed()["version"]
     replica.console.stop()
+    back_at = time.monotonic() + AWAY_SECONDS
     generation = replica.set_desired(200, drafts.random(1))
-    ids = [replica.server.generate(judge.prompt("sql"), 12)["meta_info"]["id"] for _ in range(6)]
+    ids = []
+    while time.monotonic() < back_at:
+        ids.append(replica.server.generate(judge.prompt("sql"), 100)["meta_info"]["id"])
     wait_for("announcements of all", lambda: all(rid in waiting(replica) for rid in ids), 60)
     replica.console.start()
     wait_for("the traces", lambda: set(ids) <= set(replica.traces()) - before, 60)

