@@ -8,6 +8,7 @@ from typing import Any
 from ninja import NinjaAPI
 
 from aurora_web.problems import CONTENT_TYPE
+from aurora_web.request_reason import HEADER, MAX_CHARACTERS
 
 PROBLEM = {
     "type": "object",
@@ -28,11 +29,18 @@ IDEMPOTENCY_KEY = {
     "description": "The same key with the same body gives the first answer again, for 24 hours; another body is 422.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 200},
 }
+REASON = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Why, in UTF-8: kept in the audit log beside what was done, where the body has no reason.",
+    "schema": {"type": "string", "maxLength": MAX_CHARACTERS},
+}
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
 class AuroraAPI(NinjaAPI):
-    """NinjaAPI whose document also names the errors, the Idempotency-Key and the scope that each operation needs."""
+    """NinjaAPI whose document also names the errors, the headers that every change takes, and the scope of each."""
 
     def get_openapi_schema(self, **kwargs: Any) -> Any:
         document = super().get_openapi_schema(**kwargs)
@@ -49,8 +57,11 @@ class AuroraAPI(NinjaAPI):
                 found = {str(status): each for status, each in path[method]["responses"].items()}
                 path[method]["responses"] = found | {"default": answer}
                 path[method]["security"] = [{"bearer": [scopes[path[method]["operationId"]]]}]
+                headers = [REASON] if method != "get" and scopes[path[method]["operationId"]] != "ingest" else []
                 if method == "post":
-                    path[method]["parameters"] = [*path[method].get("parameters", []), IDEMPOTENCY_KEY]
+                    headers.insert(0, IDEMPOTENCY_KEY)
+                if headers:
+                    path[method]["parameters"] = [*path[method].get("parameters", []), *headers]
         return document
 
     def _scopes(self) -> dict[str, str]:

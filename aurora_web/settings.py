@@ -62,6 +62,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "aurora_web.request_id.RequestIdMiddleware",
+    "aurora_web.request_reason.RequestReasonMiddleware",
     "aurora_web.problems.ApiProblemMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",

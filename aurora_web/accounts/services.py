@@ -16,6 +16,7 @@ from django.utils import timezone
 from aurora_web.accounts.models import ApiToken, AuditEvent, Invite, Role, TokenRole, User
 from aurora_web.accounts.scopes import MEANINGS, SCOPES, ScopeMissing, grantable
 from aurora_web.request_id import current_request_id
+from aurora_web.request_reason import current_reason
 
 TOKEN_PREFIX = "aur_"
 LAST_USED_RESOLUTION = timedelta(minutes=1)
@@ -38,13 +39,16 @@ def record(
     reason: str = "",
     detail: dict[str, Any] | None = None,
 ) -> AuditEvent:
-    """Append one line to the audit log; ``detail["old"]`` and ``detail["new"]`` hold what changed, by field."""
+    """Append one line to the audit log; ``detail["old"]`` and ``detail["new"]`` hold what changed, by field.
+
+    Without a ``reason`` it is the one that came with the request, if any.
+    """
     return AuditEvent.objects.create(
         actor=actor,
         action=action,
         subject=subject[:200],
         target_slug=target_slug,
-        reason=reason,
+        reason=reason or current_reason(),
         detail=detail or {},
         request_id=current_request_id(),
     )
@@ -125,7 +129,8 @@ def create_invite(role: str, actor: str, lifetime: timedelta = timedelta(days=7)
     invite = Invite.objects.create(
         digest=_digest(secret), role=role, created_by=actor, expires_at=timezone.now() + lifetime
     )
-    record(actor, "invite.create", f"invite ({role})")
+    new = {"role": role, "expires_at": invite.expires_at.isoformat()}
+    record(actor, "invite.create", f"invite ({role})", detail={"new": new})
     return invite, secret
 
 
@@ -154,7 +159,8 @@ def accept_invite(secret: str, username: str, password: str) -> User:
     user.save()
     invite.used_by = user
     invite.save(update_fields=["used_by"])
-    record(username, "invite.accept", f"user {username} ({invite.role})")
+    new = {"role": invite.role, "invited_by": invite.created_by}
+    record(username, "invite.accept", f"user {username} ({invite.role})", detail={"new": new})
     return user
 
 

@@ -13,6 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 
 from aurora_web.accounts.access import allow, need, user_of
+from aurora_web.console.back import back_to
 from aurora_web.moments import said
 from aurora_web.registry.models import Target
 from aurora_web.rollouts import board, watching
@@ -124,7 +125,7 @@ def new_silence(request: HttpRequest) -> HttpResponse:
             form.add_error("reason", str(error))
         else:
             messages.success(request, f"Silenced until {said(row.expires_at, '%Y-%m-%d %H:%M')}.")
-            return redirect("console:alerts")
+            return back_to(request, "console:alerts")
     is_part = bool(getattr(request, "htmx", False))
     template = "console/_silence_form.html" if is_part else "console/silence.html"
     return render(request, template, {"form": form}, status=422 if form.errors else 200)
@@ -137,7 +138,7 @@ def end_silence(request: HttpRequest, pk: int) -> HttpResponse:
         messages.success(request, "The silence is ended.")
     else:
         messages.error(request, "Nothing was changed: the silence had ended already.")
-    return redirect("console:alerts")
+    return back_to(request, "console:alerts")
 
 
 @allow("administer", "GET", "HEAD", "POST")

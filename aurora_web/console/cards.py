@@ -132,7 +132,8 @@ def _add_versions(found: dict[int, Card]) -> None:
     in_service = SpeculatorVersion.objects.filter(status__in=[Status.LIVE, Status.CANARY], target_id__in=found)
     for version in in_service.only("target_id", "status", "number", "parent_id", "provenance"):
         setattr(found[version.target_id], version.status, version)
-    waiting = SpeculatorVersion.objects.filter(status=Status.PASSED, target_id__in=found).order_by()
+    is_held_back = Q(status=Status.CANARY, gate_decision__told_at__isnull=False, target__freeze__isnull=False)
+    waiting = SpeculatorVersion.objects.filter(Q(status=Status.PASSED) | is_held_back, target_id__in=found).order_by()
     for pk, n in waiting.values_list("target_id").annotate(n=Count("pk")):
         found[pk].num_waiting = n
 

@@ -27,7 +27,7 @@ def chart_data(target: Target, since: float, until: float, domain: str = "", buc
 
     ``buckets`` hold sums per ``bucket_seconds`` before ``fresh_since`` (the last one of what there is), ``windows`` per
     ten seconds after it, both as metrics.charts.points; a range that ended long ago has no windows. ``events`` are the
-    markers, ``is_cut``: there may be older ones. ``domain`` limits the speedup only, the browser chooses among the
+    markers, ``is_cut``: there are older ones. ``domain`` limits the speedup only, the browser chooses among the
     points.
     """
     bucket = bucket or charts.bucket_seconds(until - since)
@@ -37,7 +37,7 @@ def chart_data(target: Target, since: float, until: float, domain: str = "", buc
     ahead = until + (WINDOW_SECONDS if is_open else 0)
     buckets = charts.points(target, since, cut, bucket)
     windows = charts.points(target, cut, ahead) if is_open else []
-    marked = markers(target, since, ahead, [*buckets, *windows], bucket)
+    marked = markers(target, since, ahead, [*buckets, *windows], bucket, MAX_MARKERS + 1)
     return {
         "since": since,
         "until": until,
@@ -49,8 +49,8 @@ def chart_data(target: Target, since: float, until: float, domain: str = "", buc
         "capture": capture_series(target, since, cut, bucket),
         "capture_windows": capture_series(target, cut, ahead) if is_open else [],
         "loss": loss_points(target, since, ahead),
-        "events": marked,
-        "is_cut": len(marked) == MAX_MARKERS,
+        "events": marked[:MAX_MARKERS],
+        "is_cut": len(marked) > MAX_MARKERS,
     }
 
 

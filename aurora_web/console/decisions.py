@@ -41,7 +41,7 @@ def _decide(
         messages.success(request, done)
     back = request.POST.get("back", "")
     if back == "inbox":
-        return redirect("console:approvals")
+        return back_to(request, "console:approvals")
     if back == "approval" and pk is not None:
         return redirect("console:approval", version_id=pk)
     return back_to(request, "console:target", slug)

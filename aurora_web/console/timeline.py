@@ -56,17 +56,22 @@ def timeline(
 
 
 def markers(
-    target: Target, since: float, until: float, points: Sequence[Mapping[str, Any]] = (), bucket: int = 0
+    target: Target,
+    since: float,
+    until: float,
+    points: Sequence[Mapping[str, Any]] = (),
+    bucket: int = 0,
+    limit: int = MAX_MARKERS,
 ) -> list[dict[str, Any]]:
-    """Of the timeline what is drawn on the charts, kinds in MARKERS: at most MAX_MARKERS, the newest."""
+    """Of the timeline what is drawn on the charts, kinds in MARKERS: at most ``limit``, the newest."""
     begin, end = datetime.fromtimestamp(since, UTC), datetime.fromtimestamp(until, UTC)
     found = [
-        *_transitions(_told_of_versions(target, begin, end).filter(new__in=DRAWN), MAX_MARKERS),
+        *_transitions(_told_of_versions(target, begin, end).filter(new__in=DRAWN), limit),
         *(event for event in _alerts(target, begin, end) if event["kind"] in MARKERS),
-        *_people(_told_of_people(target, begin, end).filter(action__in=PINS), MAX_MARKERS),
+        *_people(_told_of_people(target, begin, end).filter(action__in=PINS), limit),
         *_shifts(target, since, until, points, bucket),
     ]
-    return sorted(found, key=lambda event: -event["at"])[:MAX_MARKERS]
+    return sorted(found, key=lambda event: -event["at"])[:limit]
 
 
 def _event(at: datetime, kind: str, text: str, version: int | None = None) -> dict[str, Any]:

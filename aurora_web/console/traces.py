@@ -13,6 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 
 from aurora_web.accounts.access import allow, user_of
 from aurora_web.accounts.auth import Principal
+from aurora_web.console.back import back_to
 from aurora_web.moments import in_utc
 from aurora_web.problems import Problem
 from aurora_web.registry.models import Target
@@ -88,7 +89,7 @@ def access(request: HttpRequest, slug: str) -> HttpResponse:
         messages.error(request, f"Nothing was changed: {error}.")
     else:
         messages.success(request, f"The text of traces is now for: {TextRole(role).label}.")
-    return redirect("console:traces", slug=slug)
+    return back_to(request, "console:traces", slug)
 
 
 @allow("read")

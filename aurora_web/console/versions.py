@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.paginator import Paginator
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
@@ -20,7 +20,7 @@ from aurora_web.registry.models import SpeculatorVersion, Status, Target, Transi
 from aurora_web.registry.provenance import provenance
 from aurora_web.registry.services import find_version
 from aurora_web.registry.version_files import find_file, list_files, stream
-from aurora_web.registry.version_search import LONGEST_TEXT, search
+from aurora_web.registry.version_search import LONGEST_TEXT, SORTS, search
 from aurora_web.rollouts.comparison import LEAST, MOST, Comparison, ComparisonError, choose, compare
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.models import GateDecision
@@ -30,12 +30,6 @@ from aurora_web.training.learnt import learnt_from
 
 VERSIONS_PER_PAGE = 25
 SINCE = {"1h": 1, "24h": 24, "7d": 168, "30d": 720}  # hours
-SORTS = {
-    "newest": ("Newest first", [F("number").desc()]),
-    "oldest": ("Oldest first", [F("number").asc()]),
-    "gain": ("Largest gain", [F("gate_decision__gain").desc(nulls_last=True), F("number").desc()]),
-    "loss": ("Smallest gain", [F("gate_decision__gain").asc(nulls_last=True), F("number").desc()]),
-}
 ALIASES = ("@live", "@previous", "@candidate")
 NUM_SWAPS = 20
 NUM_PERIODS = 30

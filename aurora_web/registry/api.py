@@ -19,7 +19,7 @@ from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
 from aurora_web.registry.launch import launch_payload
 from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_target
-from aurora_web.registry.version_search import LONGEST_TEXT, search
+from aurora_web.registry.version_search import LONGEST_TEXT, SORTS, page, search
 from aurora_web.wire import BodySchema, body_schema, read_json
 from speculators.records import Announcement
 
@@ -221,8 +221,10 @@ def list_versions(
     status: str = "",
     since: str = SINCE,
     q: str = TEXT,
+    sort: str = "newest",
 ) -> dict[str, Any]:
-    """Versions, newest first; of a ``status``, registered ``since`` then, or with ``q`` in number, checksum or gate."""
+    """Versions of a ``status``, registered ``since`` then, or with ``q`` in number, checksum or gate; ``sort``:
+    newest, oldest, gain (largest first) or loss (smallest gain first)."""
     if not 1 <= limit <= 500:
         raise Problem(422, f"limit is {limit}, expected 1 to 500")
     if status and status not in Status.values:
@@ -230,13 +232,12 @@ def list_versions(
     if len(q) > LONGEST_TEXT or "\0" in q:
         raise Problem(422, f"q is {q!r:.40}, expected at most {LONGEST_TEXT} characters of text")
     matching = search(find_target(slug), status=status, created_since=moment_of("since", since), text=q)
-    versions = matching.select_related("target", "parent")
-    if cursor:
-        if not cursor.isascii() or not cursor.isdigit():
-            raise Problem(422, f"cursor is {cursor!r:.80}, expected the value of next")
-        versions = versions.filter(number__lt=int(cursor[:9]))
-    found = list(versions.order_by("-number")[: limit + 1])
-    return {"items": found[:limit], "next": str(found[limit - 1].number) if len(found) > limit else None}
+    if sort not in SORTS:
+        raise Problem(422, f"sort is {sort!r:.40}, expected one of {', '.join(SORTS)}")
+    if cursor and not (cursor.isascii() and cursor.isdigit()):
+        raise Problem(422, f"cursor is {cursor!r:.80}, expected the value of next")
+    found, following = page(matching.select_related("target", "parent"), sort, int(cursor[:9] or 0), limit)
+    return {"items": found, "next": following}
 
 
 @announced_router.get("/announced", response=list[AnnouncedOut])

@@ -189,7 +189,7 @@ def register_proposed(target: Target, actor: str) -> Target:
         with transaction.atomic():
             target.save()
             AnnouncedReplica.objects.filter(slug=target.slug).delete()  # their next report is that of its replicas
-            record(actor, "target.register", target.slug, target_slug=target.slug, detail=detail)
+            record(actor, "target.register", target.slug, target_slug=target.slug, detail={"new": detail})
     except IntegrityError as error:
         raise IncompatibleTarget([f"There is a target {target.slug!r} already: choose another slug."]) from error
     live.publish(target.pk, "target", {"slug": target.slug, "change": "registered"})

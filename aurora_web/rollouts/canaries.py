@@ -12,6 +12,7 @@ from aurora_web.accounts.services import record
 from aurora_web.metrics.by_replica import sums_by_replica
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, find_version, transition
+from aurora_web.rollouts import telling
 from aurora_web.rollouts.approvals import EVERY_SCOPE, check_may_approve, stale_verdict, waits_for_person
 from aurora_web.rollouts.canary_verdict import Action, CanaryPolicy, CanaryVerdict, judge
 from aurora_web.rollouts.freeze import frozen
@@ -76,6 +77,7 @@ def _start(
     where = f"Canary on {len(replicas)} of {num_alive} replicas ({names})."
     transition(version, Status.PASSED, Status.CANARY, f"{where} {reason}", actor)
     supersede(deployment, version, actor)
+    telling.forget(version)
     deployment.target.replicas.update(is_canary=False)
     deployment.target.replicas.filter(pk__in=[replica.pk for replica in replicas]).update(is_canary=True)
     set_intent(deployment, deployment.desired, canary=version, kind=SwapKind.CANARY, actor=actor)
@@ -176,6 +178,7 @@ def watch(target: Target, now: datetime) -> Action | None:
         return None
     action, reason = found.action, " ".join(found.reasons)
     if action == Action.PROMOTE and frozen(target) is not None:
+        telling.tell_of_canary(deployment.canary, reason)
         return Action.WAIT  # a person promotes it, or unfreezes
     if action == Action.WAIT and (missing := _missing_side(deployment, now)):
         action, reason = Action.ROLL_BACK, missing

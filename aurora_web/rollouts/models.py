@@ -264,6 +264,7 @@ class GateDecision(models.Model):
     at = models.DateTimeField(default=timezone.now)
     live_number = models.PositiveIntegerField(null=True)  # what was live then: 0 = nothing, None = not recorded
     requested_by = models.CharField(max_length=150, blank=True)  # who asked to have it judged again; "" = nobody
+    told_at = models.DateTimeField(null=True)  # since when people know that it waits for one of them
 
     @property
     def predicted_speed_gain(self) -> float | None:

@@ -52,6 +52,12 @@ def tell_approval(version: SpeculatorVersion, reason: str) -> None:
     _tell("approval.waiting", version.target.slug, words, path, {"version": version.number})
 
 
+def tell_canary(version: SpeculatorVersion, reason: str) -> None:
+    """Tell every channel that a canary is good and that a freeze keeps it from going live."""
+    words = f"{version} would go live, but {version.target.slug} is frozen: promote it or unfreeze. {reason}"
+    _tell("approval.waiting", version.target.slug, words, f"/approvals/{version.pk}/", {"version": version.number})
+
+
 def _tell(event: str, target: str, words: str, path: str, facts: dict[str, Any]) -> None:
     payload = {"event": event, "target": target, "text": words, "url": f"{settings.CONSOLE_URL}{path}", **facts}
     for channel in Channel.objects.filter(is_enabled=True):

@@ -17,6 +17,7 @@ from aurora_web.wire import BodySchema
 from speculators.records import DomainPin
 
 router = Router(tags=["domains"], auth=Allow("read"))
+MAX_CHANGES = 500
 
 
 class PinIn(BodySchema):
@@ -41,6 +42,26 @@ def list_pins(request: HttpRequest, slug: str) -> dict[str, Any]:
     """Every pin that holds, and which replicas obey it; ``revision`` counts the changes."""
     found = board(find_target(slug))
     return {"revision": found.revision, "pins": [pin_payload(each) for each in found.pins]}
+
+
+@router.get("/{slug}/pins/changes", response=list[dict[str, Any]])
+def list_changes(request: HttpRequest, slug: str, limit: int = 50) -> list[dict[str, Any]]:
+    """The last changes of pins, newest first; ``is_newest``: of its domain, so that it can be undone."""
+    if not 1 <= limit <= MAX_CHANGES:
+        raise Problem(422, f"limit is {limit}, expected 1 to {MAX_CHANGES}")
+    return [
+        {
+            "revision": change.revision,
+            "domain": change.domain,
+            "words": change.words,
+            "undoes": change.undoes,
+            "actor": change.actor,
+            "reason": change.reason,
+            "at": change.at.timestamp(),
+            "is_newest": is_newest,
+        }
+        for change, is_newest in pins.history(find_target(slug), limit)
+    ]
 
 
 @router.post("/{slug}/pins/{revision}/undo", response=dict[str, Any], auth=Allow("operate"))

@@ -13,7 +13,7 @@ from aurora_web.accounts.services import record
 from aurora_web.metrics.mix import latest_requests
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, find_version, transition
-from aurora_web.rollouts import canaries, notifications
+from aurora_web.rollouts import canaries, telling
 from aurora_web.rollouts.approvals import (
     EVERY_SCOPE,
     check_is_fresh,
@@ -53,10 +53,8 @@ def judge(version: SpeculatorVersion) -> GateDecision:
             Approval.objects.create(version=version, is_approved=True, actor=POLICY, reason=reason)
             canaries.release(deployment, version, POLICY, reason)
         elif decision.passed:
-            is_first = not version.target.versions.filter(status=Status.PASSED).exclude(pk=version.pk).exists()
             _make_room(version.target)
-            if needs_person and is_first:  # told once, until all are decided on
-                notifications.tell_approval(version, reason)
+            telling.tell_waiting(deployment)
     live.publish(version.target_id, "gate", gate_payload(decision))
     return decision
 
@@ -85,8 +83,10 @@ def judge_again(version: SpeculatorVersion, actor: str, reason: str = "") -> Gat
 @transaction.atomic
 def take_next(target: Target) -> bool:
     """The policy puts the version that waits into service: after a canary, a hold or a freeze. One with a stale verdict
-    is judged again first."""
-    version = canaries.next_in_turn(lock_deployment(target))
+    is judged again first. Where a person is waited for, people are told."""
+    deployment = lock_deployment(target)
+    telling.tell_waiting(deployment)
+    version = canaries.next_in_turn(deployment)
     if version is not None and (why := stale_verdict(version)):
         judge_again(version, POLICY, why)
     return canaries.take_next(target)

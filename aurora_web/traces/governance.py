@@ -63,7 +63,7 @@ def delete_trace(target: Target, trace_id: UUID, actor: str, reason: str) -> Del
         actor=actor,
         reason=reason.strip(),
     )
-    detail = {"segment": trace.segment_id.hex, "domain": trace.domain, "was_trained": row.was_trained}
+    detail = {"old": {"segment": trace.segment_id.hex, "domain": trace.domain, "was_trained": row.was_trained}}
     record(actor, "trace.delete", trace_id.hex, target_slug=target.slug, reason=row.reason, detail=detail)
     return row
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
-from ninja import Query, Router, Schema
+from ninja import Field, Query, Router, Schema
 
 from aurora_web.accounts.auth import Allow, Principal, caller
 from aurora_web.accounts.services import record
@@ -33,6 +33,7 @@ class SearchQuery(Schema):
     max_accept_length: str = ""
     finish_reason: str = ""
     state: str = ""
+    slices: str = Field("", description="ids of training slices with commas, as a version's /learnt names them")
 
 
 class AccessIn(BodySchema):

@@ -22,7 +22,9 @@ PAGE = 50
 MAX_PAGE = 500
 COUNT_LIMIT = 1000
 SEARCH_MS = 2000  # Postgres stops a search that takes longer
-FIELDS = ("since", "until", "version", "domain", "min_accept_length", "max_accept_length", "finish_reason", "state")
+FIELDS = ("since", "until", "version", "domain", "min_accept_length", "max_accept_length", "finish_reason", "state",
+          "slices")  # fmt: skip
+MAX_SLICES = 100
 FINISH_REASONS = ("stop", "length")
 # Of the steps with drafts, NULL without any; as the index traces_trace_by_accept_length has it.
 ACCEPT_LENGTH = Func(
@@ -62,6 +64,7 @@ class TraceFilter:
     max_accept_length: float | None = None
     finish_reason: str = ""
     state: str = ""
+    slices: tuple[UUID, ...] = ()  # training slices that have taken the traces up
 
     @property
     def is_empty(self) -> bool:
@@ -84,6 +87,8 @@ class TraceFilter:
             found &= Q(is_held_out=True)
         elif self.state:
             found &= Q(is_held_out=False, trained_at__isnull=self.state == "waiting")
+        if self.slices:
+            found &= Q(lease_id__in=self.slices)
         return found & self._accept_length()
 
     def _accept_length(self) -> Q:
@@ -107,6 +112,7 @@ def read_filter(given: Mapping[str, str]) -> TraceFilter:
         max_accept_length=_length("max_accept_length", asked["max_accept_length"]),
         finish_reason=_choice("finish_reason", asked["finish_reason"], FINISH_REASONS),
         state=_choice("state", asked["state"].replace("_", " "), STATES),
+        slices=_slices("slices", asked["slices"]),
     )
 
 
@@ -148,6 +154,16 @@ def _choice(field: str, value: str, choices: tuple[str, ...]) -> str:
     if value and value not in choices:
         raise SearchError(field, f"{value!r:.60} is unknown: expected one of {', '.join(choices)}")
     return value
+
+
+def _slices(field: str, value: str) -> tuple[UUID, ...]:
+    names = [part.strip() for part in value.split(",")] if value else []
+    if len(names) > MAX_SLICES:
+        raise SearchError(field, f"{len(names)} ids are too many: expected {MAX_SLICES} at most")
+    try:
+        return tuple(UUID(hex=name) for name in names)
+    except ValueError:
+        raise SearchError(field, f"{value!r:.60} is no list of slices: expected their ids, with commas") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
-"""Pause, resume and start training from scripts."""
+"""Pause, resume and start training from scripts, and what a version learnt from."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Router
+from ninja import Field, Router, Schema
 
 from aurora_web.accounts.auth import Allow, Reason, said_by
-from aurora_web.registry.services import find_target
+from aurora_web.problems import Problem
+from aurora_web.registry.services import find_target, find_version
 from aurora_web.training import control
+from aurora_web.training.learnt import learnt_from
 
 router = Router(tags=["training"], auth=Allow("operate"))
 
@@ -19,6 +22,32 @@ def training_state(request: HttpRequest, slug: str) -> dict[str, Any]:
     """Whether training is paused, by whom, since when and why."""
     target = find_target(slug)
     return control.control_payload(target, control.paused(target))
+
+
+class LearntOut(Schema):
+    num_slices: int
+    num_traces: int = Field(description="new ones that are still kept")
+    first_at: datetime | None
+    last_at: datetime | None
+    domains: dict[str, int]
+    slices: list[str] = Field(description="ids, for GET /traces?slices=")
+
+
+@router.get("/{slug}/versions/{int:number}/learnt", response=LearntOut, auth=Allow("read"))
+def version_learnt(request: HttpRequest, slug: str, number: int) -> dict[str, Any]:
+    """What a version learnt from; 404 for one that no training slice made."""
+    version = find_version(find_target(slug), str(number))
+    found = learnt_from(version) if version else None
+    if found is None:
+        raise Problem(404, f"no training slice of {slug} made a version {number}")
+    return {
+        "num_slices": found.num_slices,
+        "num_traces": found.num_traces,
+        "first_at": found.first_at,
+        "last_at": found.last_at,
+        "domains": dict(found.domains),
+        "slices": [each.hex for each in found.slices],
+    }
 
 
 @router.post("/{slug}/training/pause", response=dict[str, Any])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urlencode
+from uuid import UUID
 
 from django.db.models import Count, Max, Min
 
 from aurora_web.registry.models import SpeculatorVersion
 from aurora_web.traces.models import Trace
+from aurora_web.traces.search import MAX_SLICES
 from aurora_web.training.models import SliceState, TrainingSlice
 
 
@@ -21,6 +24,14 @@ class Learnt:
     first_at: datetime | None
     last_at: datetime | None
     domains: tuple[tuple[str, int], ...]
+    slices: tuple[UUID, ...]
+
+    @property
+    def query(self) -> str:
+        """Of an address that searches for exactly these traces; "" where it would name too many slices."""
+        if len(self.slices) > MAX_SLICES:
+            return ""
+        return urlencode({"slices": ",".join(each.hex for each in self.slices), "state": "trained"}, safe=",")
 
 
 def learnt_from(version: SpeculatorVersion) -> Learnt | None:
@@ -45,4 +56,5 @@ def learnt_from(version: SpeculatorVersion) -> Learnt | None:
         first_at=min((row["first"] for row in found), default=None),
         last_at=max((row["last"] for row in found), default=None),
         domains=tuple((row["domain"], row["n"]) for row in found),
+        slices=tuple(ids),
     )

@@ -130,6 +130,10 @@ class Ring:
         headers = {"Authorization": f"Bearer {token}"} if token else None
         return self._checked(self.console.patch(path, json=body, headers=headers))
 
+    def delete(self, path: str, body: Any = None) -> Any:
+        """DELETE below /api/v1; RuntimeError when refused."""
+        return self._checked(self.console.request("DELETE", path, json=body))
+
     def pids(self, part: str) -> list[int]:
         """Processes of this ring whose command line holds ``part``."""
         state = f"AURORA_STATE_DIR={self.state_dir}".encode()

@@ -1,6 +1,7 @@
 """What the charts of a target's page draw, and how often."""
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.bench.ring import wait_for
 
@@ -67,6 +68,15 @@ def test_swaps_are_marked_on_every_chart(shown):
     marks = shown.evaluate(MARKS)
     assert len(marks) == 7
     assert all("triangle-up" in symbols for symbols in marks)
+
+
+def test_that_older_marks_are_left_out_is_said(shown):
+    said = shown.locator("#marks-cut")
+    expect(said).to_be_hidden()
+    shown.route("**/charts?**", lambda route: route.fulfill(json=route.fetch().json() | {"is_cut": True}))
+    shown.reload()
+    expect(said).to_be_visible(timeout=60 * SECONDS)
+    expect(said).to_have_text("; of more than 300 the newest are drawn")
 
 
 def test_however_much_is_pushed_charts_are_drawn_four_times_a_second_at_most(shown):

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 DEMO = "/targets/pocket/"
@@ -36,12 +37,42 @@ def test_a_part_with_the_focus_is_drawn_anew_and_keeps_it(busy_demo, tab, base):
     busy_demo.post("/targets/pocket/training/resume")
 
 
-def test_a_part_that_asks_for_itself_says_that_the_console_does_not_answer(tab, base):
-    tab.goto(f"{base}/system/")
-    expect(tab.locator("#processes")).to_contain_text("Broker", timeout=MINUTE)
-    tab.route("**/system/processes/", lambda route: route.abort())
-    said = tab.locator("#processes .unanswered")
+def test_alerts_come_and_go_while_somebody_is_at_one(steered, tab, base):
+    """After a dialog the focus is back on the link that opened it, in the list that has to move."""
+    first, second = steered.servers
+    try:
+        first.say(capture_state="broken", capture_detail="the first hook")
+        tab.goto(f"{base}/alerts/")
+        expect(tab.locator("#open-alerts")).to_contain_text("the first hook", timeout=MINUTE)
+        expect(tab.locator("#live")).to_have_text("connected", timeout=MINUTE)
+        link = tab.locator("#open-alerts li").filter(has_text="the first hook").get_by_role("link", name="Silence…")
+        link.click()
+        expect(tab.locator("#dialog [name=reason]")).to_be_focused(timeout=MINUTE)
+        tab.keyboard.press("Escape")
+        expect(link).to_be_focused()
+        second.say(capture_state="broken", capture_detail="the second hook")
+        expect(tab.locator("#open-alerts")).to_contain_text("the second hook", timeout=MINUTE)
+        expect(link).to_be_focused()
+    finally:
+        first.say()
+        second.say()
+    expect(tab.locator("#open-alerts")).not_to_contain_text("the second hook", timeout=MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("page", "part", "asked", "shown"),
+    [
+        ("/system/", "#processes", "**/system/processes/", "Broker"),
+        ("/alerts/rules/?target=pocket", "#rules", "**/alerts/rules/**", "No replica reports"),
+        (f"{DEMO}domains/", "#pins-part", "**/domains/pins/", "pinned"),
+    ],
+)
+def test_a_part_that_asks_for_itself_says_that_the_console_does_not_answer(tab, base, page, part, asked, shown):
+    tab.goto(base + page)
+    expect(tab.locator(part)).to_contain_text(shown, timeout=MINUTE)
+    tab.route(asked, lambda route: route.abort())
+    said = tab.locator(f"{part} .unanswered")
     expect(said).to_contain_text(re.compile(r"has not answered since \d"), timeout=MINUTE)
-    expect(tab.locator("#processes")).to_contain_text("Broker")  # what was shown stays
-    tab.unroute("**/system/processes/")
+    expect(tab.locator(part)).to_contain_text(shown)  # what was shown stays
+    tab.unroute(asked)
     expect(said).to_have_count(0, timeout=MINUTE)

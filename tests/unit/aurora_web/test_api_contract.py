@@ -38,13 +38,14 @@ def test_a_stale_document_is_noticed(tmp_path, monkeypatch):
     call_command("write_openapi", "--check")
 
 
-def test_every_operation_names_its_errors_and_every_post_its_key():
+def test_every_operation_names_its_errors_and_what_changes_something_its_headers():
     document = json.loads(document_text(api))
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             assert "application/problem+json" in operation["responses"]["default"]["content"], (method, path)
             keys = [p["name"] for p in operation.get("parameters", []) if p["in"] == "header"]
-            assert keys == (["Idempotency-Key"] if method == "post" else []), (method, path)
+            reason = ["X-Aurora-Reason"] if method != "get" and "/ingest/" not in path else []
+            assert keys == (["Idempotency-Key"] if method == "post" else []) + reason, (method, path)
 
 
 @pytest.mark.django_db

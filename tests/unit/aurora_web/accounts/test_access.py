@@ -161,6 +161,8 @@ API = {
     ("POST", "/api/v1/targets/demo/domain-rules"): OPERATE,
     ("DELETE", "/api/v1/targets/demo/domain-rules/1"): OPERATE,
     ("GET", "/api/v1/targets/demo/pins"): READ,
+    ("GET", "/api/v1/targets/demo/pins/changes"): READ,
+    ("GET", "/api/v1/targets/demo/versions/1/learnt"): READ,
     ("POST", "/api/v1/targets/demo/pins/1/undo"): OPERATE,
     ("GET", "/api/v1/targets/demo/domains/config.json/pin"): READ,
     ("PUT", "/api/v1/targets/demo/domains/config.json/pin"): OPERATE,

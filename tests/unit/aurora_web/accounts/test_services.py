@@ -57,6 +57,7 @@ def test_only_the_digest_of_a_token_is_kept():
     assert services.authenticate_token(secret + "x") is None
     services.revoke_token(token, "ada")
     assert services.authenticate_token(secret) is None
+    assert AuditEvent.objects.get(action="token.revoke").changes == [("is_valid", True, False)]
 
 
 def test_an_expired_token_is_refused():

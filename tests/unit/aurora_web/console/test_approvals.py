@@ -297,9 +297,12 @@ def test_an_old_report_is_marked_as_stale(clients, target, judged, report_in):  
 
 def test_a_canary_is_promoted_or_aborted_from_its_page(clients, canary):  # noqa: F811
     page = text(clients["operator"].get(f"/approvals/{canary.pk}/"))
-    for said in ("Canary against v2", "the policy asks for 40 on either side", "Promote<span", "Abort<span"):
+    for said in ("Canary against v2", "the policy asks for 40 on either side", "Promote<span", "Abort the canary v3<"):
         assert said in page
     assert "Promote<span" not in text(clients["viewer"].get(f"/approvals/{canary.pk}/"))
+    inbox = text(clients["operator"].get("/approvals/?state=canary"))
+    assert f'href="/approvals/{canary.pk}/#abort">Abort…' in inbox
+    assert "/abort/" not in inbox  # not by one click
     assert re.search(r"since \d+ s ago", text(clients["viewer"].get("/approvals/?state=canary")))
     Target.objects.update(approvers="admin")
     given = {"expected_status": "canary", "back": "approval"}

@@ -5,7 +5,8 @@ import pytest
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
 from aurora_web.registry.models import SpeculatorVersion, Target
-from aurora_web.rollouts import intent, replicas, services
+from aurora_web.rollouts import intent, replicas, services, watching
+from aurora_web.traces.models import DomainRule
 from speculators.records import NO_DRAFT
 from tests.unit.aurora_web.conftest import count_window
 
@@ -141,6 +142,21 @@ def test_a_form_leads_back_to_its_page_as_it_was_filtered(clients, target):
     pin = {"form": "pin", "domain": "sql", "lookahead": "2", "reason": "odd"}
     came = {"HTTP_REFERER": "http://testserver/targets/demo/domains/?range=7d&pin=sql"}
     assert operator.post("/targets/demo/domains/", pin, **came)["location"] == "/targets/demo/domains/?range=7d#pins"
+    rule = {"kind": "exact", "pattern": "sql", "domain": "data"}
+    came = {"HTTP_REFERER": "http://testserver/targets/demo/domains/?range=7d"}
+    assert operator.post("/targets/demo/domains/", rule, **came)["location"] == "/targets/demo/domains/?range=7d#rules"
+    end = f"/targets/demo/domains/rules/{DomainRule.objects.get().pk}/end/"
+    assert operator.post(end, **came)["location"] == "/targets/demo/domains/?range=7d#rules"
+    access = {"text_role": "admin", "reason": "private"}
+    came = {"HTTP_REFERER": "http://testserver/targets/demo/traces/?domain=sql"}
+    found = clients["admin"].post("/targets/demo/traces/access/", access, **came)["location"]
+    assert found == "/targets/demo/traces/?domain=sql"
+    silence = watching.silence("olga", 1, "known", target)
+    came = {"HTTP_REFERER": "http://testserver/alerts/?target=demo"}
+    assert operator.post(f"/alerts/silences/{silence.pk}/end/", **came)["location"] == "/alerts/?target=demo"
+    came = {"HTTP_REFERER": "http://testserver/approvals/?target=demo"}
+    refused = operator.post("/targets/demo/resume/", {"back": "inbox"}, **came)
+    assert refused["location"] == "/approvals/?target=demo"
 
 
 def test_a_change_of_policy_says_why(clients, bearer, target):

@@ -224,7 +224,7 @@ def test_a_copy_of_another_target_s_version(sourced, other):
     sourced.post(at("review"))
     found = Target.objects.get(slug="tiny")
     assert (found.draft_version, found.draft_path) == (other, other.uri)
-    assert AuditEvent.objects.get(action="target.register", subject="tiny").detail["draft_version"] == "demo v1"
+    assert AuditEvent.objects.get(action="target.register", subject="tiny").after["draft_version"] == "demo v1"
 
 
 def test_a_copy_of_another_shape_is_refused_with_the_reason(sourced, other, config, tmp_path):

@@ -1,6 +1,8 @@
 """The versions of a target: list, lineage, comparison, detail and files."""
 
+import html
 import re
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -206,18 +208,45 @@ def test_the_detail_says_when_it_served_and_what_it_measured(clients, two):
     assert "replaced by v2" in first
 
 
-def test_the_detail_says_what_it_learnt_from(clients, target, make_version, report):
+@pytest.fixture
+def learnt(target, make_version, report):
+    """The slice that made v1, out of 4 traces of 30."""
     version = make_version(report({"sql": (2.0, None)}))
     run = TrainingRun.objects.create(target=target)
     piece = TrainingSlice.objects.create(
         run=run, state=SliceState.DONE, version=version, finished_at=timezone.now(), started_at=timezone.now()
     )
     traces.ingest_segment(segment_payload(30))
-    leased = traces.lease_fresh(target, piece.pk, 4, 60)
-    traces.acknowledge(piece.pk, leased, [])
-    found = learnt_from(version)
+    traces.acknowledge(piece.pk, traces.lease_fresh(target, piece.pk, 4, 60), [])
+    return piece
+
+
+def test_the_detail_says_what_it_learnt_from(clients, learnt):
+    found = learnt_from(learnt.version)
     assert (found.num_slices, found.num_traces, found.domains) == (1, 4, (("sql", 4),))
     assert "4 still kept, in 1 slice" in text(clients["viewer"].get("/targets/demo/versions/1/"))
+
+
+def test_the_detail_leads_to_the_traces_that_it_learnt_from_and_to_no_others(clients, target, learnt, client, bearer):
+    page = text(clients["viewer"].get("/targets/demo/versions/1/"))
+    [link] = re.findall(r'href="([^"]*)">These traces', page)
+    other = uuid.uuid4()  # another version's slice, which has trained on traces of the same time
+    traces.acknowledge(other, traces.lease_fresh(target, other, 5, 60), [])
+    listed = text(clients["viewer"].get(html.unescape(link)))
+    assert "4 traces match" in listed and f'value="{learnt.pk.hex}"' in listed
+    found = client.get("/api/v1/targets/demo/versions/1/learnt", **bearer("viewer")).json()
+    assert (found["num_traces"], found["domains"], found["slices"]) == (4, {"sql": 4}, [learnt.pk.hex])
+    items = client.get(f"/api/v1/targets/demo/traces?slices={learnt.pk.hex}", **bearer("viewer")).json()["items"]
+    assert len(items) == 4
+    assert client.get("/api/v1/targets/demo/versions/2/learnt", **bearer("viewer")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("slices", "words"), [("x", "'x' is no list of slices"), (",".join(["0" * 32] * 101), "101 ids are too many")]
+)
+def test_slices_that_are_none_are_named(client, bearer, target, slices, words):
+    answer = client.get(f"/api/v1/targets/demo/traces?slices={slices}", **bearer("viewer"))
+    assert (answer.status_code, words in answer.json()["detail"]) == (422, True)
 
 
 @pytest.fixture
@@ -296,7 +325,25 @@ def test_the_api_finds_versions_by_age_and_text_as_the_page_does(client, bearer,
     assert [version["number"] for version in found] == numbers
 
 
-@pytest.mark.parametrize(("query", "words"), [("since=noon", "since is 'noon'"), (f"q={'x' * 101}", "at most 100")])
+def test_the_api_has_the_orders_of_the_page_a_page_at_a_time(client, bearer, two):
+    def listed(query):
+        answer = client.get(f"/api/v1/targets/demo/versions?limit=1&{query}", **bearer("viewer")).json()
+        return [version["number"] for version in answer["items"]], answer["next"]
+
+    for sort, (first, second) in {"newest": (2, 1), "oldest": (1, 2), "gain": (2, 1), "loss": (2, 1)}.items():
+        numbers, following = listed(f"sort={sort}")
+        assert (numbers, listed(f"sort={sort}&cursor={following}")) == ([first], ([second], None)), sort
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("since=noon", "since is 'noon'"),
+        (f"q={'x' * 101}", "at most 100"),
+        ("sort=size", "sort is 'size', expected one of newest, oldest, gain, loss"),
+        ("cursor=x", "expected the value of next"),
+    ],
+)
 def test_the_api_says_what_is_odd_about_a_search_for_versions(client, bearer, two, query, words):
     answer = client.get(f"/api/v1/targets/demo/versions?{query}", **bearer("viewer"))
     assert (answer.status_code, words in answer.json()["detail"]) == (422, True)

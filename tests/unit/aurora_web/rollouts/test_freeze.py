@@ -10,6 +10,7 @@ from aurora_web.registry.models import SpeculatorVersion
 from aurora_web.rollouts import canaries, freeze, replicas, services
 from aurora_web.rollouts.canary_verdict import Action
 from aurora_web.rollouts.intent import RolloutError
+from aurora_web.training import control
 
 pytestmark = pytest.mark.django_db
 LATER = timedelta(minutes=6)
@@ -70,8 +71,16 @@ def test_the_policy_decides_again_on_what_waits_without_a_canary_too(target, jud
     assert status(waiting.number) == "live"
 
 
-def test_the_audit_log_says_what_was_and_what_is(target):
-    freeze.freeze(target, "olga", "launch day")
-    freeze.unfreeze(target, "ada")
-    after, before = (event.changes for event in AuditEvent.objects.filter(action__contains="freeze").order_by("-id"))
-    assert (before, after) == ([("is_frozen", False, True)], [("is_frozen", True, False)])
+@pytest.mark.parametrize(
+    ("begin", "end", "actions", "field"),
+    [
+        (freeze.freeze, freeze.unfreeze, ("target.freeze", "target.unfreeze"), "is_frozen"),
+        (control.pause, control.resume, ("training.pause", "training.resume"), "is_paused"),
+    ],
+    ids=["freeze", "pause"],
+)
+def test_the_audit_log_says_what_was_and_what_is(target, begin, end, actions, field):
+    begin(target, "olga", "launch day")
+    end(target, "ada")
+    before, after = (AuditEvent.objects.get(action=action).changes for action in actions)
+    assert (before, after) == ([(field, False, True)], [(field, True, False)])

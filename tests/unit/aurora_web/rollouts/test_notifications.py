@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.registry.models import Target
-from aurora_web.rollouts import alerts, freeze, notifications, replicas, services, watching
+from aurora_web.registry.services import change_settings
+from aurora_web.rollouts import alerts, canaries, freeze, notifications, replicas, services, watching
 from aurora_web.rollouts.models import Alert, Channel, Delivery, Deployment, Silence
 from aurora_web.rollouts.watching import WatchError
 
@@ -195,6 +196,46 @@ def test_a_version_that_waits_is_told_with_the_page_that_decides(target, judged,
     fourth = judged(report({"sql": (2.0, 1.0)}))
     newest = Delivery.objects.filter(event="approval.waiting").latest("pk")
     assert newest.payload["url"].endswith(f"/approvals/{fourth.pk}/")
+
+
+def told():
+    """Addresses of what people were told to decide on, oldest first."""
+    return [d.payload["url"].split("/", 3)[3] for d in Delivery.objects.filter(event="approval.waiting").order_by("pk")]
+
+
+@pytest.mark.parametrize("why", ["manual", "frozen", "rollback"])
+def test_what_comes_to_wait_for_a_person_only_later_is_told_then(target, canary, judged, report, hook, why):
+    waiting = judged(report({"sql": (4.0, 2.0)}))
+    replicas.reconcile(timezone.now())
+    assert told() == []  # it waits for its turn: the policy lets it in
+    if why == "manual":
+        change_settings(target, {"approval": "manual"}, "ada")
+    if why == "frozen":
+        freeze.freeze(target, "olga")
+    if why == "rollback":
+        services.rollback(target, "olga")
+    else:
+        canaries.abort(canary, "olga")
+    replicas.reconcile(timezone.now())
+    assert told() == [f"approvals/{waiting.pk}/"]
+    later = judged(report({"sql": (5.0, 2.0)}))
+    services.reject(waiting, "ada", "")
+    replicas.reconcile(timezone.now())
+    assert told() == [f"approvals/{waiting.pk}/"]  # one mail until all are decided on
+    services.reject(later, "ada", "")
+    newest = judged(report({"sql": (5.0, 2.0)}))
+    assert told()[1:] == [f"approvals/{newest.pk}/"]
+
+
+def test_a_good_canary_that_a_freeze_holds_back_is_told_once_and_on_its_card(target, canary, measured, hook, clients):
+    measured(0.5, 0.6)
+    freeze.freeze(target, "olga")
+    assert "to approve" not in clients["viewer"].get("/").content.decode()
+    for _ in range(2):  # as beat does
+        canaries.watch(target, timezone.now() + timedelta(minutes=6))
+    assert told() == [f"approvals/{canary.pk}/"]
+    assert "would go live, but demo is frozen" in Delivery.objects.get(event="approval.waiting").payload["text"]
+    assert "1 to approve" in clients["viewer"].get("/").content.decode()
 
 
 @pytest.mark.parametrize(

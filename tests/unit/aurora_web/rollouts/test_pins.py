@@ -148,3 +148,17 @@ def test_a_change_is_undone_by_the_api_while_it_is_the_newest(target, client, be
     assert (done.status_code, done.json()["domain"], done.json()["undoes"]) == (200, "sql", 2)
     assert client.get(ADDRESS, **bearer("viewer")).json()["lookahead"] == 3
     assert client.post(undo(9), **bearer("operator")).status_code == 409
+
+
+def test_the_last_changes_are_in_the_api_with_what_can_be_undone(target, client, bearer):
+    for lookahead in (1, 2):
+        pins.pin(target, DomainPin("sql", lookahead=lookahead), "olga", "too long")
+    pins.unpin(target, "sql", "ada")
+    address = "/api/v1/targets/demo/pins/changes"
+    found = client.get(f"{address}?limit=2", **bearer("viewer")).json()
+    assert [(each["revision"], each["is_newest"], each["actor"]) for each in found] == [
+        (3, True, "ada"),
+        (2, False, "olga"),
+    ]
+    assert (found[1]["domain"], found[1]["reason"], "lookahead 2" in found[1]["words"]) == ("sql", "too long", True)
+    assert client.get(f"{address}?limit=0", **bearer("viewer")).status_code == 422
