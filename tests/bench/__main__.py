@@ -27,6 +27,7 @@ BENCHMARKS = {
     "costs_pocket": (["bench_costs", "--model", "pocket", "--prompts", "8"], ["--rounds", "2", "--prompts", "1"]),
     "plain": (["bench_plain"], ["--rounds", "1"]),
     "vocabulary": (["bench_vocabulary"], ["--answers", "60", "--others", "24"]),
+    "start": (["bench_start"], ["--starts", "1"]),
     "hour": (["bench_demo", "--keep", str(DRAFT)], ["--seconds", "120", "--every", "60"]),
     "lookahead": (["bench_lookahead", "--draft", str(DRAFT)], ["--rounds", "1"]),
     "day0_sql_to_json_tools": (["bench_day0", "--domain", "sql", "--shift-to", "json_tools"], []),

@@ -145,8 +145,8 @@ def hour(facts: Facts) -> Section:
         Figure("worst five minutes against no speculation", worst[0], "x", Goal(0.95, 0.99), _within(worst)),
         Figure("speedup, last five minutes", speeds[-1][0], "x", Goal(1.25, 1.8), _within(speeds[-1])),
         Figure("memory of everything, most", max(w["memory_mib"] for w in windows) / 1024, " GB", Goal(4, 2.5, True)),
-        Figure("first start, packages downloaded", starts["first_start"], " s", Goal(120, 60, True)),
-        Figure("second start", starts["second_start"], " s", Goal(10, 5, True)),
+        Figure("first start, as the supervisor says", starts["first_start"], " s"),
+        Figure("second start, as the supervisor says", starts["second_start"], " s"),
     ]
     head = ["after", "version", "held-out accept length (traces)", "accept length in service", "tokens/s", "without"]
     rows = [
@@ -205,6 +205,16 @@ def lookahead(facts: Facts) -> Section:
         f"The engine's choice of lookaheads, {facts[0]['requests']} requests at once (SmolLM2, the hour's last draft)"
     )
     return Section(title, [], [[["lookahead", "speed over no drafts", "accept length", "distinct 3-grams"], *rows]])
+
+
+def start(facts: Facts) -> Section:
+    later = facts["later_starts"]
+    others = f"{len(later)} from {min(later)} s on"
+    return Section("`make up` by the clock, to console and engine being ready (SmolLM2)", [
+        Figure("first start, packages downloaded; the kernels are compiled, the model is fetched", facts["first_start"],
+               " s", Goal(120, 60, True)),
+        Figure("later starts, the slowest", max(later), " s", Goal(10, 5, True), others),
+    ], [])  # fmt: skip
 
 
 def ingest(facts: Facts) -> Section:
@@ -284,6 +294,7 @@ def sglang(facts: Facts) -> Section:
 
 
 SECTIONS: dict[str, Callable[[Facts], Section]] = {
+    "start": start,
     "costs": costs,
     "costs_pocket": costs,
     "plain": plain,

@@ -109,7 +109,7 @@ def test_every_page_is_on_the_list():
 @pytest.fixture(scope="module")
 def busy(ring, traced, steered, admin_token):
     """Fills in {canary}, {canary_id}, {waiting_id}, {trace} and {event}."""
-    trace, deleted = (each["trace_id"] for each in traced.get("/targets/pocket/traces")["items"][:2])
+    trace, deleted = (uuid.UUID(each["trace_id"]) for each in traced.get("/targets/pocket/traces")["items"][:2])
     traced.delete(f"/targets/pocket/traces/{deleted}", {"reason": "asked for by its author"})
     steered.replaced()
     number = steered.waiting()
@@ -124,8 +124,8 @@ def busy(ring, traced, steered, admin_token):
         "canary": number,
         "canary_id": versions[number]["id"],
         "waiting_id": steered.versions()[later]["id"],
-        "trace": uuid.UUID(trace),
-        "deleted": uuid.UUID(deleted),
+        "trace": trace,
+        "deleted": deleted,
         "event": ring.get("/audit")["items"][0]["id"],
     }
     steered.servers[0].say()

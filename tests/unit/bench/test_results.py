@@ -74,6 +74,12 @@ def test_the_hours_figures_are_of_the_right_minutes() -> None:
     assert [f.measured for f in cut_short.figures if "60 min" in f.what] == [None]
 
 
+def test_a_start_is_as_long_as_the_slowest() -> None:
+    first, later = SECTIONS["start"]({"first_start": 41.0, "later_starts": [5.2, 10.4, 4.9]}).figures
+    assert (first.measured, first.row()[4]) == (41.0, "aim met")
+    assert (later.measured, later.row()[4], later.beside) == (10.4, "missed", "3 from 4.9 s on")
+
+
 def test_the_vocabularys_shares_are_of_the_right_moments() -> None:
     section = SECTIONS["vocabulary"]({
         "model": "smollm2", "vocab_size": 49_152, "draft_vocab_size": 8_192, "num_answers": [50, 480],
