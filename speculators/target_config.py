@@ -18,6 +18,7 @@ ROPE_TYPES = ("default", "linear", "llama3")
 DTYPES = {"F32": "torch.float32", "BF16": "torch.bfloat16", "F16": "torch.float16"}  # of weights: safetensors, torch
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # tensor -> file; where it is there, nothing else is looked at
+GENERATION = "generation_config.json"  # need not be there
 # Keys without which no number of layers, heads or positions follows
 SIZES = (
     "vocab_size",
@@ -65,13 +66,11 @@ class ModelConfig:
 
         Raises FileNotFoundError, or ValueError naming what this engine cannot serve.
         """
-        config = _json(folder / "config.json")
-        generation = folder / "generation_config.json"
-        ends = _json(generation).get("eos_token_id") if generation.exists() else None
-        return cls.from_hf(config, ends if ends is not None else config.get("eos_token_id"))
+        config = read_object(folder / "config.json")
+        return cls.from_hf(config, end_tokens(folder, config))
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any], eos: int | list[int] | None = None) -> Self:
+    def from_hf(cls, config: dict[str, Any], ends: tuple[int, ...] = ()) -> Self:
         """Raises ValueError naming what is missing, or what of it the embedded engine does not support."""
         names = config.get("architectures")
         name = names[0] if isinstance(names, list) and names else None
@@ -86,7 +85,6 @@ class ModelConfig:
             is_size = type(config.get(key)) is int and config[key] > 0
             _require(is_size, key, config.get(key), "must be a positive whole number")
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        ends = [] if eos is None else [eos] if isinstance(eos, int) else eos
         return cls(
             vocab_size=config["vocab_size"],
             hidden_size=hidden,
@@ -101,7 +99,7 @@ class ModelConfig:
             max_positions=config["max_position_embeddings"],
             is_tied=bool(config.get("tie_word_embeddings", False)),
             has_qk_norm=name == "Qwen3ForCausalLM",
-            eos_token_ids=tuple(ends),
+            eos_token_ids=ends,
         )
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -129,6 +127,32 @@ class ModelConfig:
         }
 
 
+def end_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
+    """The tokens that end an answer: those of ``generation_config.json``, else those of ``config``.
+
+    Raises OSError, or ValueError naming the file that is at fault.
+    """
+    path = folder / GENERATION
+    source, given = path.name, read_object(path).get("eos_token_id") if path.exists() else None
+    if given is None:
+        source, given = "config.json", config.get("eos_token_id")
+    ends = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(type(end) is int for end in ends):
+        raise ValueError(f"{source}: eos_token_id is {given!r:.80}, expected a whole number or a list of them")
+    return tuple(ends)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError, or ValueError naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds {type(content).__name__}, expected an object")
+    return content
+
+
 def _rope(config: dict[str, Any]) -> RopeScaling:
     given = rope_of(config)
     kind = given.get("rope_type", given.get("type", "default"))
@@ -145,8 +169,3 @@ def _rope(config: dict[str, Any]) -> RopeScaling:
 def _require(is_right: bool, name: str, value: object, expected: str) -> None:
     if not is_right:
         raise ValueError(f"config.json: {name}={value!r}: {expected}")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

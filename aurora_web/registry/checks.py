@@ -56,7 +56,10 @@ def examine(origin: Origin, tokens_per_second: float = TOKENS_PER_SECOND) -> Exa
         return Examined(None, "", None, found)
     serves = "the embedded engine serves it" if origin.source == Source.EMBEDDED else "SGLang's EAGLE-3 serves it"
     wrong = {finding.topic for finding in found}
-    found += [finding for finding in facts_found(facts, serves) if finding.topic not in wrong]
+    right = facts_found(facts, serves)
+    if origin.source == Source.EMBEDDED:
+        right.append(ok(Topic.CHAT, "The engine writes messages by the model's own template."))
+    found += [finding for finding in right if finding.topic not in wrong]
     is_usable = not {Topic.ARCHITECTURE, Topic.LAYERS, Topic.SHAPE, Topic.VOCABULARY} & {
         f.topic for f in refused(found)
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from aurora_web.registry.findings import Finding, Topic, ok
 from aurora_web.registry.safetensors_header import read_tensors
+from aurora_web.registry.tokenizer_check import chat_problems, end_problems, tokenizer_problems
 from speculators.draft_config import (
     DRAFT_VOCABULARY,
     LARGEST_FULL_VOCABULARY,
@@ -17,7 +18,16 @@ from speculators.draft_config import (
     rope_of,
     rope_theta_of,
 )
-from speculators.target_config import ACTIVATION, ARCHITECTURES, DTYPES, INDEX, ROPE_TYPES, SINGLE, ModelConfig
+from speculators.target_config import (
+    ACTIVATION,
+    ARCHITECTURES,
+    DTYPES,
+    INDEX,
+    ROPE_TYPES,
+    SINGLE,
+    ModelConfig,
+    read_object,
+)
 
 EMBEDDING = "model.embed_tokens.weight"
 SIZES = {
@@ -70,7 +80,8 @@ def inspect(path: str) -> tuple[TargetFacts | None, list[Finding]]:
         if config is None:
             return None, found
         found += shape_problems(config, "the embedded engine serves") + _engine_problems(config)
-        found += tokenizer_problems(folder, config)
+        found += tokenizer_problems(folder, positive_integer(config, "vocab_size"))
+        found += end_problems(folder, config) + chat_problems(folder)
         found += _weight_problems(folder, config)
         return TargetFacts.of(config, folder.name, folder=folder), found
     except OSError as error:
@@ -105,12 +116,9 @@ def read_config(path: Path) -> tuple[dict[str, Any] | None, list[Finding]]:
     if not path.is_file():
         return None, [Finding(Topic.SOURCE, f"{path.name} is missing in {path.parent}.", fix)]
     try:
-        config = json.loads(path.read_bytes())
+        return read_object(path), []
     except ValueError as error:
-        return None, [Finding(Topic.SOURCE, f"{path.name} is not valid JSON: {error}.", fix)]
-    if not isinstance(config, dict):
-        return None, [Finding(Topic.SOURCE, f"{path.name} holds {type(config).__name__}, expected an object.", fix)]
-    return config, []
+        return None, [Finding(Topic.SOURCE, f"{error}.", fix)]
 
 
 def architecture_of(config: dict[str, Any]) -> str:
@@ -204,30 +212,6 @@ def _rope_type(config: dict[str, Any]) -> Any:
     except ValueError:
         return "default"
     return given.get("rope_type", given.get("type", "default"))
-
-
-def tokenizer_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
-    """What is wrong with tokenizer.json, beside this config."""
-    path = folder / "tokenizer.json"
-    fix = "Put the tokenizer.json of this model into the directory."
-    if not path.is_file():
-        return [
-            Finding(Topic.VOCABULARY, "tokenizer.json is missing: the engine needs the fast tokenizer's file.", fix)
-        ]
-    try:
-        content = json.loads(path.read_bytes())
-        vocabulary = content["model"]["vocab"]
-        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
-        ids += [added["id"] for added in content.get("added_tokens", [])]
-        highest = max(ids)
-    except (ValueError, KeyError, TypeError) as error:
-        says = f"tokenizer.json is not a fast tokenizer's file: {type(error).__name__} {error}."
-        return [Finding(Topic.VOCABULARY, says, fix)]
-    size = positive_integer(config, "vocab_size")
-    if size and highest >= size:
-        says = f"tokenizer.json has token id {highest}, but config.json says vocab_size {size}: they do not match."
-        return [Finding(Topic.VOCABULARY, says, fix)]
-    return []
 
 
 def _weight_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:

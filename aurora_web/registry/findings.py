@@ -19,6 +19,7 @@ class Topic(StrEnum):
     SOURCE = "Source"
     ARCHITECTURE = "Architecture"
     VOCABULARY = "Vocabulary"
+    CHAT = "Chat template"
     LAYERS = "Aux layers"
     SHAPE = "Draft shape"
     WEIGHTS = "Weights"

@@ -23,7 +23,9 @@ from aurora_web.registry.compatibility import (
     unreadable,
 )
 from aurora_web.registry.findings import Finding, Topic, ok, warning
+from aurora_web.registry.tokenizer_check import end_problems, tokenizer_problems
 from speculators.target_config import DTYPES
+from speculators.tokenizer_files import TOKENIZER
 
 SGLANG_VERSION = "0.5.21"  # the plugin's hooks are written for it
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -85,10 +87,16 @@ def _inspect_folder(folder: Path, name: str, model_id: str) -> tuple[TargetFacts
         config, found = read_config(folder / "config.json")
         if config is None:
             return None, found
-        found += _config_problems(config) + _weight_problems(folder, config)
+        found += _config_problems(config) + _text_problems(folder, config) + _weight_problems(folder, config)
         return TargetFacts.of(config, name, folder=folder, model_id=model_id), found
     except OSError as error:
         return None, [unreadable(folder, error)]
+
+
+def _text_problems(folder: Path, config: dict[str, Any]) -> list[Finding]:
+    """The trainer counts tokens with tokenizer.json, where it is there, and reads what ends a text."""
+    found = tokenizer_problems(folder) if (folder / TOKENIZER).is_file() else []
+    return found + end_problems(folder, config)
 
 
 def _config_problems(config: dict[str, Any]) -> list[Finding]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+
+from speculators.tokenizer_files import TOKENIZER, ChatTemplate, read_tokenizer
 
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
 MAX_HELD_TOKENS = 8  # a character has at most 4 bytes: longer than this is no unfinished one
@@ -23,25 +21,15 @@ class ChatTemplateError(ValueError):
 class TargetTokenizer:
     """The tokenizer and chat template of one target.
 
-    Raises FileNotFoundError without a tokenizer.json, ValueError for a broken one.
+    Raises FileNotFoundError without a tokenizer.json, ValueError naming the file that is broken.
     """
 
     def __init__(self, directory: Path) -> None:
-        path = directory / "tokenizer.json"
+        path = directory / TOKENIZER
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: the target needs its fast tokenizer beside its weights")
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._special: dict[str, str] = {}
-        config_path = directory / "tokenizer_config.json"
-        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
-        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-            token = config.get(name)
-            self._special[name] = token["content"] if isinstance(token, dict) else token or ""
-        self._template = _compile(_template_source(directory, config))
-
-    @property
-    def has_chat_template(self) -> bool:
-        return self._template is not None
+        self._tokenizer = read_tokenizer(directory)
+        self._template = ChatTemplate.read(directory)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a plain prompt, with the special tokens that the tokenizer adds by itself."""
@@ -52,7 +40,7 @@ class TargetTokenizer:
         if self._template is None:
             raise ChatTemplateError("the target has no chat template; use /v1/completions")
         try:
-            text = self._template.render(messages=messages, tools=tools, add_generation_prompt=True, **self._special)
+            text = self._template.render(messages, tools)
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise ChatTemplateError(f"the chat template refuses these messages: {error}") from error
         try:
@@ -131,33 +119,3 @@ class StopFinder:
         """Length of the longest end of the held text that begins ``stop``."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
-
-
-def _template_source(directory: Path, config: dict[str, Any]) -> str | None:
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    source = config.get("chat_template")
-    if isinstance(source, list):  # several named ones
-        source = next((item["template"] for item in source if item["name"] == "default"), None)
-    return source
-
-
-def _compile(source: str | None) -> Any:
-    """The template in a sandbox, with what transformers offers to templates: they come with downloaded models."""
-    if source is None:
-        return None
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ValueError(f"the chat template does not compile: {error}") from error
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)

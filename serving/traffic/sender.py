@@ -1,4 +1,7 @@
-"""The requests to one engine: so many at once, each a chat message with a domain and a temperature."""
+"""The requests to one engine: so many at once, each a prompt with a domain and a temperature.
+
+A prompt is a chat message, unless the engine says that its target has no chat template: then it is plain text.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from serving.traffic.domains.base import Prompt
 from serving.traffic.plan import Plan
 from serving.traffic.prompts import Prompts
 
@@ -17,6 +21,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 SAMPLED_TEMPERATURE = 0.7
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+NO_TEMPLATE = ("has no chat template", "chat_template is not set")  # as the embedded engine says it, and as SGLang does
 
 
 @dataclass(slots=True)
@@ -47,11 +53,14 @@ class Sender:
         self._tasks: list[asyncio.Task[None]] = []
         self._schedule_began = time.monotonic()
         self._next_at = 0.0
+        self._is_chat = True  # until the engine says that it cannot
 
     def update(self, plan: Plan) -> None:
         """Follow a new plan from the next request on; a changed schedule starts at its beginning."""
         if plan.schedule != self.plan.schedule:
             self._schedule_began = time.monotonic()
+        if plan.engine_url != self.plan.engine_url:  # another engine, or one that has been away
+            self._is_chat = True
         self.plan = plan
         wanted = plan.concurrency if plan.enabled and plan.engine_url else 0
         self._tasks = [task for task in self._tasks if not task.done()]
@@ -92,16 +101,30 @@ class Sender:
         mix = self.plan.mix_at(time.monotonic() - self._schedule_began)
         [domain] = self._rng.choices(list(mix), weights=list(mix.values()))
         is_sampled = self._rng.random() < self.plan.sampled_share
-        answer = await self._http.post(
-            f"{self.plan.engine_url}/v1/chat/completions",
-            json={
-                "model": self.plan.slug,
-                "messages": [{"role": "user", "content": self._prompts.next(domain).message}],
-                "max_tokens": self.plan.max_tokens,
-                "temperature": SAMPLED_TEMPERATURE if is_sampled else 0.0,
-            },
-            headers={"x-aurora-domain": domain},
-        )
+        prompt, temperature = self._prompts.next(domain), SAMPLED_TEMPERATURE if is_sampled else 0.0
+        answer = await self._ask(prompt, temperature)
+        if _has_no_template(answer):
+            if self._is_chat:
+                log.info("%s has no chat template: prompts are sent to %s", self.plan.slug, COMPLETIONS)
+            self._is_chat = False
+            answer = await self._ask(prompt, temperature)
         if answer.status_code >= 400:
             raise ValueError(f"HTTP {answer.status_code}: {answer.text:.300}")
         return int(answer.json()["usage"]["completion_tokens"])
+
+    async def _ask(self, prompt: Prompt, temperature: float) -> httpx.Response:
+        messages = {"messages": [{"role": "user", "content": prompt.message}]}
+        return await self._http.post(
+            self.plan.engine_url + (CHAT if self._is_chat else COMPLETIONS),
+            json={
+                "model": self.plan.slug,
+                **(messages if self._is_chat else {"prompt": prompt.text}),
+                "max_tokens": self.plan.max_tokens,
+                "temperature": temperature,
+            },
+            headers={"x-aurora-domain": prompt.domain},
+        )
+
+
+def _has_no_template(answer: httpx.Response) -> bool:
+    return answer.status_code == 400 and any(words in answer.text for words in NO_TEMPLATE)

@@ -49,6 +49,7 @@ def checkpoint_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     make_target(folder)
     Tokenizer(WordLevel({f"w{i}": i for i in range(61)}, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
     return folder
 
 

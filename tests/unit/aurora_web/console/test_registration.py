@@ -77,6 +77,7 @@ def test_through_all_steps(operator, checkpoint_dir):
     for line in (
         "Architecture",
         "Vocabulary",
+        "Chat template",
         "Aux layers",
         "Draft shape",
         "Memory",

@@ -7,8 +7,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from aurora_web.registry.compatibility import inspect
+from aurora_web.registry.findings import State, Topic
+from serving.http.tokenizer import ChatTemplateError, TargetTokenizer
 from serving.model.decoder import Decoder
-from speculators.target_config import INDEX, SINGLE
+from speculators.target_config import GENERATION, INDEX, SINGLE
+from speculators.tokenizer_files import CONFIG, TEMPLATE, TOKENIZER
 
 LLAMA_31 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 64}  # fmt: skip
@@ -39,9 +42,10 @@ def shard(folder):
 
 
 def is_served(folder):
-    """Whether the engine loads the directory; it says why not, in a sentence."""
+    """Whether the engine loads the directory; it says why not, in one sentence: these are what its process catches."""
     try:
-        Decoder(folder, (1, 3, 4), num_slots=1, max_len=64)
+        Decoder(folder, (1, 3, 4), num_slots=1, max_len=64)  # generation_config.json is read with the config
+        TargetTokenizer(folder)
     except (ValueError, FileNotFoundError):
         return False
     return True
@@ -177,12 +181,90 @@ def test_a_download_cut_short(copy):
 )
 def test_missing_files_are_named(copy, name, named):
     (copy / name).unlink()
+    assert not is_served(copy)
     _, problems = inspect(str(copy))
     assert any(named in str(problem) for problem in problems)
 
 
-def test_config_that_is_no_json(copy):
-    (copy / "config.json").write_text("{")
-    facts, problems = inspect(str(copy))
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"\xef\xbb\xbf{}", b"[" * 100_000])
+def test_config_that_is_no_json(copy, content):
+    (copy / "config.json").write_bytes(content)
+    assert not is_served(copy)
+    facts, [problem] = inspect(str(copy))
     assert facts is None
-    assert "JSON" in str(problems[0])
+    assert problem.says.startswith("config.json ") and "damaged" in problem.fix
+
+
+SPOILT = [
+    (TOKENIZER, "{", "is not a fast tokenizer's file: EOF", "Put the tokenizer.json of this model"),
+    (TOKENIZER, "{}", "is not a fast tokenizer's file: Model missing", "Put the tokenizer.json of this model"),
+    (TOKENIZER, '{"model": {"vocab": {"a": 0}}}', "is not a fast tokenizer's file: data", "Put the tokenizer.json"),
+    (CONFIG, '{"chat_template": "{{ mess', "is not valid JSON", "Download that file again."),
+    (CONFIG, "[]", "holds list, expected an object", "Download that file again."),
+    (CONFIG, '{"eos_token": {"id": 3}}', "eos_token is {'id': 3}", "Download that file again."),
+    (CONFIG, '{"chat_template": 3}', "chat_template is int", "Download that file again."),
+    (CONFIG, '{"chat_template": "a\\n{% if b %}"}', "does not compile: line 2: Unexpected end", f"into {TEMPLATE}"),
+    (CONFIG, '{"chat_template": [{"name": "default", "template": "{{ a }"}]}', "does not compile: line 1", TEMPLATE),
+    (TEMPLATE, "{{ a | no_filter }}", "does not compile: line 1: No filter named", "Download that file again."),
+    (
+        TEMPLATE,
+        "{% for a in b %}" * 30 + "{% endfor %}" * 30,
+        "does not compile: too many",
+        "Download that file again.",
+    ),
+    (TEMPLATE, "{{ " + "(" * 5000, "does not compile: maximum recursion", "Download that file again."),
+    (TEMPLATE, b"\xff", "is not UTF-8 text", "Download that file again."),
+    (GENERATION, '{"eos_token_id": ', "is not valid JSON", "Download that file again."),
+    (GENERATION, "[2]", "holds list, expected an object", "Download that file again."),
+    (GENERATION, '{"eos_token_id": "</s>"}', "eos_token_id is '</s>'", "Download that file again."),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "named", "fix"), SPOILT)
+def test_a_file_that_would_end_the_engine_is_named_with_its_fix(copy, name, content, named, fix):
+    (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert not is_served(copy)
+    [problem] = inspect(str(copy))[1]
+    assert name in problem.says and named in problem.says and fix in problem.fix, problem
+    assert problem.state == State.REFUSED and "\n" not in problem.says
+
+
+def test_end_tokens_of_the_config_that_are_none(copy):
+    (copy / GENERATION).unlink()
+    change(copy, eos_token_id=[60, "w0"])
+    assert not is_served(copy)
+    [problem] = inspect(str(copy))[1]
+    assert "config.json: eos_token_id is [60, 'w0']" in problem.says
+
+
+def test_a_tokenizer_that_was_replaced_is_read_again(copy):
+    whole = (copy / TOKENIZER).read_bytes()
+    for content, num_problems in ((whole, 0), (whole[:-9], 1), (whole.replace(b": 60", b": 61"), 1), (whole, 0)):
+        (copy / TOKENIZER).write_bytes(content)
+        assert len(inspect(str(copy))[1]) == num_problems
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (CONFIG, "{}"),
+        (CONFIG, '{"chat_template": null}'),
+        (CONFIG, '{"chat_template": [{"name": "tool_use", "template": "a"}]}'),
+        (TEMPLATE, ""),
+    ],
+)
+def test_a_model_without_a_chat_template_is_served_and_the_check_says_what_is_missing(copy, name, content):
+    (copy / name).write_text(content)
+    assert is_served(copy)
+    with pytest.raises(ChatTemplateError, match="no chat template; use /v1/completions"):
+        TargetTokenizer(copy).encode_chat([{"role": "user", "content": "w1"}])
+    [note] = inspect(str(copy))[1]
+    assert (note.topic, note.state) == (Topic.CHAT, State.WARNING)
+    assert "/v1/completions works" in note.says and f"Put a {TEMPLATE}" in note.fix
+
+
+def test_a_template_of_its_own_goes_before_a_broken_one(copy):
+    (copy / CONFIG).write_text('{"chat_template": "{{ a }"}')
+    (copy / TEMPLATE).write_text("{{ messages[0].content }}")
+    assert is_served(copy)
+    assert inspect(str(copy))[1] == []

@@ -1,8 +1,11 @@
 import itertools
+import shutil
 
 import pytest
 
 from aurora_web.accounts.models import AuditEvent
+from aurora_web.registry.checks import Origin, examine
+from aurora_web.registry.findings import State, Topic
 from aurora_web.registry.models import ALLOWED_TRANSITIONS, SpeculatorVersion, Status, Target, Transition
 from aurora_web.registry.services import (
     IncompatibleTarget,
@@ -21,6 +24,17 @@ def test_registration_keeps_the_facts_and_says_who(target, checkpoint_dir):
     assert target.path == str(checkpoint_dir)
     event = AuditEvent.objects.get(action="target.register")
     assert (event.actor, event.subject) == ("test", "demo")
+
+
+def test_a_broken_chat_template_stands_in_the_way_and_none_does_not(db, checkpoint_dir, tmp_path):
+    folder = shutil.copytree(checkpoint_dir, tmp_path / "base")
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ a }"}')
+    with pytest.raises(IncompatibleTarget, match="does not compile"):
+        register_target(path=str(folder), actor="ada")
+    (folder / "tokenizer_config.json").unlink()
+    lines = {finding.topic: finding for finding in examine(Origin(path=str(folder))).findings}
+    assert (lines[Topic.CHAT].state, lines[Topic.VOCABULARY].state) == (State.WARNING, State.OK)
+    assert register_target(path=str(folder), actor="ada").slug == "base"
 
 
 @pytest.mark.parametrize(

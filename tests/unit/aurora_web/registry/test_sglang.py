@@ -84,7 +84,15 @@ def test_what_only_the_embedded_engine_cannot_do_is_fine(checkpoint_dir, tmp_pat
     given["rope_scaling"] = {"rope_type": "yarn", "factor": 8.0}
     (folder / "config.json").write_text(json.dumps(given))
     (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{% generation %}"}')
     assert register(path=str(folder)).slug == "long"
+
+
+@pytest.mark.parametrize(("name", "content"), [("generation_config.json", '{"eos'), ("tokenizer.json", "{}")])
+def test_what_the_trainer_cannot_read_is_named(checkpoint_dir, tmp_path, name, content):
+    folder = shutil.copytree(checkpoint_dir, tmp_path / "cut")
+    (folder / name).write_text(content)
+    assert f"{name} is not " in problems_of(path=str(folder))
 
 
 def test_a_model_id_is_not_for_the_embedded_engine(config):
