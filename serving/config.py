@@ -34,7 +34,7 @@ class ServingConfig:
     port: int
     public_url: str  # what the console shows
     state_dir: Path
-    replica: str  # names the spool: the same after a restart, different for each engine
+    replica: str  # names the spool: the same after a restart, on another port too; different for each engine
     console_url: str  # "" = alone: no traces, no swaps
     token: str  # of the console, scope "ingest"
     initial_draft: Path | None  # served until the console desires another

@@ -55,6 +55,7 @@ class SliceJob:
     """A bounded slice of training for one run. ``fresh`` and ``replay`` are trained on, ``held_out`` never is.
 
     Without traces, with ``parent_uri == ""`` and ``publish`` it is the day-0 job: a version with random weights.
+    Raises ValueError with the ids of traces that are on both sides.
     """
 
     target_slug: str
@@ -81,7 +82,8 @@ class SliceJob:
     def __post_init__(self) -> None:
         held_out = {source.trace_id for source in self.held_out}
         trained = {source.trace_id for source in (*self.fresh, *self.replay)}
-        assert not held_out & trained, f"to be trained on and held out: {sorted(held_out & trained)}"
+        if both := sorted(held_out & trained):
+            raise ValueError(f"to be trained on and held out: {', '.join(both)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,12 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def read(file: Path) -> dict[str, int]:
+    """Ports by target slug, as ``EnginePorts`` keeps them."""
+    kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    return kept
+
+
 class EnginePorts:
     """Ports by target slug, kept in a file; the first target gets the first port.
 
@@ -60,7 +66,7 @@ class EnginePorts:
         self.host = host
         self.first = first
         self.taken = taken
-        kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+        kept = read(file)
         self._kept = kept if kept and min(kept.values()) == first else {}  # another first port: number them anew
         self._given: dict[str, int] = {}
 

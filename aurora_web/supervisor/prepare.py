@@ -15,6 +15,7 @@ from typing import Any
 
 import django
 
+from aurora_web.supervisor import names, ports
 from aurora_web.supervisor.demo import NONE
 
 ACTOR = "supervisor"
@@ -60,11 +61,13 @@ def main() -> None:
     from aurora_web.registry.services import embedded_engines
 
     call_command("migrate", interactive=False, verbosity=0)
-    _follow_demo(given.demo, given.before, Path(settings.STATE_DIR) / "models")
+    state_dir = Path(settings.STATE_DIR)
+    _follow_demo(given.demo, given.before, state_dir / "models")
+    _rename_engines(state_dir, ports.read(state_dir / "engines.json"))
     invite = io.StringIO()
     call_command("invite_admin", if_none=True, stdout=invite)
     answer = {
-        "replica_token": _replica_token(Path(settings.STATE_DIR)),
+        "replica_token": _replica_token(state_dir),
         "invite": invite.getvalue().strip(),
         "engines": embedded_engines(),
     }
@@ -105,6 +108,19 @@ def _register(name: str, folder: Path) -> None:
         control_share=CONTROL_SHARE,
     )
     change_settings(demo, TRAFFIC | DEMOS[name]["settings"], ACTOR)
+
+
+def _rename_engines(state_dir: Path, kept: dict[str, int]) -> None:
+    """Once, after an upgrade: engines had their port in their name, and are the same replicas without it."""
+    from aurora_web.registry.services import embedded_engines
+    from aurora_web.rollouts.models import Replica
+
+    for slug in kept.keys() & {engine["slug"] for engine in embedded_engines()}:
+        former, name = names.former_name(slug, kept[slug]), names.replica_name(slug)
+        names.take_over(state_dir, former, name)
+        rows = Replica.objects.filter(target__slug=slug)
+        if not rows.filter(name=name).exists():
+            rows.filter(name=former).update(name=name)
 
 
 def _replica_token(state_dir: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aurora_web.supervisor.child import Program
 from aurora_web.supervisor.config import REPO, SupervisorConfig
+from aurora_web.supervisor.names import replica_name
 
 # glibc: tensors of a few MB are taken from memory that the trainer keeps, instead of fresh pages at every step; larger
 # ones, of a real LLM's vocabulary, would leave holes of a gigabyte in it. oneDNN: it keeps a compiled product with its
@@ -61,8 +62,9 @@ class Programs:
         return self._python("traffic", "-m", "serving.traffic", niceness=1)
 
     def engine(self, slug: str, path: str, port: int) -> Program:
-        """An embedded engine for one target."""
+        """An embedded engine for one target; on another port it is the same replica."""
         program = self._python(f"engine-{slug}", "-m", "serving", "--target", path, "--slug", slug,
+                               "--replica", replica_name(slug),
                                "--host", self.config.engine_host, "--port", str(port))  # fmt: skip
         return replace(program, environment={**program.environment, **RETURN_MEMORY})
 

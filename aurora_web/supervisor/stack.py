@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from aurora_web.supervisor.services import Services
 ENGINE_POLL_SECONDS = 1.0
 ENGINE_SECONDS = 120.0  # that a start waits for its engines
 ENGINE_WAIT_SECONDS = 0.05  # between two looks at them
+HEAD_START_SECONDS = 15.0  # of the engines before the workers, which would slow their start
 SERVICE_RETRY_SECONDS = 5.0
 ONCE_SECONDS = 1800.0  # for a step of the start; fetching a model over a slow line is the longest
 ONCE_POLL_SECONDS = 0.05
@@ -84,13 +85,13 @@ class Stack:
         self.say(f"the console answers: {self.console}")
         self._add(self.programs.traffic())
         self._wait_for_engines()
-        # Last, since they would hold up the engine's start, and it measures its costs before anybody else is busy.
-        for program in (self.programs.worker(), self.programs.beat(), self.programs.trainer()):
-            self._add(program)
 
     def watch(self) -> bool:
         """Restart what ended, follow the console's list of targets; True when a process was started or stopped."""
-        changed = [child.watch() for child in list(self.children.values())]
+        return self._watch_all_but(())
+
+    def _watch_all_but(self, names: Container[str]) -> bool:
+        changed = [child.watch() for name, child in list(self.children.items()) if name not in names]
         if time.monotonic() - self._asked_at >= ENGINE_POLL_SECONDS:
             changed.append(self._follow_targets())
         self._watch_services()
@@ -130,19 +131,34 @@ class Stack:
         wait_until(is_ready, name, child.process, child.program.log, seconds)
 
     def _wait_for_engines(self) -> None:
-        """Until each answers or has failed: that is said, and what ended is tried again as at any other time."""
-        deadline = time.monotonic() + ENGINE_SECONDS
+        """Until each answers, has failed, which is said, or is not wanted any more; all else is watched as ever.
+
+        The workers start after them, or after a head start: an engine measures its costs before anybody else is busy.
+        """
+        began = time.monotonic()
         waiting = {engine.child.program.name: engine for engine in self.engines()}
         while waiting:
-            for name, engine in list(waiting.items()):
-                why_not = _why_not(engine.child, is_late=time.monotonic() > deadline)
-                if why_not:
-                    self.say(_gone_on_without(engine, why_not))
-                if why_not or self.answers(engine):
-                    del waiting[name]
-            for name in self.children.keys() - waiting.keys():
-                self.children[name].watch()
+            waiting = {name: engine for name, engine in waiting.items() if self._is_awaited(engine, began)}
+            if time.monotonic() - began > HEAD_START_SECONDS:
+                self._add_workers()
+            self._watch_all_but(waiting)
             time.sleep(ENGINE_WAIT_SECONDS)
+        self._add_workers()
+
+    def _is_awaited(self, engine: Engine, began: float) -> bool:
+        name = engine.child.program.name
+        if self.children.get(name) is not engine.child:
+            return False
+        why_not = _why_not(engine.child, is_late=time.monotonic() - began > ENGINE_SECONDS)
+        if why_not:
+            self.say(_gone_on_without(engine, why_not))
+        return not why_not and not self.answers(engine)
+
+    def _add_workers(self) -> None:
+        """Unless they are there already."""
+        for program in (self.programs.worker(), self.programs.beat(), self.programs.trainer()):
+            if program.name not in self.children:
+                self._add(program)
 
     def _answers(self, url: str) -> bool:
         try:

@@ -234,7 +234,10 @@ class FollowedEngine(Protocol):
         """
 
     def revert(self, detail: str) -> Future[SwapOutcome]:
-        """Return to the previous version, still in memory. The future raises LookupError when there is none."""
+        """Return to the previous version, still in memory. The future raises LookupError when there is none.
+
+        Raises SwapError where it is known to be damaged.
+        """
 
     def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
         """Change the share of the control (0..1) and the upper bound of lookahead from now on.

@@ -121,11 +121,12 @@ class Engine:
 
     def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
         assert draft is None or isinstance(draft, DraftRunner)
-        if draft is not None and (found := draft.in_memory()) != draft.sha256:  # it may have waited since it was tried
-            raise SwapError(f"in memory is {found}, not the version that was read, {draft.sha256}")
+        _check_memory(draft)  # it may have waited since it was tried
         return self._between_steps(lambda: self._versions.swap(version, draft, min_accept_length))
 
     def revert(self, detail: str) -> Future[SwapOutcome]:
+        if (previous := self._versions.previous) is not None:
+            _check_memory(previous.draft)  # it has waited while another served
         return self._between_steps(lambda: self._versions.revert(detail))
 
     def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
@@ -282,12 +283,22 @@ class Engine:
             if num_proposed:
                 domain = sequence.request.domain
                 if collapse := self._versions.observe(sequence.served, domain, num_proposed, len(tokens)):
-                    self._versions.revert(collapse)
+                    self._revert_by_itself(collapse)
             sequence.request.on_step(sequence.steps[-1])
             sequence.request.on_tokens(tuple(tokens))
         for sequence in [s for s in group if s.finish_reason is not None]:
             self._running.remove(sequence)
             self._finish(sequence)
+
+    def _revert_by_itself(self, collapse: str) -> None:
+        """Back to the version before; where its draft is damaged, to no speculation until the console says more."""
+        previous = self._versions.previous
+        try:
+            _check_memory(previous.draft if previous else None)
+        except SwapError as error:
+            log.error("the version before does not serve either: %s", error)
+            self._versions.previous, collapse = CONTROL, f"{collapse}; the version before: {error}"
+        self._versions.revert(collapse)
 
     # -- requests come and go ---------------------------------------------------------------------------------------
 
@@ -414,3 +425,9 @@ class Engine:
             DomainStats(domain, acceptance.tokens_per_step, tuple(acceptance.rates()[: self._max_lookahead]))
             for domain, acceptance in sorted(self._versions.chooser.domains().items())
         )
+
+
+def _check_memory(draft: DraftRunner | None) -> None:
+    """Raises SwapError where the weights of a draft in memory are not what was read."""
+    if draft is not None and (found := draft.in_memory()) != draft.sha256:
+        raise SwapError(f"in memory is {found}, not the version that was read, {draft.sha256}")

@@ -1,4 +1,4 @@
-"""Prompts of every domain, none of them twice."""
+"""Prompts of every domain, none of them twice until its domain has run out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from serving.traffic.domains.base import Prompt, Seen, stable_hash
+from serving.traffic.domains.base import MOST_REPEATS, Prompt, Seen, stable_hash
 from serving.traffic.domains.registry import get_domain
 
 SEED_MODULUS = 10**9  # the pocket target is trained on seeds from here on
-MOST_REPEATS = 1000  # in a row: then a domain has run out, and what was sent long ago comes again
 HASH_BYTES = 8
 log = logging.getLogger(__name__)
 
@@ -25,6 +24,7 @@ class Prompts:
     def __init__(self, seed: int, file: Path | None = None) -> None:
         self._seed = seed % SEED_MODULUS
         self._sources: dict[str, Iterator[Prompt]] = {}
+        self._run_out: set[str] = set()  # domains of which all was sent: looking for more would hold up all traffic
         self._file = file
         self._seen = Seen(self._read())
 
@@ -34,9 +34,13 @@ class Prompts:
             self._sources[domain] = get_domain(domain).prompts(self._seed)
         for _ in range(MOST_REPEATS):
             prompt = next(self._sources[domain])
+            if domain in self._run_out:
+                return prompt
             if self._seen.is_new(prompt.text):
                 self._note(prompt.text)
-                break
+                return prompt
+        log.info("%s has run out: what was sent long ago comes again", domain)
+        self._run_out.add(domain)
         return prompt
 
     def _read(self) -> bytes:

@@ -130,7 +130,7 @@ def test_killing_the_trainer_in_mid_slice_loses_nothing(ring):
 
 
 def test_killing_the_console_during_traffic_loses_nothing(ring):
-    spool = ring.state_dir / "spool" / f"pocket-{ring.engine_port}"
+    spool = ring.state_dir / "spool" / "pocket-embedded"
     before = num_finished(ring)
     ring.kill("aurora_web.asgi:application")
     during = num_finished(ring)  # the engine serves on
@@ -146,7 +146,7 @@ def test_killing_the_console_during_traffic_loses_nothing(ring):
 
 
 def test_killing_the_engine_with_an_unsent_spool_loses_nothing(ring):
-    spool = ring.state_dir / "spool" / f"pocket-{ring.engine_port}"
+    spool = ring.state_dir / "spool" / "pocket-embedded"
     consoles = ring.kill("aurora_web.asgi:application", signal.SIGSTOP)  # away, and not restarted
     try:
         client = openai.OpenAI(base_url=engine_url(ring) + "/v1", api_key="none")

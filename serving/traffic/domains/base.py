@@ -12,6 +12,7 @@ from typing import Literal
 Split = Literal["train", "heldout"]
 
 HELDOUT_ONE_IN = 16
+MOST_REPEATS = 1000  # in a row: then a domain has run out, and what was there long ago comes again
 MAX_MESSAGE_CHARS = 1200  # of a real prompt: 300 to 450 tokens, so that an answer fits into 1,024 beside it
 
 
@@ -53,6 +54,17 @@ class Seen:
         return True
 
 
+def each_once(prompts: Iterator[Prompt]) -> Iterator[Prompt]:
+    """Without texts that were there before; once hardly any other comes, all of them again."""
+    seen, num_repeats = Seen(), 0
+    for prompt in prompts:
+        if seen.is_new(prompt.text):
+            num_repeats = 0
+            yield prompt
+        elif (num_repeats := num_repeats + 1) >= MOST_REPEATS:
+            seen, num_repeats = Seen(), 0
+
+
 class Domain(ABC):
     """A named source of prompts."""
 
@@ -60,7 +72,10 @@ class Domain(ABC):
 
     @abstractmethod
     def prompts(self, seed: int, split: Split = "train") -> Iterator[Prompt]:
-        """Yield prompts without end, in an order fixed by `seed`, never the same text twice, from one split only."""
+        """Yield prompts without end, in an order fixed by `seed`, from one split only, no text twice until it runs out.
+
+        A domain that has run out starts over.
+        """
 
 
 class GeneratedDomain(Domain):
@@ -71,12 +86,13 @@ class GeneratedDomain(Domain):
         """Draw one (request, right answer) pair."""
 
     def prompts(self, seed: int, split: Split = "train") -> Iterator[Prompt]:
-        seen = Seen()
-        rng = random.Random(f"{self.name}:{split}:{seed}")
+        return each_once(self._drawn(random.Random(f"{self.name}:{split}:{seed}"), split))
+
+    def _drawn(self, rng: random.Random, split: Split) -> Iterator[Prompt]:
         while True:
             request, answer = self.example(rng)
             text = as_request(request)
-            if split_of(text) == split and seen.is_new(text):
+            if split_of(text) == split:
                 yield Prompt(self.name, text, answer, request, text)
 
 
@@ -102,7 +118,9 @@ class RealDomain(Domain):
         """Draw requests without end; a text that comes again, or is too long, is dropped by the caller."""
 
     def prompts(self, seed: int, split: Split = "train") -> Iterator[Prompt]:
-        seen = Seen()
-        for draft in self.drafts(random.Random(f"{self.name}:{split}:{seed}"), split):
-            if len(draft.message) <= MAX_MESSAGE_CHARS and seen.is_new(draft.message):
+        return each_once(self._drawn(random.Random(f"{self.name}:{split}:{seed}"), split))
+
+    def _drawn(self, rng: random.Random, split: Split) -> Iterator[Prompt]:
+        for draft in self.drafts(rng, split):
+            if len(draft.message) <= MAX_MESSAGE_CHARS:
                 yield Prompt(self.name, draft.message, draft.reference, draft.message, draft.source)

@@ -64,7 +64,7 @@ def test_a_slice_trains_evaluates_and_publishes(job):
 
 @pytest.mark.parametrize("kind", ["fresh", "replay"])
 def test_what_is_held_out_is_never_trained_on(job, kind):
-    with pytest.raises(AssertionError, match=job.held_out[0].trace_id):
+    with pytest.raises(ValueError, match=job.held_out[0].trace_id):
         replace(job, **{kind: (*job.fresh, job.held_out[0])})
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -88,12 +89,14 @@ def test_a_server_that_does_not_come_up_is_tried_again_and_ends_nothing(stack, m
 
 
 SERVER = """
-import http.server, socket, sys
+import http.server, pathlib, socket, sys
 
 class Yes(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
+        if self.path == "/api/v1/engines":
+            self.wfile.write(pathlib.Path(sys.argv[3]).read_bytes())
 
 class Server(http.server.ThreadingHTTPServer):
     address_family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -102,17 +105,35 @@ Server((sys.argv[1], int(sys.argv[2])), Yes).serve_forever()
 """
 BROKEN = "import sys; sys.exit('error: no such model')"
 SILENT = "import time; time.sleep(600)"
+GO = "go"  # a slow engine answers once this is there
+SLOW = f"""
+import os, sys, time
+
+while not os.path.exists(sys.argv[3]):
+    time.sleep(0.01)
+{SERVER}"""
+WANTED = "wanted.json"  # which engines the console says are to run
+
+
+def want(state_dir, *slugs):
+    """The console wants engines of these from now on; what it says."""
+    said = {"engines": [{"slug": slug, "path": "", "enabled": True} for slug in slugs]}
+    (state_dir / "unfinished").write_text(json.dumps(said))
+    (state_dir / "unfinished").replace(state_dir / WANTED)
+    return said["engines"]
 
 
 class SmallPrograms(Programs):
     """Programs that only answer, or do what their target's slug says."""
 
     def web(self):
-        return self._python("web", "-c", SERVER, self.config.web_host, str(self.config.web_port))
+        wanted = str(self.config.state_dir / WANTED)
+        return self._python("web", "-c", SERVER, self.config.web_host, str(self.config.web_port), wanted)
 
     def engine(self, slug, path, port):
-        code = {"broken": BROKEN, "silent": SILENT}.get(slug, SERVER)
-        return self._python(f"engine-{slug}", "-c", code, self.config.engine_host, str(port))
+        code = {"broken": BROKEN, "silent": SILENT, "slow": SLOW}.get(slug, SERVER)
+        told = str(self.config.state_dir / GO)
+        return self._python(f"engine-{slug}", "-c", code, self.config.engine_host, str(port), told)
 
     def worker(self):
         return self._python("worker", "-c", SILENT)
@@ -129,11 +150,14 @@ class SmallPrograms(Programs):
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Starts a stack of small programs with engines for these slugs, the first port given; it and what it says."""
+    """Starts a stack of small programs with engines for these slugs, the first port given; it and what it says.
+
+    ``meanwhile`` is called with it on a thread of its own.
+    """
     monkeypatch.setattr(stacks, "Programs", SmallPrograms)
     made = []
 
-    def begin(*slugs, first_port=None, **more):
+    def begin(*slugs, first_port=None, meanwhile=lambda stack: None, **more):
         web, engine = free_ports(2)
         given = {"AURORA_STATE_DIR": str(tmp_path), "AURORA_DEMO": "none", "AURORA_WEB_PORT": str(web)}
         given |= {"AURORA_ENGINE_PORT": str(first_port or engine)}
@@ -141,10 +165,12 @@ def start(tmp_path, monkeypatch):
         said = []
         stack = Stack(SupervisorConfig.from_environment(given | more), said.append)
         made.append(stack)
-        engines = [{"slug": slug, "path": "", "enabled": True} for slug in slugs]
-        facts = json.dumps({"replica_token": "secret", "invite": "", "engines": engines})
+        facts = json.dumps({"replica_token": "secret", "invite": "", "engines": want(tmp_path, *slugs)})
         monkeypatch.setattr(stack, "_run_once", lambda *_, **__: facts)
-        stack.start()
+        with ThreadPoolExecutor(1) as pool:
+            doing = pool.submit(meanwhile, stack)
+            stack.start()
+            doing.result()
         return stack, said
 
     yield begin
@@ -177,6 +203,57 @@ def test_an_engine_that_does_not_answer_is_waited_for_so_long_and_left_to_go_on(
     stack, said = start("silent")
     assert any("without the engine of silent, which does not answer after 1 s" in line for line in said)
     assert stack.children["engine-silent"].process.poll() is None
+
+
+def test_while_an_engine_is_waited_for_all_else_runs_and_is_watched(start, monkeypatch, tmp_path):
+    """Nothing but the console's list ends this start: the engine comes neither up nor down."""
+    monkeypatch.setattr(stacks, "HEAD_START_SECONDS", 0.0)
+    seen = []
+
+    def process(stack, name):
+        return child.process if (child := stack.children.get(name)) else None
+
+    def another(stack, name, found):
+        ended = found()
+        os.kill(ended.pid, signal.SIGKILL)
+        wait_until(lambda: found() is not None and found() is not ended)
+        seen.append(name)
+
+    def meanwhile(stack):
+        try:
+            for name in ("web", "worker", "beat", "trainer"):
+                wait_until(lambda name=name: process(stack, name))
+            another(stack, "trainer", lambda: process(stack, "trainer"))
+            another(stack, "Valkey", lambda: stack.services.valkey.process)
+            want(tmp_path, "silent", "late")
+            wait_until(lambda: process(stack, "engine-late"))
+            seen.append("silent" if process(stack, "engine-silent").poll() is None else "ended")
+        finally:
+            want(tmp_path, "late")
+
+    stack, said = start("silent", meanwhile=meanwhile, REDIS_URL="")
+    assert seen == ["trainer", "Valkey", "silent"]
+    assert not any("without the engine" in line for line in said)
+    assert [engine.slug for engine in stack.engines()] == ["late"]
+
+
+def test_the_workers_leave_the_machine_to_an_engine_that_comes_in_time(start, monkeypatch, tmp_path):
+    monkeypatch.setattr(stacks, "HEAD_START_SECONDS", 3600.0)
+    seen = []
+
+    def meanwhile(stack):
+        try:
+            wait_until(lambda: "traffic" in stack.children)
+            want(tmp_path, "slow", "late")
+            wait_until(lambda: "engine-late" in stack.children)
+            seen.extend(stack.children)
+        finally:
+            (tmp_path / GO).touch()
+
+    stack, _ = start("slow", meanwhile=meanwhile)
+    assert seen == ["engine-slow", "web", "traffic", "engine-late"]
+    assert list(stack.children) == [*seen, "worker", "beat", "trainer"]
+    assert stack.answers(stack.engines()[0])
 
 
 def test_an_engine_whose_port_another_program_took_gets_the_next_one(start, tmp_path):

@@ -1,6 +1,7 @@
 """What the engine promises its server: queues, cancellation, control, swaps, probes, reverts, errors."""
 
 import queue
+import re
 import threading
 import time
 
@@ -307,6 +308,34 @@ def test_weights_that_changed_since_they_were_read_do_not_serve(tiny, good, garb
         with pytest.raises(SwapError, match=f"in memory is [0-9a-f]{{64}}, not .* {draft.sha256}"):
             engine.swap(8, draft)
         assert engine.stats().version == 7
+
+
+@pytest.fixture
+def damaged_before(tiny, good, garbage):
+    """An engine whose live version is another, and the version before it no more what was read."""
+    with engine_of(tiny[0], probe_steps=16) as engine:
+        draft = engine.load_draft(good)
+        engine.swap(7, draft).result(60)
+        engine.swap(8, engine.load_draft(garbage), min_accept_length=1.4).result(60)
+        draft._out = engine.load_draft(garbage)._out
+        yield engine, f"in memory is [0-9a-f]{{64}}, not .* {draft.sha256}"
+
+
+def test_nobody_returns_to_weights_that_changed_since_they_served(damaged_before):
+    engine, said = damaged_before
+    with pytest.raises(SwapError, match=said):
+        engine.revert("somebody wants it")
+    assert (engine.stats().version, engine.stats().reverted_from) == (8, None)
+
+
+def test_a_collapse_does_not_return_to_weights_that_changed_since_they_served(damaged_before):
+    engine, said = damaged_before
+    submit(engine, PROMPT, max_tokens=100, ignore_eos=True).result()
+    stats = engine.stats()
+    assert (stats.version, stats.sha256, stats.reverted_from) == (0, "", 8)
+    assert re.search(f"least allowed is 1.40; the version before: {said}", stats.revert_detail)
+    finished = submit(engine, PROMPT, max_tokens=20, ignore_eos=True).result()
+    assert len(output(finished)) == 20 and not any(step.proposed for step in finished.steps)
 
 
 @pytest.mark.timed

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from array import array
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from serving.traffic.domains.base import stable_hash
 from tests.bench.ring import REPO
 from tests.unit.serving.fakes import ConsoleServer, wait_until
 
@@ -138,6 +140,14 @@ def test_the_process_follows_the_console(engine, console):
         asked_again(console)
         assert len(engine.asked) == count  # quiet
     assert len(set(engine.prompts())) == len(engine.asked)
+
+
+def test_what_the_process_sends_is_remembered_in_its_state_directory(engine, console, tmp_path):
+    follow(console, engine, mix={"chat": 1, "rewrite_docs": 1})
+    with traffic(AURORA_CONSOLE_URL=console.console.url, AURORA_STATE_DIR=str(tmp_path)):
+        wait_until(lambda: len(engine.asked) > 10)
+    kept = array("Q", (tmp_path / "traffic" / "sent").read_bytes())
+    assert {stable_hash(prompt) for prompt in engine.prompts()} <= set(kept)
 
 
 def test_as_many_requests_as_the_plan_says_are_in_the_air(engine, console):

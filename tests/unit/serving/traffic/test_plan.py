@@ -7,6 +7,8 @@ import pytest
 from serving.traffic import prompts
 from serving.traffic.__main__ import main
 from serving.traffic.config import ConfigError, load
+from serving.traffic.domains import base
+from serving.traffic.domains.base import Draft, GeneratedDomain, RealDomain
 from serving.traffic.domains.registry import REAL
 from serving.traffic.plan import Plan
 from serving.traffic.prompts import Prompts
@@ -72,6 +74,62 @@ def test_a_domain_that_has_run_out_begins_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(prompts, "MOST_REPEATS", 3)
     sent = [Prompts(5, tmp_path / "sent").next("chat").message for _ in range(5)]
     assert len(set(sent)) == 3
+
+
+class Real(RealDomain):
+    """A domain of five prompts; whoever looks for a sixth for long is stopped."""
+
+    name = "small"
+    num_drawn = 0
+
+    def drafts(self, rng, split):
+        while True:
+            self.num_drawn += 1
+            assert self.num_drawn < 100_000, "it looks for what is not there"
+            yield Draft("a source", f"Request {rng.randrange(5)}")
+
+
+class Generated(GeneratedDomain):
+    """Another such domain."""
+
+    name = "small"
+    num_drawn = 0
+
+    def example(self, rng):
+        self.num_drawn += 1
+        assert self.num_drawn < 100_000, "it looks for what is not there"
+        return f"Request {rng.randrange(5)}", "answer"
+
+
+@pytest.fixture(params=[Real, Generated])
+def small(request, monkeypatch):
+    """Such a domain, whose end is seen after 50 repeats."""
+    domain = request.param()
+    monkeypatch.setattr(prompts, "get_domain", lambda name: domain)
+    monkeypatch.setattr(prompts, "MOST_REPEATS", 50)
+    monkeypatch.setattr(base, "MOST_REPEATS", 50)
+    return domain
+
+
+def test_a_domain_that_runs_out_within_a_process_begins_anew(small, tmp_path, caplog):
+    caplog.set_level("INFO")
+    sending = Prompts(5, tmp_path / "sent")
+    sent = [sending.next("small").message for _ in range(25)]
+    every = {f"Request {i}" for i in range(5)}
+    assert set(sent[:5]) == every  # none again before all were there
+    assert all(set(sent[i : i + 9]) == every for i in range(5, 16))
+    assert (tmp_path / "sent").stat().st_size == 8 * 5
+    assert caplog.messages == ["small has run out: what was sent long ago comes again"]
+
+
+def test_in_a_domain_that_has_run_out_nothing_new_is_looked_for_any_more(small):
+    sending = Prompts(5)
+    for _ in range(6):
+        sending.next("small")
+    before = small.num_drawn
+    for _ in range(10):
+        sending.next("small")
+    assert small.num_drawn - before < 10 * 50
 
 
 def test_a_file_that_cannot_be_kept_is_said_once_and_done_without(tmp_path, caplog):
