@@ -28,6 +28,10 @@ class SwapError(RuntimeError):
     retryable = False
 
 
+class DamagedDraftError(SwapError):
+    """A draft that has waited in memory is not what was read any more; its file may be."""
+
+
 class EngineAwayError(SwapError):
     """The engine cannot be reached now, which says nothing about the version; it is asked again when it is back."""
 

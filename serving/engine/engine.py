@@ -20,6 +20,7 @@ from serving.draft_runner import DraftRunner
 from serving.engine import costs as cost_model
 from serving.engine.acceptance import Acceptance
 from serving.engine.api import (
+    DamagedDraftError,
     DomainStats,
     EngineStats,
     FinishReason,
@@ -428,6 +429,6 @@ class Engine:
 
 
 def _check_memory(draft: DraftRunner | None) -> None:
-    """Raises SwapError where the weights of a draft in memory are not what was read."""
+    """Raises DamagedDraftError where the weights of a draft in memory are not what was read."""
     if draft is not None and (found := draft.in_memory()) != draft.sha256:
-        raise SwapError(f"in memory is {found}, not the version that was read, {draft.sha256}")
+        raise DamagedDraftError(f"in memory is {found}, not the version that was read, {draft.sha256}")

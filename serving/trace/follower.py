@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.engine.api import EngineAwayError, EngineStats, FollowedEngine, LoadedDraft, SwapError, SwapOutcome
+from serving.engine.api import (
+    DamagedDraftError,
+    EngineAwayError,
+    EngineStats,
+    FollowedEngine,
+    LoadedDraft,
+    SwapError,
+    SwapOutcome,
+)
 from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
 from serving.trace.pins import PinFollower
 from serving.trace.policy import PolicyFollower
@@ -300,10 +308,17 @@ class Follower:
             self.file.write(good)
 
     def _swap(self, desired: DesiredState) -> None:
+        has_waited = desired.sha256 in self._drafts
         draft = self._draft(desired) if desired.version else None
         try:
             future = self.engine.swap(desired.version, draft, min_accept_length=desired.min_accept_length)
             outcome = future.result(timeout=SWAP_TIMEOUT_SECONDS)
+        except DamagedDraftError as error:
+            self._drafts.pop(desired.sha256, None)
+            if not has_waited:
+                raise
+            log.warning("version %d is read again: %s", desired.version, error)
+            return self._swap(desired)
         except SwapError:
             self._drafts.pop(desired.sha256, None)  # what was read may be what is wrong
             raise

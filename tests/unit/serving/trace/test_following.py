@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.engine.api import SwapError, SwapOutcome
+from serving.engine.api import DamagedDraftError, LoadedDraft, SwapError, SwapOutcome
 from serving.trace.console import ConsoleClient
 from serving.trace.follower import Beside, DesiredFile, Follower, Identity
 from serving.trace.pins import PinFollower
@@ -224,6 +224,31 @@ def test_what_the_engine_refused_is_read_again_when_it_is_desired_again(
         want(2, 1)
         wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 1))
     assert len(engine.loads) == 2
+
+
+@pytest.mark.parametrize("is_the_file_good", [True, False])
+def test_what_was_damaged_while_it_waited_in_memory_is_read_again_at_once(
+    console: FakeConsole, want: Want, tmp_path: Path, is_the_file_good: bool
+) -> None:
+    class Damaging(FakeEngine):
+        is_damaged = False
+
+        def load_draft(self, directory: Path, expected_sha256: str | None = None) -> LoadedDraft:
+            self.is_damaged = self.is_damaged and not is_the_file_good
+            return super().load_draft(directory, expected_sha256)
+
+        def swap(self, version: int, draft: Any, **options: Any) -> Future[SwapOutcome]:
+            if self.is_damaged:
+                raise DamagedDraftError("in memory is something else")
+            return super().swap(version, draft, **options)
+
+    engine = Damaging()
+    with serving(console, want, tmp_path, engine, version=2):
+        engine.is_damaged = True
+        want(3, 1)
+        state = ("serving", 1) if is_the_file_good else ("swap_failed", 2)
+        wait_until(lambda: told(console, "generation", "state", "version") == (3, *state))
+    assert len(engine.loads) == 3
 
 
 def test_a_version_that_does_not_come_back_hides_nothing(console: FakeConsole, want: Want, tmp_path: Path) -> None:
