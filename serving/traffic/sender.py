@@ -102,8 +102,9 @@ class Sender:
         [domain] = self._rng.choices(list(mix), weights=list(mix.values()))
         is_sampled = self._rng.random() < self.plan.sampled_share
         prompt, temperature = self._prompts.next(domain), SAMPLED_TEMPERATURE if is_sampled else 0.0
+        asked = self.plan.engine_url
         answer = await self._ask(prompt, temperature)
-        if _has_no_template(answer):
+        if _has_no_template(answer) and self.plan.engine_url == asked:
             if self._is_chat:
                 log.info("%s has no chat template: prompts are sent to %s", self.plan.slug, COMPLETIONS)
             self._is_chat = False

@@ -66,9 +66,12 @@ def sent(transport, plans, num_each=3):
 
         async with httpx.AsyncClient(transport=transport, event_hooks={"request": [note]}) as http:
             sender = Sender(http, Prompts(1), plans[0], random.Random(1))
-            for number, each in enumerate(plans, 1):
+            for each in plans:
                 sender.update(each)
-                while sender.counts.num_requests < number * num_each and not sender.counts.num_failures:
+                enough = (
+                    sender.counts.num_requests + each.concurrency + num_each
+                )  # some of the engine before are in the air
+                while sender.counts.num_requests < enough and not sender.counts.num_failures:
                     await asyncio.sleep(0.005)
             await sender.stop()
             return sender.counts, found
