@@ -276,7 +276,10 @@ def _step(one, width):
 
 
 def test_every_hook_that_capture_needs_counts_as_it_fires(made, console):
-    plugin = begun(made())
+    plugin = begun(made(AURORA_QUEUE_MIB="8"))
+    recorder = plugin.replica.parts.recorder
+    assert recorder.max_waiting_bytes == plugin.replica.assembler.queue.max_bytes == 8 << 20
+    assert recorder.segments.limits.max_segment_bytes == 2 << 20
     assert plugin.guard.not_fired() == list(CAPTURE_HOOKS)
     pass_through(plugin, RIDS[0])
     assert plugin.guard.not_fired() == []

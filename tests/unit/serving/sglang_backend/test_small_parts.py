@@ -26,6 +26,7 @@ def test_settings_come_from_the_environment():
         "http://127.0.0.1:30000", "demo", 8 << 20, "secret",
     )  # fmt: skip
     assert found.replica.startswith("demo-") and found.replica.endswith("-30000")
+    assert found.recording("sglang", "/m", "/d").max_waiting_bytes == 8 << 20, "as many again from there to the disk"
     assert settings.load("h", 1, {**GOOD, "AURORA_REPLICA": "left"}).recording("sglang", "/m", "/d").replica == "left"
 
 
