@@ -6,6 +6,7 @@ Layout and names: EAGLE-3 as loaded by SGLang 0.5.2x and vLLM.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 MIN_TARGET_LAYERS = 7  # a draft reads three distinct layers: 1, n // 2 - 1 and n - 4
@@ -13,7 +14,28 @@ LARGEST_FULL_VOCABULARY = 16_384  # of a target's tokens; a draft proposes all o
 DRAFT_VOCABULARY = 8_192  # and this many of a larger vocabulary: its head is read once per proposed token
 DEFAULT_ROPE_THETA = 10_000.0  # of Llama, Qwen2 and Qwen3 in transformers 5: older configs leave it out
 
+DEFAULT_NORM_EPS = 1e-6  # likewise
+
+ARCHITECTURE = "LlamaForCausalLMEagle3"
+WEIGHTS = "model.safetensors"
 VOCABULARY_TENSORS = {"d2t": "torch.int64", "t2d": "torch.bool"}
+# By these SGLang 0.5.2x computes another draft than ours from the same tensors. Left out, each means what is here.
+FIXED = {
+    "num_hidden_layers": 1,
+    "hidden_act": "silu",
+    "norm_output": False,
+    "norm_before_fc": False,
+    "fc_norm": False,
+    "use_aux_norm": False,
+    "bias": False,
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "rope_is_neox_style": True,
+    "partial_rotary_factor": 1,
+    "quantization_config": None,
+}
+FIXED_EAGLE = {"use_aux_hidden_state": True, "norm_before_fc": False}  # of its eagle_config
+FIXED_ROPE = {"mrope_section": None, "partial_rotary_factor": 1}  # of what it says of RoPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +80,7 @@ class DraftConfig:
             intermediate_size=target["intermediate_size"],
             vocab_size=vocab_size,
             draft_vocab_size=vocab_size if vocab_size <= LARGEST_FULL_VOCABULARY else DRAFT_VOCABULARY,
-            rms_norm_eps=target.get("rms_norm_eps", 1e-6),
+            rms_norm_eps=target.get("rms_norm_eps", DEFAULT_NORM_EPS),
             rope_theta=rope_theta_of(target),
             max_position_embeddings=target["max_position_embeddings"],
             aux_layer_ids=(1, num_layers // 2 - 1, num_layers - 4),
@@ -66,7 +88,9 @@ class DraftConfig:
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> Self:
-        """Read an EAGLE-3 ``config.json``. Raises ValueError naming a key that is missing."""
+        """Read an EAGLE-3 ``config.json``. Raises ValueError naming a key that is missing or not as ours have it."""
+        if problems := unlike_ours(config):
+            raise ValueError(f"draft config.json: {'; '.join(problems)}")
         try:
             heads = config["num_attention_heads"]
             return cls(
@@ -111,7 +135,7 @@ class DraftConfig:
     def to_hf(self) -> dict[str, Any]:
         """The ``config.json`` that SGLang and vLLM load (flat form, both RoPE spellings)."""
         return {
-            "architectures": ["LlamaForCausalLMEagle3"],
+            "architectures": [ARCHITECTURE],
             "model_type": "llama",
             "hidden_size": self.hidden_size,
             "target_hidden_size": self.target_hidden_size,
@@ -136,6 +160,43 @@ class DraftConfig:
                 "use_aux_hidden_state": True,
             },
         }
+
+
+def unlike_ours(config: dict[str, Any]) -> list[str]:
+    """Why a ``config.json`` is that of a draft which does not compute as ours do; each names key, value and ours."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    problems = [] if name == ARCHITECTURE else [f"architectures names {name or 'nothing'}, expected {ARCHITECTURE}"]
+    eagle = config.get("eagle_config")
+    problems += _differing(config, FIXED) + _differing(eagle if isinstance(eagle, dict) else {}, FIXED_EAGLE)
+    for key in ("rope_scaling", "rope_parameters"):
+        given = config.get(key)
+        if isinstance(given, dict):
+            kind = given.get("rope_type") or given.get("type") or "default"
+            found = _differing({**given, "rope_type": kind}, {"rope_type": "default", **FIXED_ROPE})
+            problems += [f"{key}: {problem}" for problem in found]
+        elif given:
+            problems.append(f"{key} is {given!r}, expected an object with rope_type")
+    return problems
+
+
+def _differing(given: dict[str, Any], fixed: dict[str, Any]) -> list[str]:
+    """What is said of these keys and is not what ours have; where ours have nothing, false and empty mean that too."""
+    values = [(key, given.get(key), ours) for key, ours in fixed.items()]
+    return [
+        f"{key} is {value!r}, expected {ours!r}: Aurora's drafts have nothing else"
+        for key, value, ours in values
+        if value is not None and (value != ours if ours else value)
+    ]
+
+
+def weights_problem(folder: Path) -> str:
+    """Why no weights can be read there, "" when they can: a draft is small enough for one file. Raises OSError."""
+    if (folder / WEIGHTS).is_file():
+        return ""
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt", ".pth"))
+    there = f", there is only {' and '.join(others[:2])}" if others else ""
+    return f"{WEIGHTS} is missing{there}: expected the weights in one safetensors file of that name"
 
 
 def rope_theta_of(config: dict[str, Any]) -> float:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from speculators.checkpoint import CONFIG, WEIGHTS, CheckpointError, tensor_problems
-from speculators.draft_config import DraftConfig
+from speculators.draft_config import DEFAULT_NORM_EPS, DraftConfig, weights_problem
 from speculators.eagle3 import Eagle3Draft
 from training_worker import vocabulary
 from training_worker.config import SliceJob
@@ -47,12 +47,15 @@ def import_draft(folder: Path, target: dict[str, Any]) -> tuple[DraftConfig, dic
     """Read somebody else's EAGLE-3 checkpoint as one of ours: our names, float32, no embedding, a complete config.
 
     Layer ids that are not given are SGLang's defaults; positions are the target's, whatever the file says, because a
-    smaller number costs acceptance in silence. Raises CheckpointError naming what does not fit.
+    smaller number costs acceptance in silence. Raises CheckpointError naming what does not fit, or asks SGLang for
+    another draft than ours.
     """
     try:
         given = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = _read(folder / WEIGHTS)
         config = DraftConfig.from_hf(_complete(given, target))
+        if problem := weights_problem(folder):
+            raise CheckpointError(problem)
+        tensors = _read(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
     _add_vocabulary(config, tensors)
@@ -74,14 +77,14 @@ def _add_vocabulary(config: DraftConfig, tensors: dict[str, Tensor]) -> None:
 
 
 def _complete(given: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+    """What is left out means to us what it means to SGLang, null too: the draft was trained so, whatever the target."""
     default = DraftConfig.for_target(target)
     eagle = given.get("eagle_config") or {}
     layers = eagle.get("eagle_aux_hidden_state_layer_ids") or list(default.aux_layer_ids)
     return {
         "draft_vocab_size": given.get("vocab_size"),
-        "rope_theta": default.rope_theta,
-        "rms_norm_eps": default.rms_norm_eps,
-        **given,
+        "rms_norm_eps": DEFAULT_NORM_EPS,
+        **{key: value for key, value in given.items() if value is not None},
         "max_position_embeddings": default.max_position_embeddings,
         "eagle_config": {"eagle_aux_hidden_state_layer_ids": layers},
     }

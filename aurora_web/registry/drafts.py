@@ -11,7 +11,6 @@ from typing import Any
 
 from aurora_web.registry.compatibility import (
     TargetFacts,
-    architecture_of,
     find_directory,
     positive_integer,
     read_config,
@@ -20,11 +19,12 @@ from aurora_web.registry.compatibility import (
 from aurora_web.registry.findings import Finding, Topic, warning
 from aurora_web.registry.models import SpeculatorVersion
 from aurora_web.registry.safetensors_header import read_tensors
+from speculators.draft_config import WEIGHTS, unlike_ours, weights_problem
 
-ARCHITECTURE = "LlamaForCausalLMEagle3"
-WEIGHTS = "model.safetensors"
 LAYERS = ("midlayer.", "layers.0.")  # names of its one layer: older checkpoints' and ours, SGLang's of today
 OTHER = "Give a draft that was made for this model, or begin with random weights."
+UNLIKE = "Give a draft that computes as Aurora's do, or begin with random weights."
+SAVE = f"Save the weights as {WEIGHTS}, or begin with random ones."
 
 
 def inspect_draft(path: str, target: TargetFacts) -> tuple[str, list[Finding]]:
@@ -36,8 +36,13 @@ def inspect_draft(path: str, target: TargetFacts) -> tuple[str, list[Finding]]:
         config, found = read_config(folder / "config.json")
         if config is None:
             return str(folder.resolve()), [_about_draft(finding) for finding in found]
-        problems = _config_problems(config, target) + _tensor_problems(folder, config, target)
-        return str(folder.resolve()), [Finding(Topic.DRAFT, f"Draft: {problem}", OTHER) for problem in problems]
+        found = [Finding(Topic.DRAFT, f"Draft: {problem}.", UNLIKE) for problem in unlike_ours(config)]
+        problems = _misfits(config, target)
+        if missing := weights_problem(folder):
+            found.append(Finding(Topic.DRAFT, f"Draft: {missing}.", SAVE))
+        else:
+            problems += _tensor_problems(folder, config, target)
+        return str(folder.resolve()), found + [Finding(Topic.DRAFT, f"Draft: {each}", OTHER) for each in problems]
     except OSError as error:
         return "", [_about_draft(unreadable(folder, error))]
 
@@ -76,12 +81,9 @@ def _differ(one: str, other: str) -> bool:
         return False
 
 
-def _config_problems(config: dict[str, Any], target: TargetFacts) -> list[str]:
+def _misfits(config: dict[str, Any], target: TargetFacts) -> list[str]:
+    """What its config says of another target than this one."""
     problems = []
-    if architecture_of(config) != ARCHITECTURE:
-        problems.append(f"architectures names {architecture_of(config) or 'nothing'}, expected {ARCHITECTURE}.")
-    if config.get("num_hidden_layers", 1) != 1:
-        problems.append(f"num_hidden_layers is {config.get('num_hidden_layers')!r}: an EAGLE-3 draft has 1.")
     pairs = (
         ("vocab_size", config.get("vocab_size"), target.vocab_size),
         ("hidden_size", config.get("hidden_size"), target.hidden_size),
@@ -104,8 +106,6 @@ def _are_layers(layers: Any, num_layers: int) -> bool:
 
 
 def _tensor_problems(folder: Path, config: dict[str, Any], target: TargetFacts) -> list[str]:
-    if not (folder / WEIGHTS).is_file():
-        return [f"{WEIGHTS} is missing: expected the weights in one safetensors file."]
     found, problems = read_tensors(folder, [WEIGHTS])
     tensors = {name.removeprefix("model."): header for name, header in found.items()}
     hidden, draft_vocabulary = target.hidden_size, positive_integer(config, "draft_vocab_size") or target.vocab_size

@@ -35,7 +35,7 @@ class PluginConfig:
     replica: str
     state_dir: Path
     engine_url: str  # what the console shows, and where SGLang's own /metrics are read
-    max_queue_bytes: int  # of states, from the pass to the end of their request
+    max_queue_bytes: int  # of states, from the pass to the end of their request; of as many, from there to the disk
     segment_quota_bytes: int
     spool_quota_bytes: int
     is_capture_wanted: bool
@@ -54,6 +54,7 @@ class PluginConfig:
             state_dir=self.state_dir,
             segment_quota_bytes=self.segment_quota_bytes,
             spool_quota_bytes=self.spool_quota_bytes,
+            max_waiting_bytes=self.max_queue_bytes,
             model_path=model_path,
             draft_path=draft_path,
         )

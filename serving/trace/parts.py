@@ -16,7 +16,7 @@ from serving.trace.counts import CountAggregator
 from serving.trace.follower import Beside, DesiredFile, Follower, Identity
 from serving.trace.pins import PinFollower
 from serving.trace.poster import Poster
-from serving.trace.recorder import Recorder
+from serving.trace.recorder import MAX_WAITING_BYTES, Recorder
 from serving.trace.segments import SegmentLimits, SegmentQuota, SegmentWriter
 from serving.trace.spool import Spool
 
@@ -40,6 +40,7 @@ class Recording:
     segment_bytes: int = 64 << 20
     segment_quota_bytes: int = 2 << 30
     spool_quota_bytes: int = 1 << 30
+    max_waiting_bytes: int = MAX_WAITING_BYTES  # hidden states of finished requests, until they are on disk
     model_path: str = ""  # on the launch line, like the draft's; "" = never announced to a console that knows no target
     draft_path: str = ""
 
@@ -108,10 +109,18 @@ def running(
         return
     spool = Spool(recording.spool_root / recording.replica)
     quota = SegmentQuota(recording.segments_dir, recording.spool_root, recording.segment_quota_bytes)
-    limits = SegmentLimits(recording.segment_age_seconds, recording.segment_bytes)
+    most_open = min(recording.segment_bytes, recording.max_waiting_bytes // 4)  # it is a part of what may wait
+    limits = SegmentLimits(recording.segment_age_seconds, most_open)
     hidden_size = target_config["hidden_size"]
     segments = SegmentWriter(recording.slug, recording.replica, aux_layer_ids, hidden_size, spool, quota, limits)
-    recorder = Recorder(counts, segments, spool, pins=engine.pins, max_spool_bytes=recording.spool_quota_bytes)
+    recorder = Recorder(
+        counts,
+        segments,
+        spool,
+        pins=engine.pins,
+        max_spool_bytes=recording.spool_quota_bytes,
+        max_waiting_bytes=recording.max_waiting_bytes,
+    )
     client = ConsoleClient(recording.console_url, recording.token)
     poster = Poster(spool, client)
     follower = Follower(

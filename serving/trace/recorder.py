@@ -19,7 +19,7 @@ from serving.trace.spool import COUNTS_PREFIX, Spool
 log = logging.getLogger(__name__)
 
 MAX_WAITING_REQUESTS = 10_000
-MAX_WAITING_BYTES = 256 << 20  # of hidden states, between the engine and the writer
+MAX_WAITING_BYTES = 256 << 20  # of hidden states, from the engine until they are on disk; a larger trace comes alone
 MAX_TOTAL_KEYS = 512  # label sets kept for /metrics; domains come from clients
 
 
@@ -70,7 +70,8 @@ class Recorder:
         self._num_dropped = 0
         self._num_kept = 0
         self._waiting: deque[_Handover | _Count] = deque()
-        self._waiting_bytes = 0
+        self._waiting_bytes = 0  # of what waits, and of what is being put into a segment
+        self._open_bytes = 0  # in the open segment, until it is on disk
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -100,7 +101,8 @@ class Recorder:
     @property
     def queue_bytes(self) -> int:
         """Hidden states handed over and not yet written."""
-        return self._waiting_bytes
+        with self._changed:
+            return self._waiting_bytes + self._open_bytes
 
     def start(self) -> None:
         self._thread.start()
@@ -125,12 +127,16 @@ class Recorder:
                 self.num_lost_counts += 1
                 self._num_dropped += is_trace
                 return
-            if self._waiting_bytes + size > self.max_waiting_bytes:
+            if size and not self._has_room(size):
                 self._num_dropped += is_trace
                 finished, is_trace, size = dataclasses.replace(finished, states=None, final=None), False, 0
             self._waiting.append(_Handover(finished, is_trace))
             self._waiting_bytes += size
             self._changed.notify()
+
+    def _has_room(self, size: int) -> bool:
+        """Where nothing else waits, a trace goes through whatever its size."""
+        return self.queue_bytes + size <= self.max_waiting_bytes or not self._waiting_bytes
 
     def count(self, domain: str, part: Part) -> None:
         """Count steps that belong to no single request; returns at once."""
@@ -150,15 +156,12 @@ class Recorder:
         with self._changed:
             if not self._waiting and not self._is_stopping:
                 self._changed.wait(self._seconds_until_due())
-            batch = list(self._waiting)
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            is_last = self._is_stopping
-        for each in batch:
-            with self._going_on():
-                self._write(each)
+            num_waiting, is_last = len(self._waiting), self._is_stopping
+        for _ in range(num_waiting):
+            self._write_next()
         with self._going_on():
             self._seal_if_due(is_last)
+        self._account_for(0)
         with self._going_on():
             self._send_counts_if_due(is_last)
         return not is_last
@@ -171,6 +174,19 @@ class Recorder:
         except Exception:
             self.num_write_errors += 1
             log.exception("traces or counts could not be written; they are lost, serving goes on")
+
+    def _write_next(self) -> None:
+        each = self._waiting.popleft()
+        size = state_bytes(each.finished) if isinstance(each, _Handover) else 0
+        with self._going_on():
+            self._write(each)
+        self._account_for(size)
+
+    def _account_for(self, size: int) -> None:
+        """So many bytes have left the queue, into the open segment if there is one; without one all are on disk."""
+        with self._changed:
+            self._waiting_bytes -= size
+            self._open_bytes = self._open_bytes + size if self.segments and self.segments.num_waiting else 0
 
     def _write(self, each: _Handover | _Count) -> None:
         if isinstance(each, _Count):

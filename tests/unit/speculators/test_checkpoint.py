@@ -12,7 +12,7 @@ import torch
 
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
-from speculators.draft_config import VOCABULARY_TENSORS, DraftConfig
+from speculators.draft_config import FIXED, VOCABULARY_TENSORS, DraftConfig, unlike_ours
 from speculators.eagle3 import Eagle3Draft
 
 TARGET: dict[str, Any] = {
@@ -112,6 +112,56 @@ def test_silent_traps_in_the_config_are_named(
     path = tmp_path / "v1" / checkpoint.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert named in "; ".join(checkpoint.lint(tmp_path / "v1", TARGET))
+
+
+# What SGLang 0.5.21 honours of an EAGLE-3 config and our drafts have not (llama_eagle3.py, llama.py).
+HONOURED = [
+    ({"architectures": ["LlamaForCausalLMEagle"]}, "architectures names LlamaForCausalLMEagle, expected"),
+    ({"architectures": None}, "architectures names nothing, expected LlamaForCausalLMEagle3"),
+    ({"num_hidden_layers": 2}, "num_hidden_layers is 2, expected 1"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
+    ({"norm_output": True}, "norm_output is True, expected False"),
+    ({"norm_before_fc": True}, "norm_before_fc is True, expected False"),
+    ({"eagle_config": {"norm_before_fc": True}}, "norm_before_fc is True, expected False"),
+    ({"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state is False, expected True"),
+    ({"fc_norm": True}, "fc_norm is True, expected False"),
+    ({"use_aux_norm": True}, "use_aux_norm is True, expected False"),
+    ({"bias": True}, "bias is True, expected False"),
+    ({"attention_bias": True}, "attention_bias is True, expected False"),
+    ({"tie_word_embeddings": True}, "tie_word_embeddings is True, expected False"),
+    ({"rope_is_neox_style": False}, "rope_is_neox_style is False, expected True"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected 1"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is {'quant_method': 'fp8'}, expected None"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: rope_type is 'linear', expected 'default'"),
+    ({"rope_scaling": {"rope_type": None, "type": "yarn"}}, "rope_scaling: rope_type is 'yarn', expected 'default'"),
+    ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters: rope_type is 'llama3', expected 'default'"),
+    ({"rope_scaling": {"mrope_section": [1, 2]}}, "rope_scaling: mrope_section is [1, 2], expected None"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5, expected 1"),
+    ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', expected an object with rope_type"),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), HONOURED)
+def test_a_config_of_a_draft_that_computes_otherwise_is_refused(
+    draft: Eagle3Draft, changes: dict[str, Any], named: str
+) -> None:
+    config = draft.config.to_hf()
+    [problem] = unlike_ours(config | changes)
+    assert named in problem
+    with pytest.raises(ValueError, match=r"draft config\.json: ") as caught:
+        DraftConfig.from_hf(config | changes)
+    assert named in str(caught.value)
+
+
+def test_what_means_the_same_as_ours_is_taken(draft: Eagle3Draft) -> None:
+    config = draft.config.to_hf()
+    assert unlike_ours(config) == []
+    bare = {key: value for key, value in config.items() if key not in FIXED}
+    same = {"norm_output": None, "fc_norm": False, "partial_rotary_factor": 1.0, "quantization_config": {}}
+    rope = {"rope_scaling": {"type": "default"}, "rope_parameters": None, "rope_theta": 1e6}
+    assert unlike_ours(bare) == unlike_ours(config | same | rope) == []
+    assert DraftConfig.from_hf(bare) == draft.config
+    assert DraftConfig.from_hf(config | rope).rope_theta == 1e6
 
 
 def test_a_config_without_rope_theta_has_that_of_transformers() -> None:

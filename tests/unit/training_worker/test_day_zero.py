@@ -160,6 +160,57 @@ def test_what_does_not_fit_is_named(config, tmp_path, spoil, named):
         import_draft(folder, config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling: rope_type is 'llama3'"),
+        ({"rope_scaling": None, "rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: rope_type is 'yarn'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
+        ({"norm_output": True}, "norm_output is True, expected False"),
+        ({"rope_is_neox_style": False}, "rope_is_neox_style is False, expected True"),
+    ],
+)
+def test_a_draft_that_would_compute_otherwise_than_ours_is_refused_for_good(job, config, tmp_path, changes, named):
+    foreign(tmp_path / "foreign", config, **changes)
+    with pytest.raises(TrainingError, match=r"draft config\.json") as caught:
+        run_slice(replace(job, import_path=str(tmp_path / "foreign")), lambda progress: None)
+    assert named in str(caught.value) and not caught.value.retryable
+
+
+def test_what_a_config_leaves_out_is_not_taken_from_the_target(config, tmp_path):
+    """SGLang runs such a draft with the defaults of transformers, and it was trained so."""
+    nothing = dict.fromkeys(("rope_theta", "rope_parameters", "rms_norm_eps", "draft_vocab_size", "head_dim"))
+    foreign(tmp_path / "foreign", config, **nothing)
+    path = tmp_path / "foreign" / "model.safetensors"
+    whole = {n: t for n, t in load_file(path).items() if n != "d2t"} | {"lm_head.weight": torch.zeros(61, 32)}
+    save_file(whole, path)
+    of_the_target = {"rope_theta": 5e5, "rope_parameters": None, "rms_norm_eps": 1e-5}
+    ours, _ = import_draft(tmp_path / "foreign", config | of_the_target)
+    assert (ours.rope_theta, ours.rms_norm_eps, ours.draft_vocab_size, ours.head_dim) == (10_000.0, 1e-6, 61, 8)
+
+
+@pytest.mark.parametrize(
+    ("files", "there"),
+    [
+        ((), ""),
+        (("pytorch_model.bin",), ", there is only pytorch_model.bin"),
+        (
+            ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+            ", there is only model-00001-of-00002.safetensors and model-00002-of-00002.safetensors",
+        ),
+    ],
+)
+def test_weights_in_other_files_are_refused(config, tmp_path, files, there):
+    foreign(tmp_path / "foreign", config)
+    (tmp_path / "foreign" / "model.safetensors").unlink()
+    for name in files:
+        (tmp_path / "foreign" / name).write_bytes(b"weights")
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        import_draft(tmp_path / "foreign", config)
+    sentence = f"model.safetensors is missing{there}: expected the weights in one safetensors file of that name"
+    assert str(caught.value) == f"{tmp_path / 'foreign'}: {sentence}"
+
+
 def test_a_draft_of_another_model_is_refused_for_good(job, config, tmp_path):
     foreign(tmp_path / "foreign", config, hidden_size=16)
     with pytest.raises(TrainingError, match="foreign") as caught:

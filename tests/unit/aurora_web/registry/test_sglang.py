@@ -130,6 +130,12 @@ def test_a_draft_is_known_by_sglangs_names_of_today_too(checkpoint_dir, config, 
         ({"hidden_size": 64}, "hidden_size is 64"),
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 9]}}, "[1, 3, 9]"),
         ({"draft_vocab_size": 29}, "lm_head.weight has shape [30, 32], expected [29, 32]"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers is 2, expected 1"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "Draft: rope_scaling: rope_type is 'yarn', expected 'default'"),
+        ({"rope_parameters": {"type": "linear"}}, "Draft: rope_parameters: rope_type is 'linear'"),
+        ({"hidden_act": "gelu"}, "Draft: hidden_act is 'gelu', expected 'silu': Aurora's drafts have nothing else."),
+        ({"norm_output": True}, "Draft: norm_output is True, expected False"),
+        ({"rope_is_neox_style": False}, "Draft: rope_is_neox_style is False, expected True"),
     ],
 )
 def test_a_draft_of_another_model_is_refused(checkpoint_dir, config, tmp_path, changes, named):
@@ -138,6 +144,25 @@ def test_a_draft_of_another_model_is_refused(checkpoint_dir, config, tmp_path, c
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert named in problems_of(path=str(checkpoint_dir), draft_path=str(tmp_path / "draft"))
     assert "Draft: /nowhere does not exist" in problems_of(path=str(checkpoint_dir), draft_path="/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "there"),
+    [
+        (None, ""),
+        ("pytorch_model.bin", ", there is only pytorch_model.bin"),
+        ("model-00001-of-00002.safetensors", ", there is only model-00001-of-00002.safetensors"),
+    ],
+)
+def test_a_draft_whose_weights_are_in_other_files_is_refused(checkpoint_dir, config, tmp_path, file, there):
+    make_draft(tmp_path / "draft", config, seed=1, vocab=30)
+    (tmp_path / "draft" / "model.safetensors").unlink()
+    if file:
+        (tmp_path / "draft" / file).write_bytes(b"weights")
+    assert problems_of(path=str(checkpoint_dir), draft_path=str(tmp_path / "draft")) == (
+        f"Draft: model.safetensors is missing{there}: expected the weights in one safetensors file of that name. "
+        "Save the weights as model.safetensors, or begin with random ones."
+    )
 
 
 def test_by_the_api(client, bearer, config):

@@ -20,6 +20,10 @@ CONFIG = DraftConfig(
 )  # fmt: skip
 
 
+# The hooks that capture needs, written out: a test that asked the guard for them would follow whatever it says.
+CAPTURE_HOOKS = ("prefill", "step", "extend", "verify", "final", "stream", "request")
+
+
 def draft_state(seed: int = 0) -> dict[str, Tensor]:
     return Eagle3Draft(CONFIG, seed).state_dict()
 

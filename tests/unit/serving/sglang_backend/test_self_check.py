@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from serving.engine.api import Request
-from serving.sglang_backend.guard import HOOKS, MAX_FAILURES, SILENT_STEPS, Guard
+from serving.sglang_backend.guard import MAX_FAILURES, SILENT_STEPS, Guard
 from serving.sglang_backend.self_check import SelfCheck
 from speculators.records import StepRecord
 from tests.unit.serving.fakes import make_finished
+from tests.unit.serving.sglang_backend.fakes import CAPTURE_HOOKS
 
 
 def fire(guard, *names):
@@ -46,14 +47,14 @@ def finished(num_states=None, **changes):
 
 def test_it_works_once_a_request_has_been_seen(check, guards):
     assert check.state(0) == ("working", "not seen at work yet: no request has taken a verify step")
-    fire(guards[0], *HOOKS)
+    fire(guards[0], *CAPTURE_HOOKS)
     check.look_at(finished())
     assert (check.state(10**6), check.broken) == (("working", ""), "")
 
 
-@pytest.mark.parametrize("silent", HOOKS)
+@pytest.mark.parametrize("silent", CAPTURE_HOOKS)
 def test_a_hook_that_did_not_fire_for_a_request_is_named(check, guards, silent):
-    fire(guards[0], *(name for name in HOOKS if name != silent))
+    fire(guards[0], *(name for name in CAPTURE_HOOKS if name != silent))
     check.look_at(finished(steps=()))  # it took no verify step: nothing is known yet
     assert check.broken == ""
     check.look_at(finished())
@@ -61,6 +62,19 @@ def test_a_hook_that_did_not_fire_for_a_request_is_named(check, guards, silent):
     fire(guards[0], silent)
     check.look_at(finished())
     assert check.state(0)[0] == "broken", "what is lost stays unclear until the server starts again"
+
+
+@pytest.mark.parametrize("silent", CAPTURE_HOOKS)
+def test_a_hook_that_never_fires_breaks_capture_although_no_request_ever_ends_for_us(check, guards, silent):
+    fire(guards[0], *(name for name in CAPTURE_HOOKS if name != silent))
+    assert check.state(SILENT_STEPS - 1) == (
+        "working",
+        "not seen at work yet: no request has taken a verify step",
+    )
+    assert check.state(SILENT_STEPS) == (
+        "broken",
+        f"hooks {silent} have not fired, so it is not clear what the hooks see",
+    )
 
 
 def test_hooks_that_keep_requests_from_us_are_found_by_sglangs_own_count(check, guards):
@@ -72,7 +86,7 @@ def test_hooks_that_keep_requests_from_us_are_found_by_sglangs_own_count(check, 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_too_many_failures_of_either_guard_are_told(check, guards, which):
-    fire(guards[0], *HOOKS)
+    fire(guards[0], *CAPTURE_HOOKS)
     fail(guards[which], "command")
     assert check.state(0) == ("broken", f"{MAX_FAILURES} failures, the last one in command: ValueError: no")
     other = SelfCheck(*guards, [], is_wanted=True)
@@ -81,7 +95,7 @@ def test_too_many_failures_of_either_guard_are_told(check, guards, which):
 
 
 def test_states_that_do_not_fit_the_tokens_break_it(check, guards):
-    fire(guards[0], *HOOKS)
+    fire(guards[0], *CAPTURE_HOOKS)
     check.look_at(finished())
     check.look_at(replace(finished(), states=None, final=None))  # kept by nobody
     assert check.broken == ""
@@ -110,7 +124,7 @@ def test_what_the_launch_line_makes_impossible_is_told_before_any_request(guards
 
 
 def test_of_what_capture_itself_finds_wrong_the_first_is_told(check, guards, caplog):
-    fire(guards[0], *HOOKS)
+    fire(guards[0], *CAPTURE_HOOKS)
     check.told("")
     assert check.state(0) == ("working", "")
     check.told("states are missing")

@@ -11,10 +11,11 @@ from serving.sglang_backend import config as settings
 from serving.sglang_backend.config import PluginConfigError
 from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
 from serving.sglang_backend.copies import Copier
-from serving.sglang_backend.guard import HOOKS, SILENT_STEPS, Guard
+from serving.sglang_backend.guard import SILENT_STEPS, Guard
 from serving.sglang_backend.labels import Label, label_of, seen, was_seen, with_headers
 from serving.sglang_backend.metrics import EngineCounts, parse
 from serving.sglang_backend.prefixes import keep_apart
+from tests.unit.serving.sglang_backend.fakes import CAPTURE_HOOKS
 
 GOOD = {"AURORA_CONSOLE_URL": "http://10.0.0.1:8000", "AURORA_TARGET_SLUG": "demo", "AURORA_STATE_DIR": "/var/aurora"}
 
@@ -25,6 +26,7 @@ def test_settings_come_from_the_environment():
         "http://127.0.0.1:30000", "demo", 8 << 20, "secret",
     )  # fmt: skip
     assert found.replica.startswith("demo-") and found.replica.endswith("-30000")
+    assert found.recording("sglang", "/m", "/d").max_waiting_bytes == 8 << 20, "as many again from there to the disk"
     assert settings.load("h", 1, {**GOOD, "AURORA_REPLICA": "left"}).recording("sglang", "/m", "/d").replica == "left"
 
 
@@ -43,6 +45,17 @@ def test_settings_come_from_the_environment():
 def test_a_wrong_value_is_named(variable, value):
     with pytest.raises(PluginConfigError, match=variable):
         settings.load("127.0.0.1", 30000, {**GOOD, variable: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "is_on"), [(None, True), ("", True), ("on", True), ("ON", True), ("off", False), ("Off", False)]
+)
+@pytest.mark.parametrize(
+    ("variable", "field"), [("AURORA_CAPTURE", "is_capture_wanted"), ("AURORA_PREFIX_PER_DRAFT", "is_prefix_per_draft")]
+)
+def test_a_switch_is_on_unless_it_says_off(variable, field, value, is_on):
+    given = GOOD if value is None else {**GOOD, variable: value}
+    assert getattr(settings.load("127.0.0.1", 30000, given), field) is is_on
 
 
 def test_several_tokenizer_workers_are_a_reason_why_nobody_knows_what_requests_say():
@@ -163,10 +176,10 @@ def test_a_control_that_cannot_draw_costs_sglang_nothing():
     assert policy.cuda_graph_bs_for_step(0) is None
 
 
-@pytest.mark.parametrize("silent", HOOKS)
+@pytest.mark.parametrize("silent", CAPTURE_HOOKS)
 def test_a_hook_that_never_fires_is_found_whichever_it_is(silent):
     guard = Guard()
-    for name in HOOKS:
+    for name in CAPTURE_HOOKS:
         for _ in range(SILENT_STEPS if name != silent else 0):
             guard.run(name, lambda: None)
     assert guard.silent(num_steps=0) == [silent]

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,99 @@ def test_a_full_queue_drops_traces_but_not_counts(disk: Disk, finished: Make) ->
     recorder.stop()
     assert len(disk.traces()) == 2
     assert sum(w["num_requests"] for payload in disk.announced("counts") for w in payload["counts"]) == 5
+
+
+class Halted:
+    """A method of another object that is not left before ``may_go_on``."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self._real = getattr(owner, name)
+        self.is_reached, self.may_go_on = threading.Event(), threading.Event()
+        setattr(owner, name, self)
+
+    def __call__(self, *given: Any) -> Any:
+        found = self._real(*given)
+        self.is_reached.set()
+        assert self.may_go_on.wait(60)
+        return found
+
+
+def test_states_count_until_their_segment_is_on_disk(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder(max_waiting_bytes=700)
+    sealing = Halted(disk.segments, "_manifest")  # of 224 bytes each, two are in a file that nobody knows yet
+    for letter in "ab":
+        recorder.put(finished(letter * 32), is_trace=True)
+    assert recorder.queue_bytes == 448
+    recorder.start()
+    assert sealing.is_reached.wait(60)
+    assert recorder.queue_bytes == 448
+    for letter in "cd":
+        recorder.put(finished(letter * 32), is_trace=True)
+    assert (recorder.queue_bytes, recorder.num_dropped_traces) == (672, 1)
+    sealing.may_go_on.set()
+    wait_until(lambda: recorder.queue_bytes == 0)
+    recorder.put(finished("e" * 32), is_trace=True)
+    recorder.stop()
+    assert sorted(disk.traces()) == [letter * 32 for letter in "abce"]
+    assert recorder.queue_bytes == 0
+
+
+def test_states_count_while_they_are_put_into_a_segment(tmp_path: Path, finished: Make) -> None:
+    disk = Disk(tmp_path, max_age_seconds=60)
+    recorder, adding = disk.recorder(max_waiting_bytes=500), Halted(disk.segments, "add")
+    recorder.put(finished("a" * 32), is_trace=True)
+    recorder.start()
+    assert adding.is_reached.wait(60)
+    assert recorder.queue_bytes == 224
+    for letter in "bc":
+        recorder.put(finished(letter * 32), is_trace=True)
+    assert (recorder.queue_bytes, recorder.num_dropped_traces) == (448, 1)
+    adding.may_go_on.set()
+    wait_until(lambda: disk.segments.num_waiting == 2)
+    assert recorder.queue_bytes == 448, "nothing is sealed yet"
+    recorder.stop()
+    assert (recorder.num_traces, recorder.num_dropped_traces, recorder.queue_bytes) == (2, 1, 0)
+    disk.spool.close()
+
+
+def test_a_trace_larger_than_the_bound_goes_through_when_nothing_else_waits(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder(max_waiting_bytes=100)
+    recorder.put(finished("a" * 32), is_trace=True)
+    recorder.put(finished("b" * 32), is_trace=True)
+    assert (recorder.queue_bytes, recorder.num_dropped_traces) == (224, 1)
+    recorder.put(finished("c" * 32, keep_states=False), is_trace=True)  # needs no room
+    recorder.start()
+    wait_until(lambda: recorder.queue_bytes == 0)
+    recorder.put(finished("d" * 32), is_trace=True)
+    recorder.stop()
+    assert sorted(disk.traces()) == ["a" * 32, "c" * 32, "d" * 32]
+    assert (recorder.num_traces, recorder.num_dropped_traces) == (3, 1)
+
+
+def test_what_is_on_disk_is_let_go_while_the_next_is_written(tmp_path: Path, finished: Make) -> None:
+    disk = Disk(tmp_path, max_age_seconds=60, max_segment_bytes=1)
+    recorder = disk.recorder()
+    one, two = finished("a" * 32), finished("b" * 32)
+    states = weakref.ref(one.states)
+    recorder.put(one, is_trace=True)
+    recorder.put(two, is_trace=True)
+    del one
+    seal, halted = disk.segments.seal, threading.Event()
+    may_go_on = threading.Event()
+
+    def second() -> None:
+        if "a" * 32 in disk.traces():
+            halted.set()
+            assert may_go_on.wait(60)
+        seal()
+
+    disk.segments.seal = second  # type: ignore[method-assign]
+    recorder.start()
+    assert halted.wait(60)
+    assert (states(), recorder.queue_bytes) == (None, 224)
+    may_go_on.set()
+    recorder.stop()
+    disk.spool.close()
 
 
 def test_put_returns_at_once_however_slow_the_disk_is(disk: Disk, finished: Make) -> None:
