@@ -1,22 +1,27 @@
 // A part of a page that is drawn anew keeps what somebody is at in it: where the focus is, what was typed or chosen, what
 // is unfolded. Each is found again by what tells it from the others: its row, where it leads, its form, its name.
 const FIELDS = "input:not([type=hidden]), select, textarea";
-const HELD = `a[href], button, summary, [tabindex], ${FIELDS}`;
+const CONTROLS = `a[href], button, summary, ${FIELDS}`;
+const HELD = `[tabindex], ${CONTROLS}`;
 const KEYBOARD_MS = 15_000; // a screen reader says again what gets the focus again: not at every report
 const POINTER_MS = 5_000;
 const drawnAt = new WeakMap();
 const kept = new WeakMap();
 let actedAt = 0;
+let movedAt = 0;
 
 for (const kind of ["keydown", "pointerdown"]) addEventListener(kind, () => { actedAt = Date.now(); }, { capture: true });
+addEventListener("pointermove", () => { movedAt = Date.now(); }, { capture: true, passive: true });
 
-// Somebody is pressing something in this part, or was at it a moment ago: drawing it anew has to wait, but not for ever.
+// Somebody is pressing something in this part, points at it to press it, or was at it a moment ago: drawing it anew has to
+// wait, but not for ever. What moves away from under the pointer is not what gets the click.
 export function isInUse(part) {
   if (part.querySelector(":active")) return true;
+  const within = (at, patience) => Date.now() - Math.max(at, drawnAt.get(part) ?? 0) < patience;
+  if (part.querySelector(`:is(${CONTROLS}):hover`) && within(movedAt, POINTER_MS)) return true;
   const focused = document.activeElement;
   if (focused === part || !part.contains(focused)) return false;
-  const patience = focused.matches(":focus-visible") ? KEYBOARD_MS : POINTER_MS;
-  return Date.now() - Math.max(actedAt, drawnAt.get(part) ?? 0) < patience;
+  return within(actedAt, focused.matches(":focus-visible") ? KEYBOARD_MS : POINTER_MS);
 }
 
 function sign(element) {
@@ -75,7 +80,21 @@ function restore(part) {
   if (before.caret[0] !== null) focused.setSelectionRange(...before.caret);
 }
 
-document.addEventListener("htmx:beforeSwap", (event) => remember(event.detail.target));
-document.addEventListener("htmx:oobBeforeSwap", (event) => remember(event.detail.target));
+export const isPolled = (element) => element.getAttribute("hx-trigger")?.includes("every ");
+const isFollowing = (element) => isPolled(element) || element.getAttribute("hx-trigger")?.includes("refresh");
+
+// What was asked for while nobody used the part may come when somebody does. "putoff" on the part: it is to be asked again.
+function beforeSwap(event, isUnasked) {
+  const { detail } = event;
+  if (detail.shouldSwap && isUnasked && isInUse(detail.target)) {
+    detail.shouldSwap = false;
+    detail.target.dispatchEvent(new Event("putoff", { bubbles: true }));
+  } else {
+    remember(detail.target);
+  }
+}
+
+document.addEventListener("htmx:beforeSwap", (event) => beforeSwap(event, isFollowing(event.detail.requestConfig.elt)));
+document.addEventListener("htmx:oobBeforeSwap", (event) => beforeSwap(event, true));
 document.addEventListener("htmx:afterSwap", (event) => restore(event.detail.target));
 document.addEventListener("htmx:oobAfterSwap", (event) => restore(event.detail.target));

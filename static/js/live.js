@@ -170,5 +170,6 @@ export function refresher(id, seconds) {
       window.htmx.trigger(part, "refresh");
     }
   });
+  part.addEventListener("putoff", again);
   return again;
 }

@@ -14,6 +14,7 @@ export class Parts {
     this.after = 0;
     this.ranAt = 0;
     this.dueAt = Infinity;
+    document.addEventListener("putoff", (event) => this.want([event.target.id], BUSY_SECONDS));
   }
 
   // Draw these again, at the earliest `seconds` after the last time. after: the number of a delta that must be in them.

@@ -1,6 +1,6 @@
 // On every page. Parts of it are asked for only while it is seen and somebody is signed in; when the session has ended,
 // the page says so and asks for nothing more. A part that asks for itself says when the console did not answer it.
-import { isInUse } from "./keep.js";
+import { isInUse, isPolled } from "./keep.js";
 
 const NOT_SIGNED_IN = 401;
 let isOver = false;
@@ -19,8 +19,6 @@ export function sessionEnded() {
   document.getElementById("main").prepend(said);
   dispatchEvent(new Event("sessionended"));
 }
-
-const isPolled = (element) => element.getAttribute("hx-trigger")?.includes("every ");
 
 function unanswered({ elt, target }) {
   if (!isPolled(elt) || document.querySelector("#live[data-socket]") || target.querySelector(":scope > .unanswered")) return;

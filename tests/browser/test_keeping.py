@@ -5,6 +5,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.steered import SLUG, seed_version
+
 DEMO = "/targets/pocket/"
 MINUTE = 60_000
 
@@ -76,3 +78,58 @@ def test_a_part_that_asks_for_itself_says_that_the_console_does_not_answer(tab, 
     expect(tab.locator(part)).to_contain_text(shown)  # what was shown stays
     tab.unroute(asked)
     expect(said).to_have_count(0, timeout=MINUTE)
+
+
+HELD_PUSHES = """
+() => {
+  const swap = window.htmx.swap;
+  window.held = [];
+  window.htmx.swap = (...answer) => window.held.push(answer);
+  window.letGo = () => { for (const answer of window.held.splice(0)) swap(...answer); };
+}
+"""
+AWAITED_ANSWER = """
+(address) => document.addEventListener("htmx:afterRequest", (event) => {
+  if (address.endsWith(event.detail.pathInfo.finalRequestPath)) window.isAnswered = true;
+})
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "asked", "name"),
+    [
+        (f"/targets/{SLUG}/", "part=versions-part", "Approve v{}"),
+        (f"/approvals/?target={SLUG}", f"/approvals/?target={SLUG}", f"Approve v{{}} of {SLUG}"),
+    ],
+)
+def test_a_button_pressed_while_the_answer_is_on_its_way_is_still_pressed(steered, tab, base, page, asked, name):
+    """One that is drawn anew between press and release hears of no click: the decision would be lost unsaid."""
+    number, held = steered.waiting(), []
+    tab.goto(base + page)
+    expect(tab.locator("#live")).to_have_text("connected", timeout=MINUTE)
+    button = tab.get_by_role("button", name=name.format(number), exact=True)
+    expect(button).to_be_visible()
+    tab.route(re.compile(re.escape(asked)), lambda route: held.append(route), times=1)
+    with tab.expect_request(lambda request: asked in request.url, timeout=MINUTE):
+        seed_version(steered.ring, SLUG)
+    button.hover()
+    tab.mouse.down()
+    tab.evaluate(AWAITED_ANSWER, held[0].request.url)
+    held[0].continue_()
+    tab.wait_for_function("() => window.isAnswered", timeout=MINUTE)
+    tab.mouse.up()
+    expect(tab.get_by_text(f"v{number} goes live")).to_be_visible()
+
+
+def test_a_link_pressed_while_the_push_is_on_its_way_is_still_pressed(steered, tab, base):
+    tab.goto(f"{base}/targets/{SLUG}/")
+    expect(tab.locator("#live")).to_have_text("connected", timeout=MINUTE)
+    link = tab.locator("#figures").get_by_role("link", name=re.compile(r"^v\d+$"))
+    expect(link).to_be_visible()
+    tab.evaluate(HELD_PUSHES)
+    tab.wait_for_function("() => held.some(([, html]) => html.includes('id=\"figures\"'))", timeout=MINUTE)
+    link.hover()
+    tab.mouse.down()
+    tab.evaluate("() => letGo()")
+    tab.mouse.up()
+    tab.wait_for_url(re.compile(r"/versions/\d+/$"))
