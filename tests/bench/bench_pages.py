@@ -32,7 +32,7 @@ from aurora_web.supervisor.programs import web_command
 from tests.bench.full_database import BUSY, FULL, QUICK, environment, full_database, sizes
 from tests.bench.machine import machine
 from tests.bench.models import prepared
-from tests.bench.ring import REPO, free_ports, wait_for
+from tests.bench.ring import REPO, free_ports, says_ok, wait_for
 
 LIMIT_MS, AIM_MS = 150.0, 50.0
 RESOURCE = re.compile(r'(?:<script src|<link rel="(?:stylesheet|icon)" href|<img src)="([^"]+)"')
@@ -227,18 +227,11 @@ def running_console(folder: Path, services: Any) -> Any:
         )
     base = f"http://127.0.0.1:{port}"
     try:
-        wait_for("the console", lambda: _is_ready(base), 60)
+        wait_for("the console", lambda: says_ok(f"{base}/readyz"), 60)
         yield base
     finally:
         process.terminate()
         process.wait(20)
-
-
-def _is_ready(base: str) -> bool:
-    try:
-        return httpx.get(f"{base}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:

@@ -16,10 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
-
 from tests.bench.machine import machine
-from tests.bench.ring import REPO, free_ports, wait_for
+from tests.bench.ring import REPO, free_ports, says_ok, wait_for
 
 
 def copy_of_the_checkout(folder: Path) -> Path:
@@ -49,20 +47,13 @@ class Start:
         with self._log.open("wb") as log:
             up = subprocess.Popen(["make", "up"], cwd=self._checkout, env=self._environment, stdout=log, stderr=log)
         try:
-            for address in (f"{self.web_port}/readyz", f"{self.engine_port}/health"):
-                wait_for(address, lambda address=address: up.poll() is None and answers(address), 600, 0.05)
+            for path in (f"{self.web_port}/readyz", f"{self.engine_port}/health"):
+                address = f"http://127.0.0.1:{path}"
+                wait_for(address, lambda url=address: up.poll() is None and says_ok(url), 600, 0.05)
             return time.monotonic() - began
         finally:
             subprocess.run(["make", "down"], cwd=self._checkout, env=self._environment, check=True, capture_output=True)
             up.wait(120)
-
-
-def answers(address: str) -> bool:
-    """Whether it says 200."""
-    try:
-        return httpx.get(f"http://127.0.0.1:{address}", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def main() -> None:

@@ -44,6 +44,14 @@ def wait_for(what: str, question: Any, seconds: float, every: float = 0.25) -> A
     raise TimeoutError(f"{what}: not within {seconds:.0f} s")
 
 
+def says_ok(address: str) -> bool:
+    """Whether somebody answers there with 200."""
+    try:
+        return httpx.get(address, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def manage(environment: dict[str, str], *arguments: str) -> str:
     """What ``manage.py`` printed; RuntimeError with what it complained of when it fails."""
     command = [sys.executable, "manage.py", *arguments]
@@ -91,10 +99,7 @@ class Ring:
         assert self.process is not None
         if self.process.poll() is not None:
             raise RuntimeError(f"the supervisor ended with {self.process.returncode}: see {self.state_dir / 'up.log'}")
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.web_port}/readyz", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
+        return says_ok(f"http://127.0.0.1:{self.web_port}/readyz")
 
     def invite_link(self) -> str:
         """The one-time link that creates the first admin, as ``up`` prints it at its end."""

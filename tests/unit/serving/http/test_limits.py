@@ -1,19 +1,11 @@
 """What a client is told when the server can't take its request: in the shape that OpenAI's clients understand."""
 
-from contextlib import ExitStack
-
 import pytest
 from starlette.testclient import TestClient
 
-from serving import config
-from serving.engine.config import EngineConfig
-from serving.engine.engine import Engine
 from serving.http import app
-from serving.http.metrics import Metrics
-from serving.http.requests import ServedTarget
-from serving.http.tokenizer import TargetTokenizer
 from serving.pocket.expand import expand
-from serving.trace.parts import running
+from tests.unit.serving.running_api import running_api
 
 ASKED = {"model": "demo", "prompt": "SELECT", "max_tokens": 3}
 
@@ -22,15 +14,8 @@ ASKED = {"model": "demo", "prompt": "SELECT", "max_tokens": 3}
 def api(tmp_path_factory):
     """The server's parts around a running engine; at most two requests at once, no console."""
     folder = expand(tmp_path_factory.mktemp("models") / "demo")
-    state = tmp_path_factory.mktemp("state")
-    wanted = config.load(["--target", str(folder), "--slug", "demo", "--state-dir", str(state)], {})
-    engine = Engine(folder, EngineConfig())
-    with ExitStack() as stack:
-        parts = stack.enter_context(running(wanted.recording("test"), engine.aux_layer_ids, engine, {}))
-        engine.start(on_control=parts.recorder.count)
-        stack.callback(engine.stop)
-        target = ServedTarget("demo", engine.max_len, 512, TargetTokenizer(folder))
-        yield app.Api(target, engine, parts.recorder, Metrics(engine, parts.recorder, parts.gauges), 2, 0)
+    with running_api(folder, tmp_path_factory.mktemp("state"), max_open_requests=2) as found:
+        yield found
 
 
 @pytest.fixture

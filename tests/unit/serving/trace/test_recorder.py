@@ -172,21 +172,25 @@ class Halted:
         return found
 
 
+def hand_in(recorder: Recorder, finished: Make, letters: str) -> None:
+    """A trace of 224 bytes of states for each letter, which is its id."""
+    for letter in letters:
+        recorder.put(finished(letter * 32), is_trace=True)
+
+
 def test_states_count_until_their_segment_is_on_disk(disk: Disk, finished: Make) -> None:
     recorder = disk.recorder(max_waiting_bytes=700)
     sealing = Halted(disk.segments, "_manifest")  # of 224 bytes each, two are in a file that nobody knows yet
-    for letter in "ab":
-        recorder.put(finished(letter * 32), is_trace=True)
+    hand_in(recorder, finished, "ab")
     assert recorder.queue_bytes == 448
     recorder.start()
     assert sealing.is_reached.wait(60)
     assert recorder.queue_bytes == 448
-    for letter in "cd":
-        recorder.put(finished(letter * 32), is_trace=True)
+    hand_in(recorder, finished, "cd")
     assert (recorder.queue_bytes, recorder.num_dropped_traces) == (672, 1)
     sealing.may_go_on.set()
     wait_until(lambda: recorder.queue_bytes == 0)
-    recorder.put(finished("e" * 32), is_trace=True)
+    hand_in(recorder, finished, "e")
     recorder.stop()
     assert sorted(disk.traces()) == [letter * 32 for letter in "abce"]
     assert recorder.queue_bytes == 0
@@ -195,12 +199,11 @@ def test_states_count_until_their_segment_is_on_disk(disk: Disk, finished: Make)
 def test_states_count_while_they_are_put_into_a_segment(tmp_path: Path, finished: Make) -> None:
     disk = Disk(tmp_path, max_age_seconds=60)
     recorder, adding = disk.recorder(max_waiting_bytes=500), Halted(disk.segments, "add")
-    recorder.put(finished("a" * 32), is_trace=True)
+    hand_in(recorder, finished, "a")
     recorder.start()
     assert adding.is_reached.wait(60)
     assert recorder.queue_bytes == 224
-    for letter in "bc":
-        recorder.put(finished(letter * 32), is_trace=True)
+    hand_in(recorder, finished, "bc")
     assert (recorder.queue_bytes, recorder.num_dropped_traces) == (448, 1)
     adding.may_go_on.set()
     wait_until(lambda: disk.segments.num_waiting == 2)
@@ -212,13 +215,12 @@ def test_states_count_while_they_are_put_into_a_segment(tmp_path: Path, finished
 
 def test_a_trace_larger_than_the_bound_goes_through_when_nothing_else_waits(disk: Disk, finished: Make) -> None:
     recorder = disk.recorder(max_waiting_bytes=100)
-    recorder.put(finished("a" * 32), is_trace=True)
-    recorder.put(finished("b" * 32), is_trace=True)
+    hand_in(recorder, finished, "ab")
     assert (recorder.queue_bytes, recorder.num_dropped_traces) == (224, 1)
     recorder.put(finished("c" * 32, keep_states=False), is_trace=True)  # needs no room
     recorder.start()
     wait_until(lambda: recorder.queue_bytes == 0)
-    recorder.put(finished("d" * 32), is_trace=True)
+    hand_in(recorder, finished, "d")
     recorder.stop()
     assert sorted(disk.traces()) == ["a" * 32, "c" * 32, "d" * 32]
     assert (recorder.num_traces, recorder.num_dropped_traces) == (3, 1)
@@ -318,12 +320,12 @@ def test_a_failing_disk_does_not_end_the_recorder_and_what_it_cost_is_counted(di
 
     disk.spool.put = full  # type: ignore[method-assign]
     recorder.start()
-    recorder.put(finished("a" * 32), is_trace=True)
+    hand_in(recorder, finished, "a")
     wait_until(lambda: recorder.num_write_errors >= 2)  # the trace, and the counts
     assert (recorder.num_traces, recorder.num_dropped_traces, recorder.num_lost_counts) == (0, 1, 1)
     assert list(disk.segments.quota.directory.iterdir()) == []  # no states that nobody was told of
     disk.spool.put = put  # type: ignore[method-assign]
-    recorder.put(finished("b" * 32), is_trace=True)
+    hand_in(recorder, finished, "b")
     recorder.stop()
     assert "b" * 32 in disk.traces()
     assert (recorder.num_traces, recorder.num_dropped_traces) == (1, 1)

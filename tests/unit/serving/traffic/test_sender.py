@@ -3,23 +3,16 @@
 import asyncio
 import json
 import random
-from contextlib import ExitStack
 
 import httpx
 import pytest
 
-from serving import config
-from serving.engine.config import EngineConfig
-from serving.engine.engine import Engine
-from serving.http.app import Api, create_app
-from serving.http.metrics import Metrics
-from serving.http.requests import ServedTarget
-from serving.http.tokenizer import TargetTokenizer
+from serving.http.app import create_app
 from serving.pocket.expand import expand
-from serving.trace.parts import running
 from serving.traffic.plan import Plan
 from serving.traffic.prompts import Prompts
 from serving.traffic.sender import CHAT, COMPLETIONS, Sender
+from tests.unit.serving.running_api import running_api
 
 OF_SGLANG = {
     "object": "error",
@@ -39,15 +32,7 @@ def base_model(tmp_path_factory):
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     del tokenizer["chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    state = tmp_path_factory.mktemp("state")
-    wanted = config.load(["--target", str(folder), "--slug", "base", "--state-dir", str(state)], {})
-    engine = Engine(folder, EngineConfig())
-    with ExitStack() as stack:
-        parts = stack.enter_context(running(wanted.recording("test"), engine.aux_layer_ids, engine, {}))
-        engine.start(on_control=parts.recorder.count)
-        stack.callback(engine.stop)
-        target = ServedTarget("base", engine.max_len, 1024, TargetTokenizer(folder))
-        api = Api(target, engine, parts.recorder, Metrics(engine, parts.recorder, parts.gauges), 8, 0)
+    with running_api(folder, tmp_path_factory.mktemp("state"), max_open_requests=8) as api:
         yield httpx.ASGITransport(create_app(api))
 
 
