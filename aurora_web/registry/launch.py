@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 from django.conf import settings
 
@@ -16,6 +17,7 @@ from aurora_web.registry.services import find_version
 VARIANTS = {"gpu": "GPU", "cpu": "CPU, for development"}
 FIRST_PORT = 30000
 MAX_REPLICAS = 64
+HALVES = ("bfloat16", "float16")
 TOKEN = "AURORA_REPLICA_TOKEN"
 # What a CPU without SGLang's own kernels can do; the environment of `make sglang-cpu` brings stand-ins for them.
 CPU_ENVIRONMENT = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -65,7 +67,8 @@ def launch(target: Target, variant: str = "gpu", replica: int = 1) -> Launch:
         "AURORA_STATE_DIR": str(settings.STATE_DIR),
         **(CPU_ENVIRONMENT if variant == "cpu" else {}),
     }
-    arguments = _arguments(target, draft, port) + (CPU_ARGUMENTS if variant == "cpu" else ())
+    arguments = _arguments(target, draft, port)
+    arguments += CPU_ARGUMENTS if variant == "cpu" else (("--dtype", dtype_of(target.config)),)
     return Launch(name, environment, arguments, draft)
 
 
@@ -83,6 +86,16 @@ def _arguments(target: Target, draft: SpeculatorVersion | None, port: int) -> tu
         ("--speculative-num-draft-tokens", str(lookahead + 1)),
         ("--enable-metrics",),
     )
+
+
+def dtype_of(config: dict[str, Any]) -> str:
+    """What target and draft compute in: SGLang's choice for the target, float16 where it is stored in 32 bits.
+
+    Left out, SGLang chooses for each by its own config.json. Drafts are stored in 32 bits, so beside a bfloat16 target one
+    would be float16, and the server would end with its first draft step.
+    """
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return stored if stored in HALVES else "float16"
 
 
 def _draft(target: Target) -> SpeculatorVersion | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import threading
 
 import pytest
 import torch
 
+from aurora_web.registry.launch import dtype_of
 from tests.bench.bench_sglang import trained_draft
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import PROMPTS, Replica
@@ -39,6 +43,16 @@ def short_of_memory(tmp_path, target, drafts):
 def divided(tmp_path, target, drafts):
     """A server with two processes that take requests."""
     yield from launched(tmp_path, target, drafts, "--tokenizer-worker-num", "2")
+
+
+@pytest.fixture
+def in_16_bits(tmp_path, target, drafts):
+    """A target stored as bfloat16, served with the dtype that the console's launch command names for it."""
+    copy = tmp_path / "target"
+    shutil.copytree(target, copy)
+    config = json.loads((copy / "config.json").read_text()) | {"torch_dtype": "bfloat16"}
+    (copy / "config.json").write_text(json.dumps(config))
+    yield from launched(tmp_path, copy, drafts, "--dtype", dtype_of(config))
 
 
 def answers(replica, judge) -> dict[str, dict]:
@@ -123,3 +137,18 @@ def test_several_tokenizers_are_told_as_what_breaks_capture_and_swaps_go_on(divi
     divided.swap(1, drafts.random(1))
     answers(divided, judge)
     assert divided.traces() == {}
+
+
+def test_a_bfloat16_target_is_served_with_drafts_of_32_bits(in_16_bits, target, judge, drafts, tmp_path):
+    """Each swap is proved by what is in memory, there of 16 bits, and a draft that has learnt helps."""
+    lengths = []
+    for version, draft in ((1, drafts.random(1)), (2, trained_draft(target, tmp_path / "trained", 6, 8.0))):
+        report = in_16_bits.swap(version, draft)
+        assert report["sha256"] == hashlib.sha256((draft / "model.safetensors").read_bytes()).hexdigest()
+        answer = in_16_bits.server.generate(judge.prompt("arithmetic"), NUM)
+        trace, states, _ = in_16_bits.trace(answer["meta_info"]["id"])
+        assert len(states) == len(trace.tokens) - 1 - trace.first_state
+        lengths.append(1 + sum(step.num_correct_drafts for step in trace.steps) / len(trace.steps))
+    assert lengths[1] > lengths[0]
+    report = in_16_bits.observed()
+    assert (report["capture_state"], report["capture_detail"]) == ("working", "")

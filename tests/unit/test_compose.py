@@ -94,7 +94,9 @@ def test_every_replica_is_started_as_the_launch_command_says(compose):
     from aurora_web.registry.launch import Launch, launch
     from aurora_web.registry.models import SpeculatorVersion, Target
 
-    target = Target(slug="target", path="/models/target", source="sglang", max_lookahead=4)
+    target = Target(
+        slug="target", path="/models/target", source="sglang", max_lookahead=4, config={"torch_dtype": "bfloat16"}
+    )
     draft = SpeculatorVersion(number=1, uri="/state/versions/target/x")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aurora_web.registry.launch._draft", lambda target: draft)

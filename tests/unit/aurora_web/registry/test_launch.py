@@ -44,6 +44,22 @@ def test_the_arguments_are_those_of_this_target(served, make_version, checkpoint
     assert "--enable-metrics" in given
 
 
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        ({"torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": "float16", "torch_dtype": "bfloat16"}, "float16"),
+        ({"torch_dtype": "float32"}, "float16"),  # SGLang's own choice for 32 bits
+        ({"torch_dtype": None}, "float16"),
+    ],
+)
+def test_target_and_draft_compute_in_one_dtype(served, config, dtype):
+    """A draft's config.json says float32, from which SGLang would make another dtype than from the target's."""
+    served.config = {name: value for name, value in served.config.items() if "dtype" not in name} | config
+    found = launch(served).arguments
+    assert [group for group in found if group[0] == "--dtype"] == [("--dtype", dtype)]
+
+
 def test_the_environment_names_console_target_and_replica(served, settings):
     settings.CONSOLE_URL = "https://aurora.example.org"
     lines = run(launch(served, replica=2).command, "sh", "-c", "env").stdout.splitlines()
