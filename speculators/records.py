@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 NO_DRAFT = -1  # in place of a version: nothing was there that could draft, or be compared with what does
-LONGEST_SHA256, LONGEST_DETAIL = 64, 10_000  # characters that the console takes of an ObservedState's texts
+# Characters that the console takes of an ObservedState's texts
+LONGEST_SHA256, LONGEST_DETAIL, LONGEST_HOST = 64, 10_000, 255
 
 
 class RecordError(ValueError):
@@ -300,6 +301,7 @@ class ObservedState(Record):
     policy_detail: str = ""  # what of lookahead and control_share this engine does not obey, and why; "" = nothing
     # Of one step with lookahead 0, 1, ..., at the batch size of late, as the engine measured it; () = it has not
     step_seconds: tuple[float, ...] = ()
+    host: str = ""  # the machine's own name: behind loopback addresses it tells two servers apart; "" = not said
 
     def fitting(self) -> Self:
         """Its texts as the console takes them: none of them may keep a report from being heard."""
@@ -309,6 +311,7 @@ class ObservedState(Record):
             detail=_cut(self.detail, LONGEST_DETAIL),
             capture_detail=_cut(self.capture_detail, LONGEST_DETAIL),
             target_sha256=_cut(self.target_sha256, LONGEST_SHA256),
+            host=_cut(self.host, LONGEST_HOST),
             pins_detail=_cut(self.pins_detail, LONGEST_DETAIL),
             policy_detail=_cut(self.policy_detail, LONGEST_DETAIL),
             ranks=tuple(_cut(line, LONGEST_SHA256) or "none" for line in self.ranks),
@@ -318,7 +321,7 @@ class ObservedState(Record):
         """What a swap has come to, without all that the console may find fault with besides; ``why`` goes with it."""
         found = type(self)(
             replica=self.replica, target=self.target, engine=self.engine, url=self.url, generation=self.generation,
-            version=self.version, sha256=self.sha256, state=self.state, detail=self.detail,
+            version=self.version, sha256=self.sha256, state=self.state, detail=self.detail, host=self.host,
             reported_at=self.reported_at, capture_state="broken", capture_detail=why,
             swap_ms=0.0, probe_accept_length=0.0, probe_num_steps=0, num_running=0, num_dropped_traces=0, spool_bytes=0,
         )  # fmt: skip

@@ -91,8 +91,8 @@ def _arguments(target: Target, draft: SpeculatorVersion | None, port: int) -> tu
 def dtype_of(config: dict[str, Any]) -> str:
     """What target and draft compute in: SGLang's choice for the target, float16 where it is stored in 32 bits.
 
-    Left out, SGLang chooses for each by its own config.json. Drafts are stored in 32 bits, so beside a bfloat16 target one
-    would be float16, and the server would end with its first draft step.
+    Left out, SGLang chooses for each by its own config.json. Drafts are stored in 32 bits, so beside a bfloat16 target
+    one would be float16, and the server would end with its first draft step.
     """
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return stored if stored in HALVES else "float16"

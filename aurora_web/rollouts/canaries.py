@@ -15,6 +15,7 @@ from aurora_web.registry.services import StaleVersion, find_version, transition
 from aurora_web.rollouts import telling
 from aurora_web.rollouts.approvals import EVERY_SCOPE, check_may_approve, stale_verdict, waits_for_person
 from aurora_web.rollouts.canary_verdict import Action, CanaryPolicy, CanaryVerdict, judge
+from aurora_web.rollouts.fleet import FAILED
 from aurora_web.rollouts.freeze import frozen
 from aurora_web.rollouts.intent import (
     RolloutError,
@@ -41,7 +42,7 @@ class Plan:
 def plan(target: Target) -> Plan:
     """The replicas of the next canary: the policy's share of those alive, at least one and never all.
 
-    The same ones come first every time (order of a digest of their names).
+    The same ones come first every time (order of a digest of their names), after them those whose last swap failed.
     """
     if target.canary_share <= 0:
         return Plan((), "")
@@ -49,7 +50,7 @@ def plan(target: Target) -> Plan:
         return Plan((), "No canary: no version is live to compare with.")
     alive = sorted(
         target.replicas.filter(is_alive=True).exclude(state="starting"),
-        key=lambda replica: hashlib.sha256(replica.name.encode()).digest(),
+        key=lambda replica: (replica.state in FAILED, hashlib.sha256(replica.name.encode()).digest()),
     )
     if len(alive) < 2:
         replicas = "1 replica is" if len(alive) == 1 else f"{len(alive)} replicas are"

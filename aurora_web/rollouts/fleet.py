@@ -14,6 +14,8 @@ from aurora_web.rollouts.models import Deployment, Replica
 UNASKED = ("marks", "target__config")  # JSON that no standing is about
 WANTED = ("target_id", "generation", "changed_at", "desired__number", "canary__number")
 CATCH_UP = timedelta(seconds=60)  # a replica that is behind for longer is an alert
+FAILED = ("swap_failed", "reverted")  # states of a replica that does not serve what it was told to
+PROBED_STEPS = 64  # verify steps after which the plugin would have gone back by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,26 @@ def _progress(replica: Replica, deployment: Deployment | None, now: datetime) ->
     if replica.state == "starting":
         return "starting"
     if deployment is None or replica.generation >= deployment.generation:
-        return "up to date" if replica.state != "swapping" else "catching up"
+        return "catching up" if replica.state == "swapping" else "behind" if replica.state in FAILED else "up to date"
     return "catching up" if now - deployment.changed_at < CATCH_UP else "behind"
+
+
+def blames_version(replica: Replica, deployment: Deployment, now: datetime) -> bool:
+    """Whether the failure that ``replica`` reports says something about the version, or only about that replica.
+
+    What another one serves is sound; where the failure is a collapse, what it has served over a probe. While one is on
+    its way the answer waits for it, for a minute: the replica that failed serves what it had meanwhile.
+    """
+    alive = Replica.objects.filter(target_id=replica.target_id, is_alive=True).exclude(state="starting")
+    others = (alive.filter(is_canary=replica.is_canary) if deployment.canary_id else alive).exclude(pk=replica.pk)
+    least_steps = PROBED_STEPS if replica.state == "reverted" else 0
+    for other in others:
+        is_there = other.generation == replica.generation
+        if is_there and other.state == "serving" and other.probe_num_steps >= least_steps:
+            return False
+        if not (is_there and other.state in FAILED) and now - deployment.changed_at < CATCH_UP:
+            return False
+    return True
 
 
 def standing_payload(found: Standing) -> dict[str, Any]:
@@ -130,6 +150,7 @@ def standing_payload(found: Standing) -> dict[str, Any]:
         "name": replica.name,
         "engine": replica.engine,
         "url": replica.url,
+        "host": replica.host,
         "is_alive": replica.is_alive,
         "is_canary": replica.is_canary,
         "state": replica.state,

@@ -38,6 +38,7 @@ class Replica(models.Model):
     name = models.CharField(max_length=200)
     engine = models.CharField(max_length=100)
     url = models.CharField(max_length=500)
+    host = models.CharField(max_length=255, blank=True)  # the machine's own name; "" = it does not say
     generation = models.IntegerField()
     version = models.IntegerField()
     sha256 = models.CharField(max_length=64, blank=True)

@@ -21,13 +21,13 @@ from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
 from aurora_web.rollouts import alerts, canaries, notifications
 from aurora_web.rollouts.counters import COMPARED_FOR_SECONDS, Counters, compare, traces_per_second
-from aurora_web.rollouts.fleet import standing, standing_payload
+from aurora_web.rollouts.fleet import blames_version, standing, standing_payload
 from aurora_web.rollouts.intent import RolloutError, desired_state
 from aurora_web.rollouts.models import Deployment, Replica
 from aurora_web.rollouts.services import judge, revert, take_next
 from aurora_web.rollouts.swaps import record_arrival
 from aurora_web.traces.codec import count, finite, moment, text
-from speculators.records import LONGEST_DETAIL, LONGEST_SHA256, DesiredState, ObservedState, RecordError
+from speculators.records import LONGEST_DETAIL, LONGEST_HOST, LONGEST_SHA256, DesiredState, ObservedState, RecordError
 
 log = logging.getLogger(__name__)
 CAPTURE_STATES = ("working", "off", "broken")
@@ -90,11 +90,20 @@ def _check_name(known: Replica | None, state: ObservedState) -> None:
     One that was started again elsewhere is heard once its former self counts as silent.
     """
     timeout = timedelta(seconds=settings.REPLICA_TIMEOUT_SECONDS)
-    if known is None or known.url == state.url or timezone.now() - known.seen_at > timeout:
+    if known is None or timezone.now() - known.seen_at > timeout:
         return
-    taken = f"replica {state.replica} is the server at {known.url}, which has just reported"
-    log.warning("%s; the one at %s is not heard", taken, state.url)
-    raise RolloutError(f"{taken}: start the one at {state.url} with an AURORA_REPLICA of its own")
+    is_same_host = known.host == state.host or not known.host or not state.host  # an older plugin names none
+    if known.url == state.url and is_same_host:
+        return
+    here, there = _address(known.url, known.host), _address(state.url, state.host)
+    taken = f"replica {state.replica} is the server at {here}, which has just reported"
+    log.warning("%s; the one at %s is not heard", taken, there)
+    raise RolloutError(f"{taken}: start the one at {there} with an AURORA_REPLICA of its own")
+
+
+def _address(url: str, host: str) -> str:
+    """With the machine, since the launch command says loopback everywhere."""
+    return f"{url} on {host}" if host else url
 
 
 def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
@@ -126,11 +135,16 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
 
 
 def _undo(target: Target, replica: Replica, state: ObservedState) -> None:
-    """A failed swap on the canary ends the canary; elsewhere it undoes the swap, unless a canary is what is new."""
+    """A failed swap on the canary ends the canary; elsewhere it undoes the swap, unless a canary is what is new.
+
+    Nothing is undone for a fault of one replica: it stays with what it has, as an alert, until the next generation.
+    """
     reason = f"{state.state.replace('_', ' ')} on {state.replica}: {state.detail or 'no reason given'}"
     actor = f"replica {state.replica}"
     deployment = Deployment.objects.filter(target=target).first()
-    if deployment is not None and deployment.canary_id is not None:
+    if deployment is None or not blames_version(replica, deployment, timezone.now()):
+        return
+    if deployment.canary_id is not None:
         is_undone = replica.is_canary and canaries.fail(target, state.generation, actor, reason)
     else:
         is_undone = revert(target, state.generation, actor, reason)
@@ -150,6 +164,7 @@ def _checked(state: ObservedState) -> dict[str, Any]:
     return {
         "engine": text(state.engine, where + "engine", 100),
         "url": text(state.url, where + "url", 500),
+        "host": _optional(state.host, where + "host", LONGEST_HOST),
         "generation": count(state.generation, where + "generation"),
         "version": count(state.version, where + "version"),
         "state": state.state,

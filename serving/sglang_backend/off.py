@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
 from typing import Any
@@ -45,6 +46,7 @@ class OffReporter:
             target=self.config.slug,
             engine=self.engine,
             url=self.config.engine_url,
+            host=socket.gethostname(),
             generation=0,
             version=0,
             sha256="",

@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class Identity:
     model_path: str = ""
     draft_path: str = ""
     aux_layer_ids: tuple[int, ...] = ()
+    host: str = field(default_factory=socket.gethostname)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ class Follower:
             target=self.identity.target,
             engine=self.identity.engine,
             url=self.identity.url,
+            host=self.identity.host,
             generation=self._generation,
             version=stats.version,
             sha256=stats.sha256,

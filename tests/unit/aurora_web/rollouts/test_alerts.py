@@ -211,7 +211,7 @@ def test_alerts_and_replicas_by_the_api(client, bearer, target, observed):
     assert client.get("/api/v1/targets/demo/alerts?state=some", **headers).status_code == 422
     found = client.get("/api/v1/targets/demo/replicas", **headers).json()
     assert [(r["name"], r["progress"], r["capture_state"]) for r in found] == [
-        ("r1", "up to date", "working"), ("r2", "up to date", "working"),
+        ("r1", "up to date", "working"), ("r2", "behind", "working"),
     ]  # fmt: skip
 
 

@@ -204,6 +204,16 @@ def test_a_name_belongs_to_the_server_that_reports_under_it(target, observed, se
     assert target.replicas.get(name="r1").url == other.url
 
 
+def test_one_launch_command_on_two_machines_is_two_servers(target, observed):
+    """The console's command says loopback, so the address does not tell them apart."""
+    replicas.observe(observed(host="gpu-1", version=0))
+    with pytest.raises(RolloutError, match=r"8100 on gpu-1, .* at http://127\.0\.0\.1:8100 on gpu-2 with an AURORA"):
+        replicas.observe(observed(host="gpu-2", version=7))
+    replicas.observe(observed(host="gpu-1", state="starting"))  # started again, on the machine that it was on
+    replicas.observe(observed())  # an older one, which names no machine
+    assert target.replicas.get().version == 0
+
+
 def test_what_was_deleted_is_no_previous_version(target, judged, report):
     """Else a rollback is offered that cannot be done."""
     for i in range(4):
