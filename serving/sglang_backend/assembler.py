@@ -8,10 +8,8 @@ until then.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +22,7 @@ from serving.engine.control import Tally
 from serving.engine.versions import Versions
 from serving.sglang_backend.capture import HEALTH_CHECK, EventQueue
 from serving.sglang_backend.events import Applied, Event, Finish, Gone, Origin, Prefill, Span, Step
+from serving.sglang_backend.trace_ids import TraceIds
 from serving.sglang_backend.tree import proposed_path, take_apart
 from speculators.records import StepRecord, VersionSpan
 
@@ -32,7 +31,6 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.02
 IDLE_SECONDS = 1.0  # without a step, after which an open block of the control is closed
 MOST_HELD = 0.75  # of the queue's limit, by requests that run; the rest is for passes that wait
-HEX = re.compile(r"[0-9a-f]{32}")
 NO_FINAL = "of some passes the target's final states cannot be had: a CUDA graph copies none, or ranks split them"
 
 
@@ -85,6 +83,7 @@ class Assembler:
         self.num_finished = self.num_steps = self.num_proposed = self.num_correct = self.num_accepted = 0
         self.num_dropped = 0  # traces whose states, or steps, were not all there
         self.num_errors = 0
+        self._trace_ids = TraceIds()
         self._tracks: dict[str, Track] = {}
         self._num_bytes = 0  # of all tracks
         self._controls: dict[str, Tally] = {}  # of the block that runs, by domain
@@ -224,7 +223,7 @@ class Assembler:
         if track is None:
             return
         try:
-            finished = assemble(event, track)
+            finished = assemble(event, track, self._trace_ids.of(event.rid))
         finally:
             self._let_go(track)
         self.num_finished += 1
@@ -273,7 +272,7 @@ def _is_partitioned(finished: FinishedRequest) -> bool:
     return sum(step.num_correct_drafts + 1 for step in finished.steps) == finished.num_accept_tokens
 
 
-def assemble(event: Finish, track: Track) -> FinishedRequest:
+def assemble(event: Finish, track: Track, trace_id: str) -> FinishedRequest:
     """The report of a finished request: tokens that SGLang kept, steps cut to them, states of every position."""
     prompt, output = tuple(int(t) for t in event.prompt), tuple(int(t) for t in event.output)
     tokens = prompt + output
@@ -282,7 +281,7 @@ def assemble(event: Finish, track: Track) -> FinishedRequest:
     version, lookahead = _served_by(parts)
     reason: FinishReason = "stop" if event.reason == "stop" else "length" if event.reason == "length" else "cancelled"
     return FinishedRequest(
-        request_id=event.rid if HEX.fullmatch(event.rid) else uuid.uuid4().hex,
+        request_id=trace_id,
         domain=track.origin.label.domain,
         version=version,
         tokens=tokens,

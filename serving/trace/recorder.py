@@ -86,13 +86,14 @@ class Recorder:
 
     @property
     def num_traces(self) -> int:
-        """Kept so far."""
+        """Kept so far, also those that the console refused later."""
         return self._num_kept - self._num_lost
 
     @property
     def num_dropped_traces(self) -> int:
-        """For want of room in the queue or in the spool, or because the disk refused them."""
-        return self._num_dropped + self._num_lost
+        """For want of room in the queue or in the spool, or because the disk or the console refused them."""
+        num_refused = self.spool.num_rejected_traces if self.spool is not None else 0
+        return self._num_dropped + self._num_lost + num_refused
 
     @property
     def _num_lost(self) -> int:

@@ -79,6 +79,7 @@ class Spool:
         self._changed = threading.Condition()
         self._waiting: deque[Announcement] = deque()
         self._sizes: dict[Path, int] = {}
+        self.num_rejected_traces = 0  # in announcements that the console refused, since the start
         for path in self._left_by_an_earlier_process():
             self._add(path, path.stat().st_size)
 
@@ -125,6 +126,7 @@ class Spool:
 
     def reject(self, announcement: Announcement, answer: bytes) -> None:
         """The console will never take it: set it aside, with its answer, for a person."""
+        self.num_rejected_traces += _num_traces(announcement.path)
         aside = self.directory / REJECTED / announcement.path.name
         write_durably(aside.with_name(f"{aside.stem}.response.json"), answer)
         announcement.path.rename(aside)
@@ -144,3 +146,12 @@ class Spool:
         for unfinished in self.directory.glob(f".*{UNFINISHED}"):
             unfinished.unlink()
         yield from sorted(self.directory.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _num_traces(path: Path) -> int:
+    """Of an announcement; 0 where it is none of traces, or cannot be read."""
+    try:
+        traces = json.loads(path.read_bytes()).get("traces", [])
+    except (OSError, ValueError):
+        return 0
+    return len(traces) if isinstance(traces, list) else 0

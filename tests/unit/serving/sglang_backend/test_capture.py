@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from serving.engine.pins import Pins
@@ -11,6 +13,7 @@ from serving.sglang_backend.capture import Capture, EventQueue
 from serving.sglang_backend.events import Applied
 from serving.sglang_backend.final_states import FinalStates
 from serving.sglang_backend.labels import seen
+from serving.sglang_backend.trace_ids import TraceIds
 from speculators.records import DomainPin, DomainPins
 from tests.unit.serving.sglang_backend.fakes import prefill_batch, request, verify_step
 
@@ -84,6 +87,28 @@ def test_steps_partition_the_tokens_and_every_position_has_its_states():
         4,
     )
     assert 0 < part.decode_seconds == finished.decode_seconds
+
+
+def test_a_trace_is_called_as_its_request_unless_a_client_uses_a_name_twice():
+    """Two traces of one name in a segment would have the console refuse all traces of it."""
+    scene = Scene()
+    for rid in (RID, RID, "no hex digits"):
+        one = request(rid, [5])
+        scene.prefill([one], [0], [1])
+        scene.step([one], [1], [[10, 11]], [2])
+        scene.end(request(rid, [5], [10, 11, 12], reason="length"))
+    names = [finished.request_id for finished, _ in scene.finished]
+    assert names[0] == RID
+    assert len({*names}) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", name) for name in names)
+
+
+def test_names_are_remembered_for_longer_than_a_segment_and_not_for_ever():
+    ids = TraceIds(most=2)
+    rids = [f"{i:032x}" for i in range(3)]
+    assert [ids.of(rid) for rid in rids] == rids
+    assert ids.of(rids[0]) == rids[0]
+    assert ids.of(rids[2]) != rids[2]
 
 
 def test_the_last_step_is_cut_to_what_sglang_kept_and_a_step_launched_after_the_end_counts_nothing():

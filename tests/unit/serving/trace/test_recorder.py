@@ -62,6 +62,15 @@ def recorded(recorder: Recorder, *requests: FinishedRequest, is_trace: bool = Tr
     recorder.stop()
 
 
+def test_traces_that_the_console_refuses_count_as_dropped(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder()
+    recorded(recorder, finished("a" * 32), finished("b" * 32))
+    assert recorder.num_dropped_traces == 0
+    while announcement := disk.spool.next(0):
+        disk.spool.reject(announcement, b"{}")
+    assert recorder.num_dropped_traces == 2
+
+
 def test_a_trace_and_its_states_are_announced_by_age(disk: Disk, finished: Make) -> None:
     recorder = disk.recorder()
     one, two = finished("a" * 32), finished("b" * 32, num_tokens=7)

@@ -97,6 +97,16 @@ def test_bytes_are_those_that_wait(tmp_path: Path) -> None:
     assert (tmp_path / "rejected" / "b.response.json").read_text() == '{"title": "no"}'
 
 
+def test_traces_of_refused_announcements_are_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for name, payload in (("a", {"traces": [1, 2, 3]}), ("b", {"counts": [1]}), ("c", {"traces": [4]})):
+        spool.put(name, payload)
+    for taken in [spool.next(0) for _ in range(3)]:
+        assert taken
+        spool.reject(taken, b"{}")
+    assert (spool.num_rejected, spool.num_rejected_traces) == (3, 4)
+
+
 def test_kind_is_the_console_call() -> None:
     assert Announcement(Path("counts-ab.json")).kind == "counts"
     assert Announcement(Path("ab.json")).kind == "segments"
