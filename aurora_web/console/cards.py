@@ -16,8 +16,9 @@ from aurora_web.console.sparkline import Share, Sparkline, share_bar, shares, sp
 from aurora_web.metrics.fleet_figures import fleet_figures
 from aurora_web.metrics.rollups import BUCKET, DRAFTED_STEPS, DRAFTED_TOKENS
 from aurora_web.metrics.settled import settled
-from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion, Status, Target
+from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.rollouts.alerts import open_alerts
+from aurora_web.rollouts.approvals import waiting_for_person
 from aurora_web.rollouts.models import Alert, AlertState, Replica
 from aurora_web.training.models import TrainingRun
 
@@ -41,7 +42,7 @@ class Card:
     target: Target
     live: SpeculatorVersion | None = None
     canary: SpeculatorVersion | None = None
-    num_waiting: int = 0
+    num_to_approve: int = 0  # as in the navigation: nobody but a person lets them in
     alerts: list[Alert] = field(default_factory=list)
     num_replicas: int = 0
     num_alive: int = 0
@@ -62,12 +63,6 @@ class Card:
     @property
     def share_bar(self) -> SafeString:
         return share_bar(self.shares)
-
-    @property
-    def num_to_approve(self) -> int:
-        """Passed versions that no policy will promote: the rule of rollouts.approvals.waits_for_person."""
-        is_manual = self.target.approval == ApprovalPolicy.MANUAL or self.is_frozen or self.is_held
-        return self.num_waiting if is_manual else 0
 
     @property
     def states(self) -> frozenset[str]:
@@ -132,10 +127,8 @@ def _add_versions(found: dict[int, Card]) -> None:
     in_service = SpeculatorVersion.objects.filter(status__in=[Status.LIVE, Status.CANARY], target_id__in=found)
     for version in in_service.only("target_id", "status", "number", "parent_id", "provenance"):
         setattr(found[version.target_id], version.status, version)
-    is_held_back = Q(status=Status.CANARY, gate_decision__told_at__isnull=False, target__freeze__isnull=False)
-    waiting = SpeculatorVersion.objects.filter(Q(status=Status.PASSED) | is_held_back, target_id__in=found).order_by()
-    for pk, n in waiting.values_list("target_id").annotate(n=Count("pk")):
-        found[pk].num_waiting = n
+    for pk, n in waiting_for_person().filter(target_id__in=found).values_list("target_id").annotate(n=Count("pk")):
+        found[pk].num_to_approve = n
 
 
 def _add_fleet(found: dict[int, Card]) -> None:

@@ -93,28 +93,44 @@ def abort_canary(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     return _decide(request, slug, lambda: canaries.abort(version, actor, reason, expected), done, version.pk)
 
 
-def _way_back(target: Target) -> dict[str, Any]:
-    """What a rollback would do."""
+def _way_back(target: Target, to: str = "@previous") -> dict[str, Any]:
+    """What a rollback would do: to the version that is asked for, else to the previous one."""
+    previous, asked = find_version(target, "@previous"), find_version(target, to)
+    earlier = previous if asked is None or services.cannot_come_back(asked) else asked
+    alive = target.replicas.filter(is_alive=True)
     return {
         "target": target,
         "live": find_version(target, "@live"),
-        "previous": find_version(target, "@previous"),
-        "num_alive": target.replicas.filter(is_alive=True).count(),
+        "earlier": earlier,
+        "instead": previous if previous != earlier else None,
+        "canary": target.versions.filter(status=Status.CANARY).first(),
+        "num_alive": alive.count(),
+        "num_canary": alive.filter(is_canary=True).count(),
     }
 
 
 def _ways_back() -> list[dict[str, Any]]:
     """That of every active target which can go back, by a few questions however many there are."""
-    live = {v.target_id: v for v in SpeculatorVersion.objects.filter(status=Status.LIVE, target__is_active=True)}
+    in_service = SpeculatorVersion.objects.filter(status__in=[Status.LIVE, Status.CANARY], target__is_active=True)
+    live, canary = ({v.target_id: v for v in in_service if v.status == status} for status in ("live", "canary"))
     previous = previous_versions(live)
     alerts: dict[int, list[Alert]] = defaultdict(list)
     for alert in open_alerts().filter(target__in=previous, state=AlertState.FIRING).select_related("target"):
         alerts[alert.target_id or 0].append(alert)
     num_alive = Count("replicas", filter=Q(replicas__is_alive=True))
-    targets = Target.objects.filter(pk__in=previous).annotate(num_alive=num_alive).order_by("slug")
+    num_canary = Count("replicas", filter=Q(replicas__is_alive=True, replicas__is_canary=True))
+    targets = Target.objects.filter(pk__in=previous).annotate(num_alive=num_alive, num_canary=num_canary)
     return [
-        {"target": t, "live": live[t.pk], "previous": previous[t.pk], "num_alive": t.num_alive, "alerts": alerts[t.pk]}
-        for t in targets
+        {
+            "target": target,
+            "live": live[target.pk],
+            "earlier": previous[target.pk],
+            "canary": canary.get(target.pk),
+            "num_alive": target.num_alive,
+            "num_canary": target.num_canary,
+            "alerts": alerts[target.pk],
+        }
+        for target in targets.order_by("slug")
     ]
 
 
@@ -127,18 +143,33 @@ def rollbacks(request: HttpRequest) -> HttpResponse:
 
 @allow("operate", "GET", "HEAD", "POST")
 def rollback(request: HttpRequest, slug: str) -> HttpResponse:
-    """GET says what will happen; POST does it."""
+    """GET says what will happen; POST does it, or asks again where that is not so any more."""
     target = get_object_or_404(Target, slug=slug)
     if request.method != "POST":
         return render(request, "console/rollback.html", _way_back(target))
-    actor, (reason, _) = user_of(request).username, _given(request)
+    actor, (reason, _), to = user_of(request).username, _given(request), request.POST.get("to", "@previous")
+    seen = _number(request, "expected_live"), _number(request, "expected_canary")
     try:
-        deployment = services.rollback(target, actor, reason, request.POST.get("to", "@previous"))
+        deployment = services.rollback(target, actor, reason, to, *seen)
     except (StaleVersion, RolloutError) as error:
-        messages.error(request, f"Nothing was changed: {error}.")
-        return back_to(request, "console:target", slug)
+        return _ask_again(request, target, to, reason, str(error))
     messages.success(request, "Rolled back. Nothing goes live by itself until somebody approves a version or resumes.")
     return redirect("console:swap", slug=slug, generation=deployment.generation)
+
+
+def _number(request: HttpRequest, name: str) -> int | None:
+    """A number of a version that the form holds; None where it does not."""
+    given = request.POST.get(name, "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 10 else None
+
+
+def _ask_again(request: HttpRequest, target: Target, to: str, reason: str, problem: str) -> HttpResponse:
+    """The confirmation with what is so by now; where somebody else has brought that version back, nothing is to do."""
+    way = _way_back(target, to)
+    if way["live"] is not None and to == str(way["live"].number):
+        messages.error(request, f"Nothing was changed: {problem}.")
+        return back_to(request, "console:target", target.slug)
+    return render(request, "console/rollback.html", way | {"problem": problem, "reason": reason}, status=409)
 
 
 @allow("operate", "POST")

@@ -17,6 +17,7 @@ from aurora_web.registry.models import Source, Target
 from aurora_web.registry.sglang_check import SGLANG_VERSION
 from aurora_web.rollouts import canaries
 from aurora_web.rollouts.alerts import firing_alerts, threshold_of
+from aurora_web.rollouts.approvals import inbox
 from aurora_web.rollouts.fleet import standings
 from aurora_web.rollouts.models import AlertState, Deployment, Rule
 
@@ -80,6 +81,17 @@ def canary_context(found: Target) -> dict[str, Any]:
     }
 
 
+def canary_panel(request: HttpRequest, found: Target) -> dict[str, Any]:
+    """The canary, and what this person may do about it (``canary_line``)."""
+    context = canary_context(found)
+    if context["canary"] is None:
+        return context
+    user = user_of(request)
+    context["canary"].target = found
+    [line] = inbox([context["canary"]], user.username, user.scopes)
+    return context | {"canary_line": line}
+
+
 def deployment_of(found: Target) -> Deployment | None:
     """What is wanted of a target; read once for each time that the target was."""
     return getattr(found, "deployment", None)
@@ -111,7 +123,7 @@ def replicas(request: HttpRequest, slug: str) -> HttpResponse:
 
 def canary(request: HttpRequest, slug: str) -> HttpResponse:
     found = get_object_or_404(Target, slug=slug)
-    return render(request, "console/_canary.html", canary_context(found))
+    return render(request, "console/_canary.html", canary_panel(request, found))
 
 
 def alerts(request: HttpRequest, slug: str) -> HttpResponse:

@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.utils.functional import SimpleLazyObject
 
 from aurora_web.accounts.access import allow
-from aurora_web.registry.models import SpeculatorVersion, Status
+from aurora_web.rollouts.approvals import waiting_for_person
 from aurora_web.rollouts.models import Alert, AlertState
 
 KEY = "console.inbox"
@@ -27,7 +27,7 @@ def waiting() -> dict[str, int]:
     found: dict[str, int] | None = cache.get(KEY)
     if found is None:
         found = {
-            "num_to_approve": SpeculatorVersion.objects.filter(status=Status.PASSED).count(),
+            "num_to_approve": waiting_for_person().count(),
             "num_firing": Alert.objects.filter(state=AlertState.FIRING).count(),
         }
         cache.set(KEY, found, REMEMBER_SECONDS)

@@ -16,7 +16,7 @@ from aurora_web.accounts.access import allow, need, user_of
 from aurora_web.console import charts, phases
 from aurora_web.console.fleet import (
     alerts_context,
-    canary_context,
+    canary_panel,
     connection_context,
     deployment_of,
     launch_context,
@@ -68,7 +68,7 @@ def target(request: HttpRequest, slug: str) -> HttpResponse:
         **_events(found, chosen, points, bucket),
         **alerts_context(found),
         **connection_context(found, deployment_of(found)),
-        **canary_context(found),
+        **canary_panel(request, found),
         **(launch_context(request, found) if found.is_on_sglang else {}),
         "new_token": pop_token(request, found),
         "shared_parts": " ".join(sorted(SHARED_PARTS)),

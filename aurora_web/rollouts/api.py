@@ -38,8 +38,16 @@ class Decision(BodySchema):
 
 
 class RollbackIn(BodySchema):
+    """Why, and to what: a number, or ``@previous``, what was live last before that which is live when the call comes.
+
+    ``expected_live``, ``expected_canary``: the numbers that the caller saw live and in canary (0 = none); 409 when
+    another version has come since. Without them whatever is live goes, and whatever is in canary ends.
+    """
+
     reason: str = ""
-    to: str = "@previous"  # or a version number
+    to: str = "@previous"
+    expected_live: int | None = None
+    expected_canary: int | None = None
 
 
 def _version(version_id: int) -> SpeculatorVersion:
@@ -93,8 +101,9 @@ def abort_canary(request: HttpRequest, version_id: int, body: Decision | None = 
 def rollback(request: HttpRequest, slug: str, body: RollbackIn | None = None) -> dict[str, Any]:
     """Put an earlier version back; nothing goes live by itself until somebody approves or resumes."""
     body = body or RollbackIn()
-    actor = caller(request).name
-    return deployment_payload(services.rollback(find_target(slug), actor, body.reason, body.to))
+    expected = (body.expected_live, body.expected_canary)
+    found = services.rollback(find_target(slug), caller(request).name, body.reason, body.to, *expected)
+    return deployment_payload(found)
 
 
 @target_router.post("/{slug}/resume", response=dict[str, Any])

@@ -49,6 +49,16 @@ def waits_for_person(target: Target, deployment: Deployment) -> bool:
     return target.approval == ApprovalPolicy.MANUAL or deployment.is_held or frozen(target) is not None
 
 
+def waiting_for_person() -> QuerySet[SpeculatorVersion]:
+    """What nobody but a person lets in, over all targets: by the rule of ``waits_for_person`` what has passed, and a
+    canary that would be live if its target was not frozen."""
+    is_frozen = Q(target__freeze__isnull=False)
+    waits = Q(target__approval=ApprovalPolicy.MANUAL) | Q(target__deployment__is_held=True) | is_frozen
+    is_held_back = Q(status=Status.CANARY, gate_decision__told_at__isnull=False) & is_frozen
+    found = SpeculatorVersion.objects.filter(status__in=[Status.PASSED, Status.CANARY]).order_by()
+    return found.filter(Q(status=Status.PASSED) & waits | is_held_back)
+
+
 def staleness(decision: GateDecision | None, live_number: int) -> str:
     """What has changed since the verdict; "" = nothing."""
     if decision is None or decision.live_number is None or decision.live_number == live_number:

@@ -220,10 +220,19 @@ def reject(version: SpeculatorVersion, actor: str, reason: str = "", expected_st
 
 
 @transaction.atomic
-def rollback(target: Target, actor: str, reason: str = "", to: str = "@previous") -> Deployment:
+def rollback(
+    target: Target,
+    actor: str,
+    reason: str = "",
+    to: str = "@previous",
+    expected_live: int | None = None,
+    expected_canary: int | None = None,
+) -> Deployment:
     """A person puts an earlier version back into service; automatic promotion is held until somebody approves.
 
-    Raises RolloutError when there is nothing to go back from or to.
+    ``expected_live``, ``expected_canary``: numbers of what the person saw (0 = none; None = whatever it is by now).
+    Raises RolloutError when there is nothing to go back from or to, registry.services.StaleVersion when another
+    version has gone live or into canary since.
     """
     deployment = lock_deployment(target)
     current, earlier = find_version(target, "@live"), find_version(target, to)
@@ -231,12 +240,23 @@ def rollback(target: Target, actor: str, reason: str = "", to: str = "@previous"
         raise RolloutError(f"{target.slug} has no live version to roll back")
     if earlier is None:
         raise RolloutError(f"{target.slug} has no version {to} to roll back to")
-    if earlier.pruned_at is not None or earlier.status not in {Status.RETIRED, Status.ROLLED_BACK}:
-        what = "its files were deleted" if earlier.pruned_at else f"it is {earlier.status}"
-        raise RolloutError(f"{earlier} cannot come back: {what}")
+    if why := cannot_come_back(earlier):
+        raise RolloutError(f"{earlier} cannot come back: {why}")
+    if expected_live not in (None, current.number):
+        would = f"this would take out v{current.number} and bring back v{earlier.number}"
+        raise StaleVersion(f"{current} is live now, not v{expected_live} any more: {would}")
+    if deployment.canary is not None and expected_canary not in (None, deployment.canary.number):
+        raise StaleVersion(f"{deployment.canary} is in canary now: this would end its canary for good")
     deployment.is_held = True
     _go_back(deployment, current, earlier, SwapKind.ROLLBACK, actor, reason or "rolled back")
     return deployment
+
+
+def cannot_come_back(version: SpeculatorVersion) -> str:
+    """Why ``version`` cannot be put back into service; "" = it can."""
+    if version.pruned_at is not None:
+        return "its files were deleted"
+    return "" if version.status in {Status.RETIRED, Status.ROLLED_BACK} else f"it is {version.status}"
 
 
 def _go_back(

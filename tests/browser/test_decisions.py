@@ -125,6 +125,21 @@ def test_a_rollback_is_two_clicks_away_from_any_page(operator, base, steered, wa
     assert clicks.count == 2  # the mission allows 3
 
 
+def test_what_went_live_while_the_reason_was_typed_is_asked_about(operator, base, steered, waiting):
+    seen = steered.replaced()
+    operator.goto(f"{base}{T}rollback/")
+    operator.get_by_label("Reason").fill("slow since noon")
+    number = steered.waiting()
+    steered.ring.post(f"/versions/{steered.versions()[number]['id']}/approve")
+    operator.get_by_role("button", name="Roll back to v").click()
+    expect(operator.get_by_role("alert")).to_contain_text(f"v{number} is live now, not v{seen} any more")
+    expect(operator.get_by_label("Reason")).to_have_value("slow since noon")
+    assert steered.numbers("live") == [number]
+    operator.get_by_role("button", name=f"Roll back to v{seen}", exact=True).click()  # the second of both ways
+    expect(operator.get_by_role("heading", name=f"Rollback: v{number} → v{seen}")).to_be_visible()
+    assert steered.numbers("live") == [seen]
+
+
 def test_from_signing_in_to_a_rollback_by_keyboard_alone(browser, base, steered, waiting):
     live = steered.replaced()
     page = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()

@@ -122,8 +122,8 @@ def test_approving_begins_a_canary_on_one_of_two(operator, base, ring, servers):
 def test_promoting_puts_it_on_every_server(operator, ring, servers):
     page = operator
     number = next(n for n, status in statuses(ring).items() if status == "canary")
-    page.locator("#canary").get_by_label("Reason").fill("fast enough")
-    page.get_by_role("button", name=f"Promote v{number} now").click()
+    page.locator("#canary").get_by_label("Reason", exact=True).fill("fast enough")
+    page.get_by_role("button", name=f"Promote v{number}").click()
     expect(page.get_by_text(f"v{number} goes live on every replica.")).to_be_visible()
     wait_for("both servers", lambda: {s.desired.version for s in servers.running.values()} == {number}, 30)
     expect(page.locator("#replicas").get_by_text(f"v{number} → v{number}")).to_have_count(2, timeout=60_000)
@@ -138,8 +138,11 @@ def test_aborting_brings_the_live_version_back(operator, viewer, base, ring, ser
     expect(page.locator("#canary")).to_contain_text(f"v{number} against v{live}")
     viewer.goto(f"{base}/targets/served/")
     expect(viewer.locator("#canary")).to_contain_text(f"v{number} against v{live}")
-    expect(viewer.get_by_role("button", name="Abort the canary")).to_have_count(0)
-    page.get_by_role("button", name="Abort the canary").click()
+    expect(viewer.get_by_text("Abort")).to_have_count(0)
+    abort = page.get_by_role("button", name=f"Abort the canary v{number}")
+    expect(abort).to_be_hidden()
+    page.get_by_text("Abort…", exact=True).click()
+    abort.click()
     expect(page.get_by_text(f"v{number} is rolled back")).to_be_visible()
     wait_for("both servers", lambda: {s.desired.version for s in servers.running.values()} == {live}, 30)
 

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from aurora_web.accounts.models import AuditEvent
+from aurora_web.accounts.models import AuditEvent, User
 from aurora_web.registry import services as registry
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_version
@@ -311,6 +312,34 @@ def test_a_canary_is_promoted_or_aborted_from_its_page(clients, canary):  # noqa
     assert answer.redirect_chain[-1][0] == f"/approvals/{canary.pk}/"
     assert "v3 is rolled back, by operator" in text(answer)
     assert Swap.objects.order_by("-generation")[0].kind == "end_canary"
+
+
+def panel(browser):
+    """The canary's part of the live page."""
+    return text(browser.get("/targets/demo/parts/?part=canary"))
+
+
+@pytest.mark.parametrize("seen", [panel, lambda browser: text(browser.get("/targets/demo/"))], ids=["part", "page"])
+def test_the_live_page_ends_no_canary_by_one_click_and_offers_what_the_policy_lets(clients, canary, seen):  # noqa: F811
+    Target.objects.update(approvers="admin")
+    pages = {role: seen(clients[role]) for role in ("viewer", "operator", "admin")}
+    assert [role for role, page in pages.items() if "versions/3/promote/" in page] == ["admin"]
+    assert [role for role, page in pages.items() if "only an admin may approve" in page] == ["operator"]
+    for role, page in pages.items():
+        ends = re.findall(r'(<details>(?:(?!</details>).)*)?action="/targets/demo/versions/3/abort/"', page)
+        assert len(ends) == (role != "viewer")
+        assert all("<summary>Abort…" in fold for fold in ends)  # a second click, behind what it means
+
+
+def test_what_one_operator_may_do_about_a_canary_is_shown_to_no_other(clients, canary, users, settings):  # noqa: F811
+    settings.SHARED_SECONDS = 600.0
+    Target.objects.update(may_approve_own=False)
+    GateDecision.objects.update(requested_by="olga")
+    olga = Client()
+    olga.force_login(User.objects.create(username="olga", role="operator"))
+    refused = "olga asked for demo v3"
+    assert [refused in panel(each) for each in (olga, clients["operator"], olga)] == [True, False, True]
+    assert ["/promote/" in panel(each) for each in (olga, clients["operator"])] == [False, True]
 
 
 def test_the_live_page_offers_no_approval_that_the_policy_refuses(clients, waiting):

@@ -5,6 +5,7 @@ from django.core.cache import cache
 from django.utils import timezone
 
 from aurora_web.console import inbox
+from aurora_web.registry.models import Target
 from aurora_web.registry.services import transition
 from aurora_web.rollouts.models import Alert
 
@@ -47,6 +48,8 @@ def numbers(browser):
 def test_what_waits_is_in_the_navigation_of_every_page(clients, make_version, target):
     assert numbers(clients["viewer"]) == (0, 0)
     transition(make_version(), "candidate", "passed", "", "gate")
+    assert numbers(clients["viewer"]) == (0, 0)  # the policy lets it in
+    Target.objects.update(approval="manual")
     Alert.objects.create(target=target, rule="replica_behind", state="firing", detail="d", since=timezone.now())
     Alert.objects.create(target=target, rule="no_replica", state="pending", detail="d", since=timezone.now())
     assert numbers(clients["viewer"]) == (1, 1)

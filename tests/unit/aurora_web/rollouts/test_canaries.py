@@ -163,6 +163,15 @@ def test_rolling_the_live_version_back_ends_the_canary_too(target, canary):
     assert set(desired(target).values()) == {1}
 
 
+def test_a_rollback_by_who_saw_no_canary_ends_none(target, canary):
+    for seen in (0, 2):
+        with pytest.raises(StaleVersion, match="demo v3 is in canary now"):
+            services.rollback(target, "ada", expected_live=2, expected_canary=seen)
+    assert (status(3), status(2)) == ("canary", "live")
+    services.rollback(target, "ada", expected_live=2, expected_canary=3)
+    assert (status(3), status(1)) == ("rolled_back", "live")
+
+
 def test_versions_that_pass_meanwhile_wait_for_their_turn(target, canary, judged, report, measured):
     waiting = judged(report({"sql": (4.0, 2.0)}))
     assert (waiting.status, GateDecision.objects.get(version=waiting).live_number) == ("passed", 2)

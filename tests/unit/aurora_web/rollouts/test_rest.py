@@ -79,6 +79,17 @@ def test_a_rollback_brings_the_former_version_back_and_holds_it(target, call, wa
     assert (status, wanted(target)) == (409, 1)
 
 
+def test_a_rollback_that_says_what_it_saw_is_refused_when_that_is_over(target, call, waiting, judged, report):
+    call(f"/versions/{waiting.pk}/approve")
+    Target.objects.update(approval="automatic")
+    judged(report({"sql": (3.0, 1.0)}))
+    status, answer = call("/targets/demo/rollback", to="1", expected_live=2)
+    assert (status, wanted(target)) == (409, 3)
+    assert answer["detail"] == "demo v3 is live now, not v2 any more: this would take out v3 and bring back v1"
+    status, answer = call("/targets/demo/rollback", expected_live=3, expected_canary=0)
+    assert (status, answer["version"]) == (200, 2)  # @previous: what was live last before v3
+
+
 def test_the_figures_are_those_that_were_counted(target, client, bearer):
     windows = [
         count_window(seconds=0.5, version=1),
