@@ -130,7 +130,7 @@ test-sglang-launches: $(SGLANG)/.plugin
 	$(RUN_SGLANG) -m pytest tests/sglang/test_launch_lines.py -p no:cacheprovider --durations=0
 
 bench-sglang: $(VENV)/.dev $(SGLANG)/.plugin
-	$(RUN_SGLANG) -m tests.bench sglang
+	$(RUN_SGLANG) -m tests.bench sglang$(if $(filter cuda,$(DEVICE)),_gpu)
 
 lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --strip-extras --no-header requirements.in -o requirements.txt

@@ -167,6 +167,8 @@ def unlike_ours(config: dict[str, Any]) -> list[str]:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     problems = [] if name == ARCHITECTURE else [f"architectures names {name or 'nothing'}, expected {ARCHITECTURE}"]
+    if "draft_vocab_size" in config and config["draft_vocab_size"] is None:
+        problems.append("draft_vocab_size is null, expected the rows of lm_head: SGLang drafts with the target's then")
     eagle = config.get("eagle_config")
     problems += _differing(config, FIXED) + _differing(eagle if isinstance(eagle, dict) else {}, FIXED_EAGLE)
     for key in ("rope_scaling", "rope_parameters"):

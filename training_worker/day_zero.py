@@ -77,14 +77,17 @@ def _add_vocabulary(config: DraftConfig, tensors: dict[str, Tensor]) -> None:
 
 
 def _complete(given: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
-    """What is left out means to us what it means to SGLang, null too: the draft was trained so, whatever the target."""
+    """What is left out, or null, means to us what it means to SGLang: the draft was trained so, whatever the target.
+
+    Without a ``draft_vocab_size`` SGLang loads no draft; such a one has the target's vocabulary here.
+    """
     default = DraftConfig.for_target(target)
     eagle = given.get("eagle_config") or {}
     layers = eagle.get("eagle_aux_hidden_state_layer_ids") or list(default.aux_layer_ids)
     return {
         "draft_vocab_size": given.get("vocab_size"),
         "rms_norm_eps": DEFAULT_NORM_EPS,
-        **{key: value for key, value in given.items() if value is not None},
+        **{key: value for key, value in given.items() if value is not None or key == "draft_vocab_size"},
         "max_position_embeddings": default.max_position_embeddings,
         "eagle_config": {"eagle_aux_hidden_state_layer_ids": layers},
     }

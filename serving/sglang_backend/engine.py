@@ -69,7 +69,9 @@ class SglangEngine:
         self.aux_layer_ids = aux_layer_ids
         self.pins = pins
         self.outbox: deque[Command] = deque()
-        self.target_sha256 = ""  # of the target's weights on all ranks; "" = not read since the last swap
+        # Of the target's weights on all ranks; "" = not read since the last swap. A change that was found stays said.
+        self.target_sha256 = ""
+        self._first_target = ""  # the first that was read
         self.ranks: tuple[str, ...] = ()  # what each of them said about its memory at the last swap
         self.num_errors = 0
         self._proof = (versions.live.version, versions.live.sha256)  # a version, and what was found in memory for it
@@ -163,7 +165,6 @@ class SglangEngine:
 
         The console compares each report with the replica's first one and raises an alert when they differ.
         """
-        known = ""
         while True:
             self._target_is_due.wait()
             self._target_is_due.clear()
@@ -173,9 +174,12 @@ class SglangEngine:
                 self.num_errors += 1
                 log.exception("the target's weights could not be compared; after the next swap again")
                 found = ""
-            if known and found and found != known:
-                log.error("the target's weights changed: %s before, %s after a swap", known, found)
-            self.target_sha256, known = found, found or known
+            self._first_target = self._first_target or found
+            is_changed = bool(found) and found != self._first_target
+            if is_changed:
+                log.error("the target's weights changed: %s at first, %s after a swap", self._first_target, found)
+            is_outdated = self._target_is_due.is_set()  # a swap came in while it was read
+            self.target_sha256 = "" if is_outdated and not is_changed else found
 
     def _target_on_all_ranks(self) -> str:
         """One fingerprint over those of all ranks, "" when one cannot read its part; swaps may come in between."""
@@ -211,6 +215,8 @@ class SglangEngine:
             milliseconds = self._apply(change) if change.served.draft else self._switch_off(change)
             self._await_version(change.served)
             self._target_is_due.set()
+            if self.target_sha256 == self._first_target:
+                self.target_sha256 = ""
             in_memory = self._in_memory(change.served)
             self._proof = (change.served.version, in_memory)
             return SwapOutcome(change.served.version, in_memory, previous.version, milliseconds)

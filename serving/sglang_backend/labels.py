@@ -2,7 +2,8 @@
 
 Of what a client can say, SGLang 0.5.21 hands the scheduler the routing key (header ``x-smg-routing-key``) and the
 sampling field ``custom_params``; other headers and ``custom_labels`` end in the HTTP process. So a hook there appends a
-mark to the routing key, which nothing but the opt-in ``routing-key`` schedule policy reads. A proxy may have put one
+mark to the routing key, which only the opt-in ``routing-key`` schedule policy and SGLang's own statistics of routing
+keys read: these count Aurora's marks as keys. A proxy may have put one
 into it before. Any wish not to be learnt from counts; where nobody has looked at the headers, nothing is learnt. The
 hook also says that it was there, whatever it was given: a process without it would look like clients without wishes.
 """

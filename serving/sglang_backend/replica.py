@@ -202,7 +202,7 @@ class Replica:
         self._stack.callback(follower.stop)
 
     def _finished(self, finished: FinishedRequest, is_trace: bool) -> None:
-        self.parts.recorder.put(finished, is_trace=is_trace and not self.check.broken)
+        self.parts.recorder.put(finished, is_trace=is_trace and self.check.keeps_traces)
         self.check.look_at(finished)
 
     def _count(self, domain: str, part: Any) -> None:

@@ -29,6 +29,11 @@ class SelfCheck:
         self.is_wanted = is_wanted
         self.broken = problem if is_wanted else ""  # why
 
+    @property
+    def keeps_traces(self) -> bool:
+        """What is shown as broken is not learnt from, whatever of it may be right."""
+        return not (self.broken or self.missing)
+
     def told(self, problem: str) -> None:
         """Capture is broken, unless ``problem`` is ""; the first reason stays."""
         if problem and not self.broken:

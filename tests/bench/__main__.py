@@ -40,6 +40,7 @@ BENCHMARKS = {
     ),
     "pages": (["bench_pages"], ["--rounds", "5", "--quick"]),
     "sglang": (["bench_sglang"], ["--rounds", "2", "--swaps", "4"]),  # where `make sglang-cpu` has been
+    "sglang_gpu": (["bench_sglang"], ["--rounds", "2", "--swaps", "4"]),  # `make bench-sglang DEVICE=cuda`
 }
 
 
@@ -77,7 +78,7 @@ def main() -> int:
         parser.error(f"unknown benchmark {sorted(unknown)}; known: {', '.join(BENCHMARKS)}")
     OUTPUT.mkdir(exist_ok=True)
     failed = []
-    for name in given.names or [each for each in BENCHMARKS if each != "sglang"]:
+    for name in given.names or [each for each in BENCHMARKS if not each.startswith("sglang")]:
         started = time.monotonic()
         print(f"== {name}", flush=True)
         try:

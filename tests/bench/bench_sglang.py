@@ -1,4 +1,4 @@
-"""SGLang on this CPU: throughput with and without capture, token gaps around swaps, accept length against our engine.
+"""SGLang on this machine: throughput with and without capture, token gaps around swaps, accept length against ours.
 
 Two servers run at once, the plugin capturing on one and absent on the other, and take turns: each round serves the same
 prompts on both, in an order that alternates, so that a noisy machine disturbs both sides alike.
@@ -7,6 +7,7 @@ prompts on both, in an order that alternates, so that a noisy machine disturbs b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -17,6 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from serving.engine.api import Request, SamplingParams
 from serving.engine.config import EngineConfig
@@ -36,6 +39,7 @@ from training_worker.trainer import Trainer
 
 CLIENTS = 16
 STREAMS = 8
+STREAMED_TOKENS = 100
 WARM_UP_SECONDS = 5.0
 DOMAINS = ("sql", "arithmetic", "json_tools")
 TRACES = 32  # of each domain, for the draft that the accept lengths are compared with
@@ -81,15 +85,21 @@ def throughput(
 
 
 def read_streams(url: str, prompts: list[list[int]], is_over: Any, results: Any) -> None:
-    """Keep one stream per prompt open until ``is_over``; (end, gap in ms) between pieces go to ``results``.
+    """Keep one stream per prompt open until ``is_over``; (end, gap in ms) between pieces go to ``results``, with the
+    number of streams and of those that broke off.
 
     Runs in a process of its own: the console and the one who asks for swaps must not delay the clocks.
     """
     found: list[tuple[float, float]] = []
+    whole: list[bool] = []
 
     def read(prompt: list[int]) -> None:
         while not is_over.is_set():
-            times = [at for at, _ in stream(url, prompt, 100)]
+            pieces: list[tuple[float, int]] = []
+            with contextlib.suppress(httpx.HTTPError):
+                pieces.extend(stream(url, prompt, STREAMED_TOKENS))
+            whole.append(bool(pieces) and pieces[-1][1] == STREAMED_TOKENS)
+            times = [at for at, _ in pieces]
             found.extend((b, 1e3 * (b - a)) for a, b in itertools.pairwise(times))
 
     threads = [threading.Thread(target=read, args=(prompt,)) for prompt in prompts]
@@ -97,7 +107,7 @@ def read_streams(url: str, prompts: list[list[int]], is_over: Any, results: Any)
         thread.start()
     for thread in threads:
         thread.join()
-    results.put(found)
+    results.put((found, len(whole), whole.count(False)))
 
 
 def gaps(replica: Replica, drafts: Drafts, prompts: list[list[int]], num_swaps: int) -> dict[str, Any]:
@@ -119,7 +129,8 @@ def gaps(replica: Replica, drafts: Drafts, prompts: list[list[int]], num_swaps: 
         windows.append((begin, time.monotonic()))
         time.sleep(windows[-1][1] - begin)
     is_over.set()
-    found = [(at, gap) for at, gap in results.get(timeout=60) if at > started]
+    pieces, num_streams, num_dropped = results.get(timeout=60)
+    found = [(at, gap) for at, gap in pieces if at > started]
     reader.join()
     turns = [
         (
@@ -131,6 +142,8 @@ def gaps(replica: Replica, drafts: Drafts, prompts: list[list[int]], num_swaps: 
     during, rest = [gap for turn in turns for gap in turn[0]], [gap for turn in turns for gap in turn[1]]
     return {
         "swaps": num_swaps,
+        "num_streams": num_streams,
+        "num_dropped": num_dropped,
         "num_gaps": {"during": len(during), "at rest": len(rest)},
         **{f"p{share:.0%}"[:-1]: {"during": p(during, share), "at rest": p(rest, share)} for share in (0.5, 0.9, 0.99)},
         "p99_ratio": round(p99_ratio(turns), 3),

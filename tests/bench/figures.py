@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -277,16 +278,18 @@ def pages(facts: Facts) -> Section:
     ], [[["the slowest addresses", "p50", "p95", "queries", "sent"], *rows]])  # fmt: skip
 
 
-def sglang(facts: Facts) -> Section:
+def sglang(facts: Facts, title: str = "SGLang on a CPU") -> Section:
     found = {key: value for line in facts for key, value in line.items()}
     swap_range = " to ".join(map(str, found["p99_ratio_interval"]))
     loss, lost = found["interval_percent"], "throughput lost to capture, 16 clients: upper end of the 95 % interval"
     steps = found["num_verify_steps"]
-    return Section("SGLang on a CPU", [
+    return Section(title, [
         Figure(lost, loss[1], " %", Goal(5, 2, True),
                f"median {found['throughput_lost_percent']} %, interval from {loss[0]} %, {found['rounds']} rounds"),
         Figure("token gap p99 of 8 streams, during swaps over at rest", found["p99_ratio"], "x", Goal(1.2, 1.0, True),
                f"95 % interval {swap_range}; {found['swaps']} swaps"),
+        Figure("streams broken off by these swaps", found["num_dropped"], "", Goal(0, 0, True),
+               f"of {found['num_streams']:,}"),
         Figure("accept length on SGLang and on our engine, a trained draft: difference",
                100 * abs(found["sglang"] / found["embedded"] - 1), " %", Goal(1, 0, True),
                f"{found['sglang']} and {found['embedded']}; {steps[0]:,} and {steps[1]:,} verify steps"),
@@ -308,4 +311,5 @@ SECTIONS: dict[str, Callable[[Facts], Section]] = {
     "watchers": watchers,
     "pages": pages,
     "sglang": sglang,
+    "sglang_gpu": functools.partial(sglang, title="SGLang on a GPU"),
 }

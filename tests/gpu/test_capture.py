@@ -1,5 +1,7 @@
 """Capture beside SGLang where it needs a GPU: final states out of CUDA graphs, copies and clocks that never wait."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -14,6 +16,22 @@ ROWS, WIDTH = 8, 64
 def static(gpu):
     """What a graph reads."""
     return torch.zeros(ROWS, WIDTH, dtype=torch.bfloat16, device=gpu)
+
+
+@pytest.fixture
+def busy(gpu):
+    """Gives the stream work for a second or so: who waits for what is put on it then is seen to have waited."""
+    return lambda: torch.cuda._sleep(2_000_000_000)
+
+
+@contextmanager
+def no_waiting():
+    """torch refuses what makes the host wait, of all that it knows to do so."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def graph_of(work):
@@ -35,14 +53,15 @@ def test_replays_hand_out_their_own_final_states_whatever_has_run_between(gpu, s
     final.note(torch.full((5000, WIDTH), 7.0, dtype=torch.bfloat16, device=gpu))  # eager: more than there is room for
     assert len(final.eager(5000)) == 5000
     for value in (1.0, 3.0):
-        static.fill_(value)
-        final.pass_begins()
-        graph.replay()
-        assert final.eager(ROWS) is None
-        rows, num_written = final.replayed(ROWS - 2)
-        copied, counted = copier.states(rows), copier.integers(num_written)
-        static.fill_(9.0)
-        graph.replay()  # the next step overwrites the buffer
+        with no_waiting():
+            static.fill_(value)
+            final.pass_begins()
+            graph.replay()
+            assert final.eager(ROWS) is None
+            rows, num_written = final.replayed(ROWS - 2)
+            copied, counted = copier.states(rows), copier.integers(num_written)
+            static.fill_(9.0)
+            graph.replay()  # the next step overwrites the buffer
         torch.cuda.synchronize()
         assert copied.is_ready and copied.tensor.is_pinned()
         assert copied.tensor.unique().tolist() == [2 * value]
@@ -64,3 +83,21 @@ def test_a_clock_measures_on_the_gpu_and_is_asked_without_waiting(gpu, static):
     torch.cuda.synchronize()
     assert clock.is_ready
     assert 0 <= clock.seconds(with_catching_up=False) <= clock.seconds(with_catching_up=True) < 1
+
+
+def test_copies_and_clocks_are_queued_behind_work_that_has_not_been_done(gpu, static, busy):
+    copier, clock = Copier(gpu), Clock(gpu)
+    copier.states(static), copier.integers(static[0].to(torch.int64))  # what is only done the first time
+    torch.cuda.synchronize()
+    busy()
+    static.fill_(5.0)
+    with no_waiting():
+        for _ in range(4):
+            clock.mark()
+        copies = copier.states(static), copier.integers(static[0].to(torch.int64))
+        assert not clock.is_ready
+        assert not any(copied.is_ready for copied in copies)
+        static.fill_(9.0)
+    torch.cuda.synchronize()
+    assert all(copied.is_ready for copied in copies)
+    assert [copied.tensor.unique().tolist() for copied in copies] == [[5.0], [5]]

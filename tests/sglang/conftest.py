@@ -34,6 +34,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no .venv-sglang: make sglang-cpu"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What the tests have measured on the way: a green run says it too."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value} ({report.nodeid})")
+
+
 @pytest.fixture(scope="session")
 def target(tmp_path_factory) -> Path:
     return expand(tmp_path_factory.mktemp("sglang") / "pocket")

@@ -81,7 +81,7 @@ def test_a_swap_is_proved_and_changes_no_text(replica, teacher, prompt, smollm2,
     answer = replica.server.generate(prompt, NUM)
     assert answer["output_ids"] == teacher.greedy(prompt, NUM)
     assert answer["meta_info"]["weight_version"] == "2"
-    assert replica.observed()["target_sha256"] == before
+    assert wait_for("the target's, read again", lambda: replica.observed()["target_sha256"], 60) == before
     assert replica.observed()["capture_state"] == "working"
 
 

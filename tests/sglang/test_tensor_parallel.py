@@ -77,7 +77,7 @@ def test_two_ranks_swap_and_prove_the_same_version(pair, judge, drafts):
         answer = pair.server.generate(prompt, NUM)
         assert answer["output_ids"] == judge.greedy(prompt, NUM)
         assert answer["meta_info"]["weight_version"] == "1"
-    assert pair.observed()["target_sha256"] == before
+    assert wait_for("the target's, read again", lambda: pair.observed()["target_sha256"], 60) == before
 
 
 def test_states_and_steps_of_two_ranks_are_recorded_once(pair, judge, drafts):

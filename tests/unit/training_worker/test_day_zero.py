@@ -167,6 +167,7 @@ def test_what_does_not_fit_is_named(config, tmp_path, spoil, named):
         ({"rope_scaling": None, "rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: rope_type is 'yarn'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
         ({"norm_output": True}, "norm_output is True, expected False"),
+        ({"draft_vocab_size": None}, "draft_vocab_size is null, expected the rows of lm_head"),
         ({"rope_is_neox_style": False}, "rope_is_neox_style is False, expected True"),
     ],
 )
@@ -179,8 +180,11 @@ def test_a_draft_that_would_compute_otherwise_than_ours_is_refused_for_good(job,
 
 def test_what_a_config_leaves_out_is_not_taken_from_the_target(config, tmp_path):
     """SGLang runs such a draft with the defaults of transformers, and it was trained so."""
-    nothing = dict.fromkeys(("rope_theta", "rope_parameters", "rms_norm_eps", "draft_vocab_size", "head_dim"))
+    nothing = dict.fromkeys(("rope_theta", "rope_parameters", "rms_norm_eps", "head_dim"))
     foreign(tmp_path / "foreign", config, **nothing)
+    says = json.loads((tmp_path / "foreign" / "config.json").read_text())
+    del says["draft_vocab_size"]
+    (tmp_path / "foreign" / "config.json").write_text(json.dumps(says))
     path = tmp_path / "foreign" / "model.safetensors"
     whole = {n: t for n, t in load_file(path).items() if n != "d2t"} | {"lm_head.weight": torch.zeros(61, 32)}
     save_file(whole, path)

@@ -52,6 +52,17 @@ def test_it_works_once_a_request_has_been_seen(check, guards):
     assert (check.state(10**6), check.broken) == (("working", ""), "")
 
 
+def test_nothing_is_learnt_from_while_it_is_shown_as_broken(guards):
+    """A hook that this SGLang does not have may be one without which capture goes on."""
+    without = SelfCheck(*guards, ["a.b"], is_wanted=True)
+    assert without.state(0) == ("broken", "this SGLang has no a.b")
+    assert not without.keeps_traces
+    whole = SelfCheck(*guards, [], is_wanted=True)
+    assert whole.keeps_traces
+    whole.told("states are missing")
+    assert not whole.keeps_traces
+
+
 @pytest.mark.parametrize("silent", CAPTURE_HOOKS)
 def test_a_hook_that_did_not_fire_for_a_request_is_named(check, guards, silent):
     fire(guards[0], *(name for name in CAPTURE_HOOKS if name != silent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import queue
 import shutil
 import threading
 import time
@@ -163,6 +164,17 @@ def test_a_swap_is_proved_by_every_rank(rank):
     assert rank.shown() == (1, sha256(1))
     assert rank.engine.ranks == (sha256(1),) * 2
     assert rank.memory.holds(draft_state(1))
+
+
+def test_what_is_said_of_the_target_is_of_after_the_last_swap(rank, monkeypatch):
+    """A change stays said while it is read again."""
+    engine, is_told = rank.engine, queue.Queue()
+    monkeypatch.setattr(engine, "_target_on_all_ranks", lambda: is_told.get(timeout=60))
+    for version, before, found in ((1, "", "first"), (2, "", "first"), (3, "", "changed"), (1, "changed", "first")):
+        rank.swap(version).result()
+        assert engine.target_sha256 == before
+        is_told.put(found)
+        wait_until(lambda found=found: engine.target_sha256 == found)
 
 
 def test_a_policy_reaches_the_ranks_without_a_swap(rank, console, follow):
