@@ -92,7 +92,8 @@ def pages(browser: Any, checkpoint: Path) -> list[str]:
              f"parts/?part=tables&{month}", "parts/?range=24h&part=figures&part=tables&part=canary",
              "parts/?range=24h&part=charts-table", "?range=24h&view=table")  # fmt: skip
     about = ("settings/", "rollback/", "versions/", "versions/?page=2", f"versions/{live.number}/",
-             f"versions/compare/?v={live.number}&v={live.number - 3}", "replicas/", f"swaps/{live.generation}/",
+             *(f"versions/compare/?v={live.number}&v={live.number - 3}{view}" for view in ("", "&view=table")),
+             "replicas/", f"swaps/{live.generation}/",
              f"traces/{trace}/", "playground/", "domains/", "domains/?range=7d", "economics/", "economics/?range=28d",
              "economics/csv/?range=28d")  # fmt: skip
     searches = ("", "?domain=sql", f"?domain=sql&version={old}", f"?version={old}", "?domain=none",
