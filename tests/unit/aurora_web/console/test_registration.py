@@ -196,6 +196,10 @@ def test_a_plan_that_cannot_be_used_is_named_and_kept(sourced, changes, said):
     assert not Target.objects.exists()
 
 
+def test_without_a_version_to_copy_the_plan_says_so(sourced):
+    assert "No target has a version to copy yet." in text(sourced.get(at("plan")))
+
+
 def test_a_wrong_threshold_is_not_hidden(sourced):
     assert '<details class="panel" open>' in refused(sourced, "plan", plan(min_gain="lots"))
     assert '<details class="panel">' in text(sourced.get(at("plan", "22222222-2222-4222-8222-222222222222")))
@@ -219,7 +223,7 @@ def other(target, make_version, config):
 
 
 def test_a_copy_of_another_target_s_version(sourced, other):
-    assert "demo v1, live" in text(sourced.get(at("plan")))
+    assert '<option value="demo:1">demo v1, live' in text(sourced.get(at("plan")))
     assert sourced.post(at("plan"), plan(start="copy", draft_version="demo:1")).status_code == 302
     assert "as a copy of demo v1" in text(sourced.get(at("review")))
     sourced.post(at("review"))
@@ -256,6 +260,7 @@ def test_versions_of_every_target_can_be_copied_and_are_proposed_live_ones_first
     )  # fmt: skip
     proposed = re.search('<datalist id="copies">(.*?)</datalist>', text(sourced.get(at("plan"))))[1]
     found = re.findall('<option value="(.*?)">', proposed)
+    assert "No target has a version to copy yet." not in text(sourced.get(at("plan")))
     assert found[:16] == ["demo:1", *(f"{name}:{live}" for name in names)]
     assert found[16:] == [f"{name}:{number}" for name in names for number in (25, 23, 22, 21)]
     given = plan(start="copy", draft_version="t14:2")  # kept, and older than what is proposed
