@@ -8,16 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.db.models import F, Q, Window
+from django.db.models.functions import RowNumber
 from django.http import HttpRequest
 
 from aurora_web.console.forms import POLICY_LABELS, DomainsField
 from aurora_web.registry.bulk import MAX_FILE_BYTES, MODES
 from aurora_web.registry.checks import REPORTED
-from aurora_web.registry.models import AnnouncedReplica, Source, SpeculatorVersion, Target
+from aurora_web.registry.models import AnnouncedReplica, Source, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import POLICY_FIELDS
 
 MAX_CONFIG_BYTES = 200_000
-MAX_COPIES = 200
+COPIES_PER_TARGET = 5  # that are proposed
 PLAIN = {"spellcheck": "false", "autocomplete": "off"}
 STARTS = [
     ("random", "Random weights: served at once, it learns from the first request"),
@@ -115,10 +117,13 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
         help_text="config.json and model.safetensors of a draft that was made for this model.",
         widget=forms.TextInput(PLAIN),
     )
-    draft_version = forms.ChoiceField(
+    draft_version = forms.CharField(
         label="Version to copy",
         required=False,
-        help_text="Of a target of the same shape and vocabulary; the copy learns on by itself.",
+        max_length=100,
+        help_text="Target and number, of a target of the same shape and vocabulary; the copy learns on by itself. "
+        f"Proposed are {COPIES_PER_TARGET} of each target, what is live first; older ones can be typed.",
+        widget=forms.TextInput({"placeholder": "demo:3", "list": "copies", **PLAIN}),
     )
     expected_domains = DomainsField(
         label=POLICY_LABELS["expected_domains"][0], required=False, help_text=POLICY_LABELS["expected_domains"][1]
@@ -143,10 +148,16 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
             if announced.draft_path and os.path.isdir(announced.draft_path):
                 initial |= {"start": "import", "draft_path": announced.draft_path}
         super().__init__(data, initial=initial)
-        field = self.fields["draft_version"]
-        assert isinstance(field, forms.ChoiceField)
-        copies = _copies()
-        field.choices = [("", "Choose a version" if copies else "No version of another target yet"), *copies]
+
+    def copies(self) -> list[tuple[str, str]]:
+        """(name, words) of versions whose files are kept: what is live first, then the newest of each target."""
+        live, newest = F("is_live").desc(), F("number").desc()
+        kept = SpeculatorVersion.objects.filter(pruned_at=None).exclude(status=Status.CANDIDATE)
+        kept = kept.select_related("target").only("number", "status", "report", "target__slug")
+        kept = kept.annotate(is_live=Q(status=Status.LIVE))
+        kept = kept.annotate(place=Window(RowNumber(), partition_by="target", order_by=[live, newest]))
+        rows = kept.filter(place__lte=COPIES_PER_TARGET).order_by(live, "target__slug", newest)
+        return [(f"{v.target.slug}:{v.number}", f"{v.target.slug} v{v.number}, {_words(v)}") for v in rows]
 
     def basics(self) -> list[Any]:
         """The policy that everybody should look at."""
@@ -179,14 +190,6 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
         elif given["start"] == "copy":
             found["draft_version"] = given["draft_version"]
         return found
-
-
-def _copies() -> list[tuple[str, str]]:
-    """Versions whose files are kept, in service first."""
-    kept = SpeculatorVersion.objects.filter(pruned_at=None).exclude(status="candidate").select_related("target")
-    kept = kept.only("number", "status", "report", "target__slug")
-    rows = sorted(kept.order_by("target__slug", "-number")[:MAX_COPIES], key=lambda v: v.status != "live")
-    return [(f"{v.target.slug}:{v.number}", f"{v.target.slug} v{v.number}, {_words(v)}") for v in rows]
 
 
 def _words(version: SpeculatorVersion) -> str:

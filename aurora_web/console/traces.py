@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
 
 from aurora_web.accounts.access import allow, user_of
 from aurora_web.accounts.auth import Principal
@@ -51,6 +53,7 @@ def traces(request: HttpRequest, slug: str) -> HttpResponse:
     query.pop("cursor", None)
     context |= {
         "query": query.urlencode(),
+        "found_by": _found_by(request),
         "is_later_page": "cursor" in request.GET,
         "count_limit": search.COUNT_LIMIT,
         "domains": search.domains(found),
@@ -75,7 +78,7 @@ def export(request: HttpRequest, slug: str) -> HttpResponse:
         return export_response(found, given, principal, request.GET.get("cursor", ""), payloads.MAX_EXPORT)
     except Problem as error:
         messages.error(request, f"Nothing was exported: {error.detail}.")
-        return redirect("console:traces", slug=slug)
+        return _to_list(request, slug)
 
 
 @allow("administer", "POST")
@@ -100,6 +103,7 @@ def trace(request: HttpRequest, slug: str, trace_id: UUID) -> HttpResponse:
     if row is None:
         gone = DeletedTrace.objects.filter(target=found, trace_id=trace_id).first()
         context = {"target": found, "trace_id": trace_id, "deleted": gone, "area": "traces"}
+        context["found_by"] = _found_by(request)
         return render(request, "console/trace_gone.html", context, status=410 if gone else 404)
     may_read_text = governance.may_read_text(found, user_of(request).scopes)
     if may_read_text:
@@ -111,6 +115,7 @@ def trace(request: HttpRequest, slug: str, trace_id: UUID) -> HttpResponse:
         "target": found,
         "area": "traces",
         "trace": row,
+        "found_by": _found_by(request),
         "num_generated": len(row.tokens) - row.prompt_len,
         "marked": marked,
         "may_read_text": may_read_text,
@@ -130,12 +135,24 @@ def delete(request: HttpRequest, slug: str, trace_id: UUID) -> HttpResponse:
         row = governance.delete_trace(found, trace_id, user_of(request).username, request.POST.get("reason", "")[:500])
     except governance.GovernanceError as error:
         messages.error(request, f"Nothing was deleted: {error}.")
-        return redirect("console:trace", slug=slug, trace_id=trace_id)
+        return back_to(request, "console:trace", slug, trace_id)
     if row is None:
         messages.error(request, "Nothing was deleted: there is no such trace any more.")
     else:
         messages.success(request, f"The trace is deleted. {governance.what_stays(row)}")
-    return redirect("console:traces", slug=slug)
+    return _to_list(request, slug)
+
+
+def _to_list(request: HttpRequest, slug: str) -> HttpResponse:
+    """To the list as it was filtered."""
+    found_by = _found_by(request)
+    return HttpResponseRedirect(f"{reverse('console:traces', args=[slug])}{'?' if found_by else ''}{found_by}")
+
+
+def _found_by(request: HttpRequest) -> str:
+    """The search, and the page of it, in the address of something that was found by it: as a query."""
+    asked = in_utc(request.GET, ("since", "until"))
+    return urlencode([(name, asked[name]) for name in (*search.FIELDS, "cursor") if asked.get(name)])
 
 
 def _reader(target: Target) -> tuple[TokenReader | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.paginator import Paginator
@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from aurora_web.accounts.access import allow, user_of
 from aurora_web.accounts.services import record
-from aurora_web.metrics.by_version import served_between, served_by_domain
+from aurora_web.metrics.by_version import curve, served_between, served_by_domain
 from aurora_web.registry.in_service import periods
 from aurora_web.registry.lineage import lineage
 from aurora_web.registry.models import SpeculatorVersion, Status, Target, Transition
@@ -117,9 +117,29 @@ def compare_page(request: HttpRequest, slug: str) -> HttpResponse:
         context |= {"problem": str(error) if numbers else "", "recent": _recent(target)}
         return render(request, "console/compare.html", context, status=422 if numbers else 200)
     found = compare(target, chosen)
-    context |= {"comparison": found, "heat": _heat(found), "sample": SAMPLE}
+    is_table = request.GET.get("view") == "table"
+    context |= {"comparison": found, "heat": _heat(found), "sample": SAMPLE, "is_table": is_table}
     context["address"] = "&".join(f"v={version.number}" for version in chosen)
+    context["is_by_clock"] = request.GET.get("align") == "clock"
+    context["points"] = _points(target, chosen) if is_table else []
     return render(request, "console/compare.html", context)
+
+
+def _points(target: Target, chosen: list[SpeculatorVersion]) -> list[dict[str, Any]]:
+    """The curves of the chart as lines of a table, one version after another, oldest first."""
+    return [
+        {
+            "number": version.number,
+            "at": datetime.fromtimestamp(point["at"], UTC),
+            "seconds": point["at"] - points[0]["at"],
+            "accept_length": point["tokens"] / point["steps"],
+            "steps": point["steps"],
+            "requests": point["requests"],
+        }
+        for version in chosen
+        for points in [curve(target, version.number)]
+        for point in points
+    ]
 
 
 def _recent(target: Target) -> list[int]:

@@ -6,7 +6,11 @@ const CONFIG = { displayModeBar: false, responsive: true };
 const DASHED = "dash";
 const section = document.getElementById("curves");
 const align = document.getElementById("align");
-let versions = [];
+const asTable = document.getElementById("as-table");
+const state = document.getElementById("curves-state");
+const ANSWER_MS = 20_000;
+const RELOAD = "Reload to try again.";
+let versions = null; // until they are fetched
 
 function place(version, at) {
   return align.value === "clock" ? wall(at) : (at - version.points[0].at) / 60;
@@ -25,10 +29,17 @@ function traces(version, i) {
   return drawn;
 }
 
+// In place of the chart; "" for the chart itself.
+function say(text) {
+  state.textContent = text;
+  state.hidden = !text;
+  document.getElementById("chart-curves").hidden = Boolean(text);
+}
+
 function draw() {
+  if (!versions) return;
   const data = versions.flatMap(traces);
-  document.getElementById("curves-empty").hidden = data.length > 0;
-  document.getElementById("chart-curves").hidden = data.length === 0;
+  say(data.length ? "" : "None of these versions has served a request that is still kept.");
   if (!data.length) return;
   const isClock = align.value === "clock";
   const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line") };
@@ -46,17 +57,28 @@ function draw() {
   section.dataset.drawn = String(data.length);
 }
 
-function follow() {
-  const url = new URL(location);
+function aligned(address) {
+  const url = new URL(address);
   align.value === "start" ? url.searchParams.delete("align") : url.searchParams.set("align", align.value);
-  history.replaceState(null, "", url);
+  return url;
+}
+
+function follow() {
+  history.replaceState(null, "", aligned(location));
+  asTable.href = aligned(asTable.href);
   draw();
 }
 
 async function begin() {
   if (new URL(location).searchParams.get("align") === "clock") align.value = "clock";
-  const answer = await fetch(section.dataset.source);
-  if (answer.ok) versions = await answer.json();
+  asTable.href = aligned(asTable.href);
+  try {
+    const answer = await fetch(section.dataset.source, { signal: AbortSignal.timeout(ANSWER_MS) });
+    if (!answer.ok) return say(`The curves could not be fetched: the console answered ${answer.status}. ${RELOAD}`);
+    versions = await answer.json();
+  } catch {
+    return say(`The curves could not be fetched: the console could not be reached. ${RELOAD}`);
+  }
   draw();
 }
 

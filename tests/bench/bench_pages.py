@@ -61,18 +61,19 @@ class Timed:
     bytes_sent: int
 
 
-def typed_registration(browser: Any) -> str:
+def typed_registration(browser: Any, checkpoint: Path) -> str:
     """The address of a registration that somebody has filled in up to its review."""
     address = f"/targets/new/{uuid4()}"
-    browser.post(f"{address}/source/", {"source": "embedded", "path": str(prepared("pocket"))})
+    browser.post(f"{address}/source/", {"source": "embedded", "path": str(checkpoint)})
     browser.post(f"{address}/plan/", PLAN)
     return address
 
 
-def pages(browser: Any) -> list[str]:
+def pages(browser: Any, checkpoint: Path) -> list[str]:
     """Every page of the console that a person can open, and the parts of them that are fetched again.
 
-    ``browser``: signed in. Raises AssertionError that names an address of the console which none of them has.
+    ``browser``: signed in; ``checkpoint``: directory of a model that can be registered. Raises AssertionError that
+    names an address of the console which none of them has.
     """
     from aurora_web.accounts.models import AuditEvent
     from aurora_web.console.parts import VIEWS
@@ -91,14 +92,15 @@ def pages(browser: Any) -> list[str]:
              f"parts/?part=tables&{month}", "parts/?range=24h&part=figures&part=tables&part=canary",
              "parts/?range=24h&part=charts-table", "?range=24h&view=table")  # fmt: skip
     about = ("settings/", "rollback/", "versions/", "versions/?page=2", f"versions/{live.number}/",
-             f"versions/compare/?v={live.number}&v={live.number - 3}", "replicas/", f"swaps/{live.generation}/",
+             *(f"versions/compare/?v={live.number}&v={live.number - 3}{view}" for view in ("", "&view=table")),
+             "replicas/", f"swaps/{live.generation}/",
              f"traces/{trace}/", "playground/", "domains/", "domains/?range=7d", "economics/", "economics/?range=28d",
              "economics/csv/?range=28d")  # fmt: skip
     searches = ("", "?domain=sql", f"?domain=sql&version={old}", f"?version={old}", "?domain=none",
                 "?min_accept_length=4.7",
                 "?min_accept_length=4.99", "?finish_reason=stop&state=waiting",
                 "?state=held+out&max_accept_length=1")  # fmt: skip
-    registration = typed_registration(browser)
+    registration = typed_registration(browser, checkpoint)
     waiting = SpeculatorVersion.objects.filter(status="passed").order_by("-pk").values_list("pk", flat=True)[0]
     found = [
         "/", "/?sort=speedup", "/?q=target-1", "/inbox/", "/audit/", "/audit/?actor=olga", "/audit/?q=weekly",
@@ -244,7 +246,7 @@ def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         signed_in = Client()
         signed_in.force_login(User.objects.get(username="ada"))
         cookies = {"sessionid": signed_in.cookies["sessionid"].value}
-        seen = pages(signed_in)
+        seen = pages(signed_in, prepared("pocket"))
         chosen = [path for path in (*seen, *api_addresses()) if given.only in path]
         with (
             running_console(folder, services) as base,

@@ -3,11 +3,12 @@
 Rows go through the migrated schema and its partitions with INSERT ... SELECT generate_series. One target, `busy`, has a
 window in every ten seconds of the 28 days that are kept, 40 % of the traces and a quarter of the versions; the others
 have every twentieth window, and the last hour in full. The folder is kept: a later run adds what has passed since, and
-begins anew after a day or when another size is asked for.
+begins anew after a day, when another size is asked for, and when this file has changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ BUSY = "busy"
 DOMAINS = ("chat", "explain_code", "extract_json", "sql", "write_code")
 KEPT_DAYS = 28  # of windows: four times the traces' retention
 TRACE_DAYS = 7
+SLICE_SECONDS = 6000  # from one training slice of a target to the next
 MARK = "filled.json"
 
 
@@ -91,17 +93,19 @@ ON CONFLICT DO NOTHING
 TRACES = """
 INSERT INTO traces_trace (trace_id, started_at, received_at, target_id, segment_id, domain, version, tokens, prompt_len,
     first_state, lookahead, temperature, finish_reason, decode_seconds, steps, num_verify_steps, num_proposed_drafts,
-    num_correct_drafts, is_held_out, trained_at)
+    num_correct_drafts, is_held_out, trained_at, lease_id)
 SELECT gen_random_uuid(), at, at + interval '5 seconds', target_id, md5(target_id || '-' || i / 64)::uuid,
        (%(domains)s::text[])[1 + i %% 5],
        CASE WHEN i %% 50 = 0 THEN 0 ELSE LEAST(num_versions - 2,
            1 + floor((extract(epoch FROM at) - %(start)s) / %(span)s * (num_versions - 2)))::int END,
        %(tokens)s, 20, 0, 4, 0, CASE WHEN i %% 4 = 0 THEN 'stop' ELSE 'length' END, 0.2, %(steps)s, 20, 80,
-       (random() * random() * 76)::int, i %% 10 = 0, CASE WHEN i %% 10 > 2 THEN at + interval '1 minute' END
+       (random() * random() * 76)::int, i %% 10 = 0, CASE WHEN is_trained THEN at + interval '1 minute' END,
+       CASE WHEN is_trained THEN md5('slice-' || target_id || '-' || floor((age - 60) / %(every)s))::uuid END
 FROM (
-    SELECT s.*, i, to_timestamp(%(until)s - i * (%(until)s - %(since)s) / n) AS at
-    FROM (SELECT *, (%(traces)s * share)::bigint AS n FROM bench_shape) s
-    CROSS JOIN LATERAL generate_series(1, s.n) i
+    SELECT *, to_timestamp(%(until)s - age) AS at, i %% 10 > 2 AND age > 60 AS is_trained
+    FROM (SELECT s.*, i, i * (%(until)s - %(since)s) / n AS age
+          FROM (SELECT *, (%(traces)s * share)::bigint AS n FROM bench_shape) s
+          CROSS JOIN LATERAL generate_series(1, s.n) i) numbered
 ) placed
 """
 SEGMENTS = """
@@ -151,9 +155,17 @@ JOIN (SELECT slug, row_number() OVER (ORDER BY slug) - 1 AS place FROM registry_
   ON t.place = i %% (SELECT count(*) FROM registry_target);
 INSERT INTO training_trainingslice (id, run_id, state, is_day_zero, num_fresh, num_replay, num_held_out, num_missing,
     queued_at, started_at, heartbeat_at, finished_at, error)
-SELECT gen_random_uuid(), r.id, CASE WHEN i %% 50 = 0 THEN 'failed' ELSE 'done' END, false, 128, 256, 60, 0, at, at,
-       at + interval '8 seconds', at + interval '9 seconds', CASE WHEN i %% 50 = 0 THEN 'out of memory' ELSE '' END
-FROM training_trainingrun r, generate_series(1, 400) i, LATERAL (SELECT now() - i * interval '100 minutes' AS at) t;
+SELECT md5('slice-' || r.target_id || '-' || i)::uuid, r.id, CASE WHEN i %% 50 = 49 THEN 'failed' ELSE 'done' END,
+       false, 128, 256, 60, 0, at, at, at + interval '8 seconds', at + interval '9 seconds',
+       CASE WHEN i %% 50 = 49 THEN 'out of memory' ELSE '' END
+FROM training_trainingrun r, generate_series(0, 400) i,
+     LATERAL (SELECT to_timestamp(%(until)s - 60 - i * %(every)s) AS at) t;
+UPDATE training_trainingslice s SET version_id = made.version_id FROM (
+    SELECT DISTINCT ON (v.id) v.id AS version_id, t.id
+    FROM registry_speculatorversion v JOIN training_trainingrun r USING (target_id)
+    JOIN training_trainingslice t ON t.run_id = r.id AND t.state = 'done' AND t.finished_at <= v.created_at
+    ORDER BY v.id, t.finished_at DESC
+) made WHERE s.id = made.id;
 INSERT INTO training_progresspoint (run_id, at, step, num_tokens, loss, tokens_per_second, phase)
 SELECT r.id, now() - i * interval '28 days' / 10000, 10000 - i, (10000 - i) * 500, 2 + i / 4000.0, 900, 'train'
 FROM training_trainingrun r, generate_series(1, 10000) i;
@@ -228,31 +240,31 @@ def _is_usable(folder: Path, size: Size) -> bool:
     if not (folder / MARK).exists():
         return False
     mark = json.loads((folder / MARK).read_text())
-    return mark["size"] == asdict(size) and time.time() - mark["start"] < (KEPT_DAYS + 1) * 86400
+    is_same = mark["size"] == asdict(size) and mark.get("filled_by") == _digest()
+    return is_same and time.time() - mark["start"] < (KEPT_DAYS + 1) * 86400
+
+
+def _digest() -> str:
+    """Of what fills the database."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _fill_up(folder: Path, size: Size) -> None:
     from django.core.management import call_command
     from django.db import connection
 
-    from aurora_web.traces.services import create_partitions
-
     call_command("migrate", verbosity=0)
     began, now = time.perf_counter(), time.time()
-    create_partitions(datetime.fromtimestamp(now, UTC) - timedelta(days=TRACE_DAYS + 2), days_ahead=TRACE_DAYS + 5)
     with connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit = off")
         if (folder / MARK).exists():
             mark = json.loads((folder / MARK).read_text())
+            _partitions(now)
             _counts(cursor, mark["start"], mark["until"], now)
             roll_up_all()
         else:
-            mark = {"size": asdict(size), "start": now - KEPT_DAYS * 86400}
-            cursor.execute(SHAPE)
-            _people_and_versions(cursor, size, now)
-            _counts(cursor, mark["start"], mark["start"], now)
-            _traces(cursor, size, mark["start"], now)
-            cursor.execute(DECISIONS, {"events": size.num_audit_events})
+            mark = {"size": asdict(size), "filled_by": _digest(), "start": now - KEPT_DAYS * 86400}
+            fill(cursor, size, now)
             cursor.execute("VACUUM (ANALYZE)")
             roll_up_all()
             cursor.execute("VACUUM (ANALYZE)")
@@ -260,6 +272,23 @@ def _fill_up(folder: Path, size: Size) -> None:
     print(
         f"database ready after {time.perf_counter() - began:.0f} s: {json.dumps(sizes())}", file=sys.stderr, flush=True
     )
+
+
+def fill(cursor: Any, size: Size, now: float) -> None:
+    """Everything up to ``now``, Unix seconds, into a database with our tables and nothing in them."""
+    start = now - KEPT_DAYS * 86400
+    _partitions(now)
+    cursor.execute(SHAPE)
+    _people_and_versions(cursor, size, now)
+    _counts(cursor, start, start, now)
+    _traces(cursor, size, start, now)
+    cursor.execute(DECISIONS, {"events": size.num_audit_events, "until": now, "every": SLICE_SECONDS})
+
+
+def _partitions(now: float) -> None:
+    from aurora_web.traces.services import create_partitions
+
+    create_partitions(datetime.fromtimestamp(now, UTC) - timedelta(days=TRACE_DAYS + 2), days_ahead=TRACE_DAYS + 5)
 
 
 def roll_up_all() -> None:
@@ -296,6 +325,7 @@ def _traces(cursor: Any, size: Size, start: float, until: float) -> None:
         "traces": size.num_traces,
         "since": until - TRACE_DAYS * 86400,
         "until": until,
+        "every": SLICE_SECONDS,
     }
     cursor.execute(TRACES, given)
     cursor.execute(SEGMENTS)

@@ -11,10 +11,13 @@ SET_THEME = """theme => {
   document.documentElement.dataset.theme = theme;
   dispatchEvent(new Event("themechange"));
 }"""
-ASK = """async () => {
-  const found = await axe.run({ resultTypes: ["violations"] });  // what passes is counted, not listed
+ASK = """async (options) => {
+  const found = await axe.run({ ...options, resultTypes: ["violations"] });  // what passes is counted, not listed
   return found.violations.map((each) => [each.id, each.help, each.nodes.map((node) => node.html).slice(0, 3)]);
 }"""
+# The only rule of axe that came with WCAG 2.2: it is off unless it is asked for.
+TARGET_SIZE = "target-size"
+ALL = {"rules": {TARGET_SIZE: {"enabled": True}}}
 SETTLE_MS = 300  # parts and charts arrive after the page
 
 
@@ -25,10 +28,19 @@ def violations(page: Any, address: str, theme: str) -> list[Any]:
         page.wait_for_timeout(SETTLE_MS)
     page.evaluate(SET_THEME, theme)
     page.wait_for_timeout(SETTLE_MS)
+    return _broken(page, ALL)
+
+
+def small_targets(page: Any) -> list[Any]:
+    """What a finger would miss on the page as it is, at the width that it has: as ``violations``."""
+    return _broken(page, {"runOnly": [TARGET_SIZE]})
+
+
+def _broken(page: Any, options: dict[str, Any]) -> list[Any]:
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE)
-    found: list[Any] = page.evaluate(ASK)
+    found: list[Any] = page.evaluate(ASK, options)
     if found:  # a part may have been replaced under axe's hands: what is wrong is wrong twice
         page.wait_for_timeout(SETTLE_MS)
-        found = page.evaluate(ASK)
+        found = page.evaluate(ASK, options)
     return found

@@ -16,7 +16,7 @@ from django.urls import get_resolver
 from playwright.sync_api import expect
 
 from tests.bench.ring import wait_for
-from tests.browser.accessibility import SETTLE_MS, violations
+from tests.browser.accessibility import SETTLE_MS, small_targets, violations
 from tests.browser.steered import SLUG, seed_version
 
 PHONE = {"width": 400, "height": 800}
@@ -46,7 +46,11 @@ PAGES = {
     "console:rollback": [f"{T}rollback/"],
     "console:rollbacks": ["/rollback/"],
     "console:versions_page": [f"{T}versions/"],
-    "console:compare": [f"{T}versions/compare/", f"{T}versions/compare/?v=1&v={{canary}}"],
+    "console:compare": [
+        f"{T}versions/compare/",
+        f"{T}versions/compare/?v=1&v={{canary}}",
+        f"{T}versions/compare/?v=1&v={{canary}}&view=table",
+    ],
     "console:version": [f"{T}versions/1/", f"{T}versions/{{canary}}/"],
     "console:traces": ["/targets/pocket/traces/", f"{T}traces/?domain=nothing"],
     "console:trace": ["/targets/pocket/traces/{trace}/", NO_TRACE, DELETED_TRACE],
@@ -152,6 +156,7 @@ def check(page, address):
     with suppress(TimeoutError):  # charts follow one by one; what is wider in the end is named
         wait_for("a page that fits", lambda: page.evaluate(WIDER) == [], 10)
     assert page.evaluate(WIDER) == []
+    assert small_targets(page) == []
     page.set_viewport_size(DESK)  # the next test's page is no phone
 
 

@@ -73,6 +73,36 @@ def test_their_curves_begin_together_or_by_the_clock_and_the_address_says_which(
     assert set(viewer.evaluate(first)) == {0}
 
 
+def test_their_curves_are_a_table_too(viewer, base, steered):
+    """Builds on the counts of the comparison before."""
+    [number] = steered.numbers("live")
+    viewer.goto(f"{base}/targets/{SLUG}/versions/compare/?v=1&v={number}&align=clock")
+    viewer.get_by_role("link", name="View as table").click()
+    table = viewer.get_by_role("region", name="Accept length over time as a table")
+    moment = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+    expect(table.get_by_role("row", name=f"v{number}").first).to_contain_text(moment)
+    viewer.get_by_role("link", name="View as chart").click()
+    expect(viewer.get_by_label("Time", exact=True)).to_have_value("clock")
+
+
+def test_curves_that_cannot_be_fetched_are_not_taken_for_none(tab, base, steered):
+    """Builds on the counts of the comparison before."""
+    state = tab.locator("#curves-state")
+    for answer, said in (
+        (lambda route: route.fulfill(status=503, body="busy"), "the console answered 503. Reload to try again."),
+        (lambda route: route.abort(), "the console could not be reached. Reload to try again."),
+    ):
+        tab.route("**/versions/curves?*", answer)
+        tab.goto(f"{base}/targets/{SLUG}/versions/compare/?v=1&v={steered.numbers('live')[0]}")
+        expect(state).to_have_text(f"The curves could not be fetched: {said}")
+        tab.get_by_label("Time", exact=True).select_option("clock")  # draws again what there is
+        expect(state).to_contain_text("could not be fetched")
+        tab.unroute("**/versions/curves?*")
+    tab.reload()
+    expect(tab.locator("#curves[data-drawn]")).to_have_count(1)
+    expect(state).to_be_hidden()
+
+
 def _reloaded(page):
     page.reload()
     page.wait_for_timeout(1500)

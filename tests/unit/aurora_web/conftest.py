@@ -8,8 +8,6 @@ import pytest
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
 from aurora_web.accounts.models import User
 from aurora_web.accounts.services import create_token
@@ -28,7 +26,7 @@ from speculators.records import (
     TraceRecord,
     VersionManifest,
 )
-from tests.unit.serving.tiny import make_target
+from tests.unit.serving.tiny import make_checkpoint
 
 ROLES = ("viewer", "operator", "admin")
 
@@ -46,11 +44,7 @@ def counted_before(settings):
 @pytest.fixture(scope="session")
 def checkpoint_dir(tmp_path_factory):
     """A small checkpoint directory that passes the compatibility check."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    make_target(folder)
-    Tokenizer(WordLevel({f"w{i}": i for i in range(61)}, unk_token="w0")).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
-    return folder
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
 @pytest.fixture

@@ -90,6 +90,14 @@ def test_day_partitions_follow(target):
     assert name in traces.drop_old_partitions(now)
 
 
+def test_the_page_says_how_often_the_jobs_that_delete_run(clients, settings):
+    page = clients["viewer"].get("/settings/retention/").content.decode()
+    said = (("traces.maintain", "minute (traces, hidden states)", 60), ("metrics.forget", "ten minutes (figures)", 600),
+            ("rollouts.reconcile", "ten seconds (files of drafts)", 10))  # fmt: skip
+    for task, words, seconds in said:
+        assert settings.CELERY_BEAT_SCHEDULE[task]["schedule"] == seconds and f"every {words}" in page
+
+
 def test_the_page_keeps_what_was_typed_and_asks_before_it_deletes(clients):
     admin = clients["admin"]
     given = {"trace_days": "3", "segment_hours": "", "figure_days": "", "num_versions": "", "reason": "disk"}

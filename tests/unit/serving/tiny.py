@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from speculators import checkpoint
@@ -59,6 +61,14 @@ def make_target(
                 parameter.mul_(sharpness)
     model.to(dtype).save_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def make_checkpoint(folder: Path) -> Path:
+    """A directory that passes the console's checks of a model: tiny weights, a tokenizer and a chat template."""
+    make_target(folder)
+    Tokenizer(WordLevel({f"w{i}": i for i in range(61)}, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
+    return folder
 
 
 def make_draft(folder: Path, target_config: dict[str, Any], seed: int, vocab: int | None = None) -> str:

@@ -179,7 +179,7 @@ def test_the_load_of_the_estimate_is_in_the_address(sourced):
         ({"start": "import"}, "It is empty: give the directory"),
         ({"start": "import", "draft_path": "/nowhere"}, "Draft: /nowhere does not exist"),
         ({"start": "copy"}, "No version is chosen"),
-        ({"start": "copy", "draft_version": "demo:9"}, "demo:9 is not one of the available choices"),
+        ({"start": "copy", "draft_version": "demo:9"}, "there is no version &#x27;demo:9&#x27;"),
         ({"slug": "new"}, "is an address of the console"),
         ({"trace_days": "0"}, "greater than or equal to 1"),
         ({"trace_days": "many"}, "Enter a whole number"),
@@ -194,6 +194,10 @@ def test_a_plan_that_cannot_be_used_is_named_and_kept(sourced, changes, said):
     assert said in page
     assert "Typed before" in page
     assert not Target.objects.exists()
+
+
+def test_without_a_version_to_copy_the_plan_says_so(sourced):
+    assert "No target has a version to copy yet." in text(sourced.get(at("plan")))
 
 
 def test_a_wrong_threshold_is_not_hidden(sourced):
@@ -219,7 +223,7 @@ def other(target, make_version, config):
 
 
 def test_a_copy_of_another_target_s_version(sourced, other):
-    assert "demo v1, live" in text(sourced.get(at("plan")))
+    assert '<option value="demo:1">demo v1, live' in text(sourced.get(at("plan")))
     assert sourced.post(at("plan"), plan(start="copy", draft_version="demo:1")).status_code == 302
     assert "as a copy of demo v1" in text(sourced.get(at("review")))
     sourced.post(at("review"))
@@ -238,7 +242,31 @@ def test_a_copy_of_another_shape_is_refused_with_the_reason(sourced, other, conf
     Target.objects.filter(slug="demo").update(num_layers=12)
     assert "with 12 layers" in refused(sourced, "plan", given)
     SpeculatorVersion.objects.update(pruned_at=timezone.now())
-    assert "not one of the available choices" in refused(sourced, "plan", given)
+    assert "the files of demo v1 were deleted to save space" in refused(sourced, "plan", given)
+
+
+def test_versions_of_every_target_can_be_copied_and_are_proposed_live_ones_first(sourced, other):
+    live = 20  # of 25
+    names = [f"t{i:02d}" for i in range(15)]
+    shape = {"architecture": other.target.architecture, "num_layers": 8, "hidden_size": 32, "vocab_size": 61}
+    targets = [Target.objects.create(slug=name, name=name, **shape) for name in names]
+    SpeculatorVersion.objects.bulk_create(
+        SpeculatorVersion(
+            target=each, number=number, status="live" if number == live else "retired", uri=other.uri,
+            sha256=f"{number:064x}", size_bytes=1, config={}, provenance={},
+            pruned_at=timezone.now() if number in (1, 24) else None,
+        )
+        for each in targets for number in range(1, 26)
+    )  # fmt: skip
+    proposed = re.search('<datalist id="copies">(.*?)</datalist>', text(sourced.get(at("plan"))))[1]
+    found = re.findall('<option value="(.*?)">', proposed)
+    assert "No target has a version to copy yet." not in text(sourced.get(at("plan")))
+    assert found[:16] == ["demo:1", *(f"{name}:{live}" for name in names)]
+    assert found[16:] == [f"{name}:{number}" for name in names for number in (25, 23, 22, 21)]
+    given = plan(start="copy", draft_version="t14:2")  # kept, and older than what is proposed
+    assert sourced.post(at("plan"), given)["location"] == at("review")
+    assert "as a copy of t14 v2" in text(sourced.get(at("review")))
+    assert 'value="t14:2"' in text(sourced.get(at("plan")))
 
 
 def test_a_server_that_has_reported_itself(operator, config, checkpoint_dir, tmp_path):

@@ -8,6 +8,8 @@ from aurora_web.console import inbox
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import transition
 from aurora_web.rollouts.models import Alert
+from aurora_web.traces.codec import HELD_OUT_EVERY
+from aurora_web.traces.services import EARLY_HELD_OUT, EARLY_HELD_OUT_EVERY
 
 pytestmark = pytest.mark.django_db
 
@@ -37,6 +39,12 @@ def test_policies_of_every_target_are_side_by_side(clients, target):
 
 def test_policies_say_what_will_be_there(clients):
     assert "There is no target yet" in clients["viewer"].get("/settings/policies/").content.decode()
+
+
+def test_the_glossary_says_how_many_traces_are_held_out(clients):
+    assert (EARLY_HELD_OUT, EARLY_HELD_OUT_EVERY, HELD_OUT_EVERY) == (3, 4, 10)
+    said = "One trace in ten (one in four until three of a domain are), chosen by a hash"
+    assert said in clients["viewer"].get("/help/").content.decode()
 
 
 def numbers(browser):

@@ -1,5 +1,7 @@
 """The pages about traces."""
 
+import re
+
 import pytest
 
 from aurora_web.accounts.models import AuditEvent
@@ -93,6 +95,27 @@ def test_deleting_needs_a_reason_and_says_what_stays(clients, address):
     assert DeletedTrace.objects.get().actor == "operator"
 
 
+def test_a_search_is_kept_through_a_trace_and_its_deletion(clients, address):
+    operator, search = clients["operator"], "since=2026-01-01T00%3A00&domain=sql"
+    typed = "since=2026-01-01T01:00&zone=Europe/Berlin&until=&version=&domain=sql&unknown=1"
+    shown = search.replace("&", "&amp;")
+    assert f'href="{address}?{shown}"' in text(operator.get(f"/targets/demo/traces/?{typed}"))
+    page = text(operator.get(f"{address}?{search}"))
+    assert f'href="/targets/demo/traces/?{shown}">←' in page
+    delete = re.search(r'action="(.*?)"', page[page.index("Delete this trace") :])[1].replace("&amp;", "&")
+    came = {"HTTP_REFERER": f"http://testserver{address}?{search}"}
+    refused = operator.post(delete, {"reason": ""}, **came)
+    assert refused["location"] == f"{address}?{search}"
+    assert operator.post(delete, {"reason": "asked"}, **came)["location"] == f"/targets/demo/traces/?{search}"
+    assert f'href="/targets/demo/traces/?{shown}">←' in text(operator.get(f"{address}?{search}"))  # deleted
+    assert 'href="/targets/demo/traces/">←' in text(operator.get(address))
+
+
+def test_a_refused_export_leads_back_to_the_search(clients, address):
+    answer = clients["viewer"].get("/targets/demo/traces/export/?version=x&domain=sql")
+    assert answer["location"] == "/targets/demo/traces/?version=x&domain=sql"
+
+
 def test_only_admins_say_who_may_read_text(clients, address):
     page = text(clients["admin"].post("/targets/demo/traces/access/", {"text_role": "viewer"}, follow=True))
     assert "is now for: Everybody who can sign in" in page
@@ -113,6 +136,8 @@ def test_a_long_trace_is_shown_in_pages_of_steps(clients, target):
     assert "Steps 201 to 250 of 250" in last
     assert "Earlier steps" in last
     assert "Later steps" not in last
+    found = text(clients["operator"].get(address + "?domain=sql&step=101"))
+    assert 'href="?domain=sql&amp;step=1"' in found and 'href="?domain=sql&amp;step=201"' in found
     assert clients["operator"].get(address + "?step=odd").status_code == 200
 
 

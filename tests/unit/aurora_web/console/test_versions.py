@@ -176,6 +176,22 @@ def test_the_comparison_is_in_the_api(client, bearer, two):
     assert [each["replayed"] for each in curves] == [3.0, 1.5]
 
 
+def test_the_curves_are_a_table_too(clients, client, bearer, two):
+    chart = text(clients["viewer"].get("/targets/demo/versions/compare/?v=1&v=2&align=clock"))
+    assert 'href="?v=1&amp;v=2&amp;view=table#curves"' in chart and "compare.js" in chart
+    page = text(clients["viewer"].get("/targets/demo/versions/compare/?v=1&v=2&align=clock&view=table"))
+    assert 'href="?v=1&amp;v=2&amp;align=clock#curves">View as chart' in page
+    assert "compare.js" not in page and "data-source" not in page
+    table = page[page.index("Accept length over time as a table") : page.index("</table>")]
+    curves = client.get("/api/v1/targets/demo/versions/curves?v=1&v=2", **bearer("viewer")).json()
+    lines = [(each["number"], point) for each in curves for point in each["points"]]
+    assert re.findall(r'<th scope="row">v(\d)<', table) == [str(number) for number, _ in lines]
+    for number, point in lines:
+        cells = f'<td class="n">{point["tokens"] / point["steps"]:.2f}</td><td class="n">{point["steps"]}</td>'
+        assert cells in table[table.index(f">v{number}<") :]
+    assert f">v{lines[0][0]}</th>" in table and '<td class="n">0.0 s</td>' in table
+
+
 def test_positions_count_a_draft_only_when_all_before_it_were_right():
     found = count_positions([[(2, (1, 2, 3)), (0, (1,))], [(1, (1, 2))]])
     assert (found.num_traces, found.proposed, found.correct) == (2, (3, 2, 1), (2, 1, 0))
