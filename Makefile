@@ -23,7 +23,10 @@ PLUGIN_SOURCES := deploy/sglang/pyproject.toml $(shell git ls-files serving spec
 .PHONY: up down status setup oidc test types unit test-all test-model test-long test-browser soak check bench bench-web openapi screenshots lock
 .PHONY: sglang-cpu sglang-cuda sglang-plugin test-sglang test-sglang-launches bench-sglang test-gpu bench-gpu gpu
 
-up: $(VENV)/.runtime
+# Newer requirements are not installed below what runs: `up` says that it does.
+up:
+	@$(MAKE) --no-print-directory -q $(VENV)/.runtime 2>/dev/null || \
+		$(BIN)/python -m aurora_web.supervisor status >/dev/null 2>&1 || $(MAKE) --no-print-directory $(VENV)/.runtime
 	@$(BIN)/python -m aurora_kernels.native
 	@exec env $(if $(DEMO),AURORA_DEMO=$(DEMO)) $(BIN)/python -m aurora_web.supervisor up
 
@@ -97,7 +100,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory -j2 types unit
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev $(VENV)/.chromium
 	$(BIN)/python -m tests.bench
 
 # Pages on a full database (3 GB below tests/bench/output, kept for the next run), sockets, ingest, latency.

@@ -94,7 +94,8 @@ class DraftRunner:
     def _fingerprint(self) -> str:
         """SHA-256 of what each matrix makes of a fixed row, bit by bit: kernels keep weights in layouts of their own.
 
-        Sees each bit of a float16 weight, whose products are made in float32, and of others what changes their output.
+        Sees what changes that output. The rounding of its sums to float32 may hide the lowest bit of a weight that is
+        small in its row.
         """
         c, digest = self.config, hashlib.sha256(self._d2t.numpy().tobytes())
         attended, features = c.num_heads * c.head_dim, len(c.aux_layer_ids) * c.target_hidden_size

@@ -71,7 +71,7 @@ class WarmRun:
     saved: tuple[int, int] = (0, 0)
     save_seconds: float = 0.0  # that writing the state took last
     evaluation_seconds: float = 0.0  # that the last evaluation took
-    scores: dict[tuple[str, str], TraceScore] = field(default_factory=dict)  # (checkpoint uri, trace id)
+    scores: dict[tuple[str, str, int], TraceScore] = field(default_factory=dict)  # (checkpoint, trace id, lookahead)
 
 
 _warm: dict[str, WarmRun] = {}  # by target path; one run each
@@ -299,12 +299,12 @@ class _Slice:
         return EVALUATION_TOKENS + int(EVALUATION_TOKENS_PER_SECOND * self.job.budget_seconds)
 
     def _scores(self, uri: str, draft: Eagle3Draft, examples: Sequence[Example]) -> list[TraceScore]:
-        known = self.run_state.scores
-        new = [e for e in examples if (uri, e.source.trace_id) not in known]
+        known, lookahead = self.run_state.scores, self.job.lookahead
+        new = [e for e in examples if (uri, e.source.trace_id, lookahead) not in known]
         target, dtype = self.run_state.examples.target, self.trainer.recipe.dtype
-        for example, score in zip(new, replay(draft, target, new, self.job.lookahead, dtype), strict=True):
-            known[(uri, example.source.trace_id)] = score
-        chosen = [known[(uri, e.source.trace_id)] for e in examples]
+        for example, score in zip(new, replay(draft, target, new, lookahead, dtype), strict=True):
+            known[(uri, example.source.trace_id, lookahead)] = score
+        chosen = [known[(uri, e.source.trace_id, lookahead)] for e in examples]
         while len(known) > SCORES_KEPT:
             known.pop(next(iter(known)))
         return chosen

@@ -14,7 +14,7 @@ from aurora_web.registry.services import StaleVersion, find_version
 from aurora_web.rollouts.freeze import frozen
 from aurora_web.rollouts.intent import RolloutError
 from aurora_web.rollouts.models import Deployment, GateDecision
-from speculators.records import EvalReport
+from speculators.records import DomainScore, EvalReport
 
 EVERY_SCOPE = SCOPES["admin"]  # of scripts and of the policy itself
 
@@ -99,7 +99,8 @@ def report_against(
     """The version's replay beside that of what is live now; ``old``: the verdict so far.
 
     Where that is not what it was replayed with, the live side is the live version's own replay: of other held-out
-    traces, so the pairs are void and the interval is the wider one of independent samples.
+    traces, so the pairs are void and the interval is the wider one of independent samples. What was replayed with
+    another largest lookahead is no measure: of it the names of the domains are left, and no gain can be known.
     """
     if version.report is None:
         return None
@@ -111,8 +112,16 @@ def report_against(
         is_same = old is None or (old.live_number == current.number and not old.requested_by)
     if is_same:
         return report
-    theirs = EvalReport.from_json(current.report).candidate if current.report else ()
-    return replace(report, candidate=tuple(replace(score, num_paired=0) for score in report.candidate), live=theirs)
+    live: tuple[DomainScore, ...] = ()
+    if current.report:
+        theirs = EvalReport.from_json(current.report)
+        is_comparable = theirs.lookahead == report.lookahead
+        live = theirs.candidate if is_comparable else tuple(_without_steps(score) for score in theirs.candidate)
+    return replace(report, candidate=tuple(replace(score, num_paired=0) for score in report.candidate), live=live)
+
+
+def _without_steps(score: DomainScore) -> DomainScore:
+    return DomainScore(score.domain, score.num_traces, 0, 0, 0, 0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

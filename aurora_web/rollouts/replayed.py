@@ -40,7 +40,7 @@ def replay_gain(
     """Gain of accept length over these domains: paired where both sides replayed the same traces."""
     candidate, live = sum_moments(candidates, shares), sum_moments(lives, shares)
     if not candidate.ratio or not live.ratio:
-        return Interval(None, None, None, "the replay made no verify step")
+        return Interval(None, None, None, "the two replays have no verify steps of one largest lookahead")
     pairs = _sum_pairs(_weighted(candidates, shares))
     interval = ratio_of_ratios(candidate, live, a_name="candidate", b_name="live", unit="traces", pairs=pairs)
     if interval.value is None or interval.low is None or interval.high is None:

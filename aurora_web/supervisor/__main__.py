@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 
+from aurora_web.environment import wrong
 from aurora_web.supervisor import ports, reach
 from aurora_web.supervisor.claim import Claim
 from aurora_web.supervisor.config import SupervisorConfig
@@ -19,6 +23,9 @@ from aurora_web.supervisor.process import ProcessError
 from aurora_web.supervisor.stack import Stack
 
 STOP_SECONDS = 90.0
+STANDARD_OUTPUT = 1  # without Python's buffer, which would be tried again at the end and spoil the exit status
+SAY_SECONDS = 1.0  # that a paused terminal or a full pipe is waited for
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -26,8 +33,12 @@ class Stopped(Exception):
 
 
 def say(line: str) -> None:
-    """One line of progress, seen at once also through a pipe."""
-    print(f"Aurora: {line}", flush=True)
+    """One line of progress, seen at once also through a pipe. Where nobody reads, it is lost and nothing else."""
+    if sys.__stdout__ is None:  # closed at our start: the number may be another file's
+        return
+    with contextlib.suppress(OSError):  # the reader, the terminal or the room is gone
+        if select.select([], [STANDARD_OUTPUT], [], SAY_SECONDS)[1]:
+            os.write(STANDARD_OUTPUT, f"Aurora: {line}\n".encode(errors="replace"))
 
 
 def up(config: SupervisorConfig) -> int:
@@ -46,14 +57,16 @@ def up(config: SupervisorConfig) -> int:
 
 def _run(config: SupervisorConfig, claim: Claim) -> int:
     _check(config)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, _on_signal)
     started = time.monotonic()
     stack = Stack(config, say)
     try:
-        claim.write({"console": config.console_url, "state": "starting"})
+        if why_not := _write_state(claim, config, "starting"):
+            raise wrong("AURORA_STATE_DIR", str(config.state_dir), f"expected a directory with room ({why_not})")
         stack.start()
-        claim.write({"console": config.console_url, "state": "running"})
+        if why_not := _write_state(claim, config, "running"):
+            say(f"`make status` goes on saying that this is starting: {why_not}")
         _announce(config, stack, time.monotonic() - started)
         _watch(stack, claim)
     except Stopped:
@@ -62,10 +75,11 @@ def _run(config: SupervisorConfig, claim: Claim) -> int:
         say(str(error))
         return 1
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave anything running
-        say("stopping")
-        stack.stop()
+        try:
+            _ignore_signals()
+            say("stopping")
+        finally:
+            stack.stop()
         say("stopped; nothing is left running")
 
 
@@ -80,11 +94,32 @@ def _check(config: SupervisorConfig) -> None:
 
 
 def _watch(stack: Stack, claim: Claim) -> NoReturn:
-    claim.write_children(identity for child in stack.children.values() if (identity := child.identity))
+    """Whatever of it cannot be written down runs on all the same, and is tried again."""
+
+    def write() -> None:
+        claim.write_children(identity for child in stack.children.values() if (identity := child.identity))
+
+    why_not, has_changed = "", True
     while True:
-        if stack.watch():
-            claim.write_children(identity for child in stack.children.values() if (identity := child.identity))
+        if has_changed or why_not:
+            before, why_not = why_not, _try_to_write(write)
+            if why_not and not before:
+                say(f"which processes run is not written down, for a start after this one was killed: {why_not}")
         time.sleep(0.2)
+        has_changed = stack.watch()
+
+
+def _write_state(claim: Claim, config: SupervisorConfig, state: str) -> str:
+    return _try_to_write(lambda: claim.write({"console": config.console_url, "state": state}))
+
+
+def _try_to_write(write: Callable[[], None]) -> str:
+    """Why it could not be written, as on a full disk; "" = it was."""
+    try:
+        write()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _announce(config: SupervisorConfig, stack: Stack, seconds: float) -> None:
@@ -99,7 +134,14 @@ def _announce(config: SupervisorConfig, stack: Stack, seconds: float) -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    _ignore_signals()
     raise Stopped
+
+
+def _ignore_signals() -> None:
+    """Once we stop: a second Ctrl-C, or one beside a closed terminal, must not leave anything running."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def down(config: SupervisorConfig) -> int:

@@ -56,14 +56,18 @@ class Child:
         if self.process is not None or self.is_given_up or self.clock() < self._not_before:
             return False
         program = self.program
-        self.process = start(
-            program.command,
-            log=program.log,
-            environment=program.environment,
-            cwd=program.cwd,
-            niceness=program.niceness,
-        )
         self._started_at = self.clock()
+        try:
+            self.process = start(
+                program.command,
+                log=program.log,
+                environment=program.environment,
+                cwd=program.cwd,
+                niceness=program.niceness,
+            )
+        except OSError as error:  # no room for its log, or no memory for one process more
+            self._failed(f"could not be started ({error})")
+            return False
         return True
 
     def stop(self) -> None:
@@ -76,13 +80,15 @@ class Child:
         assert self.process is not None
         stop(self.process)  # its own children, if any are left
         self.process = None
+        self._failed(f"ended with {code}")
+
+    def _failed(self, how: str) -> None:
         steady = self.clock() - self._started_at >= STEADY_SECONDS
         self.num_failures = 1 if steady else self.num_failures + 1
         wait = min(MOST_WAIT_SECONDS, 0.5 * 2.0 ** (self.num_failures - 1))
         self._not_before = self.clock() + wait
+        name, log = self.program.name, self.program.log
         if self.is_given_up:
-            self.say(
-                f"{self.program.name} ended {self.num_failures} times in a row and is given up: see {self.program.log}"
-            )
+            self.say(f"{name} {how}, {self.num_failures} times in a row, and is given up: see {log}")
         else:
-            self.say(f"{self.program.name} ended with {code}; starting again in {wait:.1f} s (log: {self.program.log})")
+            self.say(f"{name} {how}; starting again in {wait:.1f} s (log: {log})")

@@ -44,11 +44,11 @@ class Claim:
         return True
 
     def write(self, facts: dict[str, Any]) -> None:
-        """Say who we are, for ``status``, ``down`` and a second ``up``."""
+        """Say who we are, for ``status``, ``down`` and a second ``up``. Raises OSError."""
         _write_json(self.facts_file, {"pid": os.getpid(), "started": start_time(os.getpid()), **facts})
 
     def write_children(self, identities: Iterable[tuple[int, str]]) -> None:
-        """Remember the processes that run, in case that we are killed."""
+        """Remember the processes that run, in case that we are killed. Raises OSError."""
         _write_json(self.children_file, list(identities))
 
     def release(self) -> None:
@@ -79,5 +79,8 @@ class Claim:
 
 def _write_json(path: Path, content: Any) -> None:
     unfinished = path.with_suffix(".new")
-    unfinished.write_text(json.dumps(content))
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(json.dumps(content))
+        unfinished.replace(path)
+    except OSError as error:  # which does not always say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -127,7 +127,8 @@ class Stack:
 
     def _wait(self, name: str, is_ready: Callable[[], bool], seconds: float) -> None:
         child = self.children[name]
-        assert child.process is not None
+        if child.process is None:
+            raise ProcessError(f"{name} could not be started")
         wait_until(is_ready, name, child.process, child.program.log, seconds)
 
     def _wait_for_engines(self) -> None:
@@ -211,7 +212,7 @@ class Stack:
             stop(server.process)  # its own processes, if any are left: they hold its files
             try:
                 server.start()
-            except ProcessError as error:
+            except (ProcessError, OSError) as error:
                 self._services_not_before = time.monotonic() + SERVICE_RETRY_SECONDS
                 self.say(f"{error}\n{name} is tried again in {SERVICE_RETRY_SECONDS:.0f} s")
 
@@ -268,7 +269,9 @@ class Stack:
 
 def _why_not(child: Child, *, is_late: bool) -> str:
     """Why an engine is waited for no longer; "" = it may still come."""
-    if child.process is not None and (code := child.process.poll()) is not None:
+    if child.process is None:
+        return "could not be started and is tried again"
+    if (code := child.process.poll()) is not None:
         return f"ended with {code} and is tried again"
     return f"does not answer after {ENGINE_SECONDS:.0f} s" if is_late else ""
 

@@ -57,8 +57,10 @@ def tick() -> int:
 def schedule(target: Target, *, is_asked_for: bool = False) -> TrainingSlice | None:
     """Queue the next slice of ``target`` when one is due (or a person asked for it) and none is open.
 
-    While training is paused only version 1 is made, which no trace is needed for.
+    While training is paused only version 1 is made, which no trace is needed for. Of an inactive target nothing is.
     """
+    if not _is_active(target):
+        return None
     run = active_run(target)
     open_slice = run.slices.filter(state__in=OPEN).first()
     if open_slice is not None and not _lose_if_dead(open_slice, target):
@@ -75,6 +77,11 @@ def schedule(target: Target, *, is_asked_for: bool = False) -> TrainingSlice | N
     except IntegrityError:
         return None  # somebody else queued one first
     return row
+
+
+def _is_active(target: Target) -> bool:
+    """Now: it may have been switched off while a slice was queued or running."""
+    return Target.objects.filter(pk=target.pk, is_active=True).exists()
 
 
 def _is_due(target: Target) -> bool:
@@ -114,9 +121,12 @@ def _enqueue(slice_id: UUID) -> None:
 
 
 def execute(slice_id: UUID, run_slice: RunSlice) -> None:
-    """Run one queued slice to its end, record the outcome, and queue the next."""
+    """Run one queued slice to its end, record the outcome, and queue the next.
+
+    That of a target that was made inactive meanwhile stays queued, for ``reconcile`` to give up.
+    """
     row = TrainingSlice.objects.select_related("run__target").filter(pk=slice_id).first()
-    if row is None:
+    if row is None or not row.run.target.is_active:
         return
     target = row.run.target
     with _trainer_lock(target) as is_mine:

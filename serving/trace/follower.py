@@ -31,7 +31,7 @@ from serving.engine.api import (
 from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
 from serving.trace.pins import PinFollower
 from serving.trace.policy import PolicyFollower
-from serving.trace.spool import write_durably
+from serving.trace.spool import KeptFile
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
 from speculators.records import Announcement, DesiredState, ObservedState, RecordError
@@ -79,20 +79,27 @@ class DesiredFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = KeptFile(path)
 
     def read(self) -> DesiredState | None:
         """None when there is none, or it cannot be read: then the console is asked."""
         try:
-            return DesiredState.from_json(json.loads(self.path.read_text()))
+            return DesiredState.from_json(json.loads(self._file.read()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             log.warning("%s is not usable, waiting for the console instead: %s", self.path, error)
             return None
 
-    def write(self, desired: DesiredState) -> None:
-        write_durably(self.path, json.dumps(desired.to_json()).encode())
+    def write(self, desired: DesiredState | None) -> None:
+        """None = nothing served well. What a full disk refuses is written by a later ``catch_up``."""
+        if desired is None:
+            self._file.remove()
+        else:
+            self._file.write(json.dumps(desired.to_json()).encode())
+
+    def catch_up(self) -> None:
+        self._file.catch_up()
 
 
 class Follower:
@@ -195,6 +202,7 @@ class Follower:
 
     def _turn(self) -> float:
         """Report, read intent, act; returns seconds until the next turn."""
+        self.file.catch_up()
         self._keep_reverted()
         stats = self._notice_loss()
         try:
@@ -391,10 +399,7 @@ class Follower:
         if is_reverted and self._good and self._good.version == stats.reverted_from:
             log.error("version %s was reverted: %s", stats.reverted_from, stats.revert_detail)
             self._good = self._before
-            if self._good is not None:
-                self.file.write(self._good)
-            else:
-                self.file.path.unlink(missing_ok=True)
+            self.file.write(self._good)
 
 
 def _is_served(desired: DesiredState, stats: EngineStats) -> bool:

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from serving.engine.pins import Pins
-from serving.trace.spool import write_durably
+from serving.trace.spool import KeptFile
 from speculators.records import DomainPins
 
 log = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ class PinFollower:
     def __init__(self, pins: Pins, file: Path) -> None:
         self.pins = pins
         self.file = file
+        self._kept = KeptFile(file)
         self._refused: DomainPins | None = None
         self._problem = ""
 
@@ -30,7 +31,7 @@ class PinFollower:
     def restore(self) -> None:
         """Hold what held before the restart; without a usable file, nothing until the console answers."""
         try:
-            self.pins.replace(DomainPins.from_json(json.loads(self.file.read_text(encoding="utf-8"))))
+            self.pins.replace(DomainPins.from_json(json.loads(self._kept.read())))
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
@@ -38,6 +39,7 @@ class PinFollower:
 
     def follow(self, desired: DomainPins | None) -> None:
         """Take up new pins between two polls; what cannot be used is reported, and the old ones go on."""
+        self._kept.catch_up()
         if desired is None or desired in (self.pins.desired, self._refused):
             return
         try:
@@ -48,5 +50,4 @@ class PinFollower:
             return
         self._refused, self._problem = None, ""
         log.info("pins of revision %d hold: %d domains", desired.revision, len(desired.pins))
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(self.file, json.dumps(desired.to_json()).encode())
+        self._kept.write(json.dumps(desired.to_json()).encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 from collections import deque
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 COUNTS_PREFIX = "counts-"
 REJECTED = "rejected"
@@ -46,6 +49,39 @@ def write_durably(path: Path, payload: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class KeptFile:
+    """What the next start of this process reads. What a full disk refuses is said, kept in mind, and written later."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._refused: bytes | None = None
+
+    def read(self) -> bytes:
+        """Raises OSError, FileNotFoundError of one that never was."""
+        return self.path.read_bytes() if self._refused is None else self._refused
+
+    def write(self, payload: bytes) -> None:
+        """Durable on return, unless the disk refuses it."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(self.path, payload)
+        except OSError as error:
+            if self._refused is None:
+                log.warning("%s stays as it was until it can be written: %s", self.path, error)
+            self._refused = payload
+        else:
+            self._refused = None
+
+    def catch_up(self) -> None:
+        """Write what was refused; nothing happens where nothing was."""
+        if self._refused is not None:
+            self.write(self._refused)
+
+    def remove(self) -> None:
+        self._refused = None
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

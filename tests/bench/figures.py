@@ -37,13 +37,19 @@ class Figure:
     unit: str = ""
     goal: Goal | None = None
     beside: str = ""  # what else belongs to the number: an interval, a count
+    others: tuple[float, ...] = ()  # what other runs of the same tree found: the verdict is the worst one's
 
     def row(self) -> list[str]:
         """what, at least, aim, measured, verdict"""
         least, aim = (self._said(self.goal.at_least), self._said(self.goal.aim)) if self.goal else ("", "")
         measured = "not reached" if self.measured is None else self._said(self.measured)
-        verdict = self.goal.verdict(self.measured) if self.goal else ""
+        verdict = self.goal.verdict(self._worst(self.goal)) if self.goal else ""
         return [self.what, least, aim, measured + (f" ({self.beside})" if self.beside else ""), verdict]
+
+    def _worst(self, goal: Goal) -> float | None:
+        if self.measured is None:
+            return None
+        return (max if goal.is_less_better else min)([self.measured, *self.others])
 
     def _said(self, value: float) -> str:
         number = f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
@@ -212,8 +218,8 @@ def start(facts: Facts) -> Section:
     later = facts["later_starts"]
     others = f"{len(later)} from {min(later)} s on"
     return Section("`make up` by the clock, to console and engine being ready (SmolLM2)", [
-        Figure("first start, packages downloaded; the kernels are compiled, the model is fetched", facts["first_start"],
-               " s", Goal(120, 60, True)),
+        Figure("first start, packages installed before; the kernels are compiled, the model is fetched",
+               facts["first_start"], " s", Goal(120, 60, True)),
         Figure("later starts, the slowest", max(later), " s", Goal(10, 5, True), others),
     ], [])  # fmt: skip
 
@@ -228,11 +234,17 @@ def ingest(facts: Facts) -> Section:
 
 
 def live(facts: Facts) -> Section:
-    browser, drawn = facts["task_to_browser_ms"], facts["drawn_ms"]
-    return Section("From a task to the browser", [
-        Figure("task to browser, p95", browser["p95"], " ms", Goal(100, 30, True), f"p50 {browser['p50']} ms"),
-        Figure("task to drawn chart, p95", drawn["p95"], " ms", Goal(500, 300, True), f"p50 {drawn['p50']} ms"),
-    ], [])  # fmt: skip
+    """``others_p95``, where there were other runs: of one kind of figure, added by hand to what is kept of a run."""
+    figures = []
+    for what, kind, goal in (
+        ("task to browser, p95", "task_to_browser_ms", Goal(100, 30, True)),
+        ("task to drawn chart, p95", "drawn_ms", Goal(500, 300, True)),
+    ):
+        found = facts[kind]
+        others = tuple(found.get("others_p95", ()))
+        beside = f"; other runs {' and '.join(map(str, others))} ms" if others else ""
+        figures.append(Figure(what, found["p95"], " ms", goal, f"p50 {found['p50']} ms{beside}", others))
+    return Section("From a task to the browser", figures, [])
 
 
 def watchers(facts: Facts) -> Section:

@@ -123,17 +123,53 @@ def test_without_an_environment_nothing_runs_and_nothing_is_made(checkout, comma
     assert not (checkout / ".venv").exists()
 
 
+@pytest.fixture
+def outdated(checkout):
+    """A checkout whose requirements are newer than its environment, of programs that say how they were called.
+
+    outdated(status) -> checkout: with the status of the supervisor's ``status``.
+    """
+
+    def make_outdated(status=0):
+        programs = checkout / ".venv" / "bin"
+        programs.mkdir(parents=True)
+        for name, script in (("pip", SAYS), ("python", f'{SAYS}[ "$3" != status ] || exit {status}\n')):
+            (programs / name).write_text(script)
+            (programs / name).chmod(0o755)
+        (checkout / ".venv" / ".runtime").touch()
+        os.utime(checkout / ".venv" / ".runtime", (0, 0))
+        return checkout
+
+    return make_outdated
+
+
 @pytest.mark.parametrize("command", ["down", "status"])
-def test_what_runs_is_stopped_before_newer_requirements_are_installed(checkout, command):
-    programs = checkout / ".venv" / "bin"
-    programs.mkdir(parents=True)
-    for name in ("python", "pip"):
-        (programs / name).write_text(SAYS)
-        (programs / name).chmod(0o755)
-    (checkout / ".venv" / ".runtime").touch()
-    os.utime(checkout / ".venv" / ".runtime", (0, 0))
-    done = make(command, cwd=checkout)
+def test_what_runs_is_stopped_before_newer_requirements_are_installed(outdated, command):
+    done = make(command, cwd=outdated())
     assert (done.returncode, done.stdout) == (0, f"python -m aurora_web.supervisor {command}\n")
+
+
+@pytest.mark.parametrize(("status", "is_running"), [(0, True), (3, False)])
+def test_a_second_start_says_that_it_runs_before_newer_requirements_are_installed(outdated, status, is_running):
+    done = make("up", cwd=outdated(status))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("python -m aurora_kernels.native\npython -m aurora_web.supervisor up\n")
+    assert ("installing" in done.stdout) is not is_running
+
+
+def test_a_start_with_the_newest_requirements_asks_nobody_first(outdated):
+    """The question would cost each start a start of Python."""
+    checkout = outdated()
+    os.utime(checkout / ".venv" / ".runtime")
+    (checkout / ".venv" / "bin" / "python").write_text(f'{SAYS}echo "$*" >> asked\n')
+    assert make("up", cwd=checkout).returncode == 0
+    assert (checkout / "asked").read_text() == "-m aurora_kernels.native\n-m aurora_web.supervisor up\n"
+
+
+@pytest.mark.parametrize("command", ["bench", "bench-web", "test-browser", "screenshots"])
+def test_what_drives_a_browser_gets_one(command):
+    wanted = "command -v chromium"
+    assert wanted in make("-n", "--always-make", command).stdout
 
 
 def test_the_tests_look_at_the_format_too():

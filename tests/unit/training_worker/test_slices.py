@@ -62,6 +62,19 @@ def test_a_slice_trains_evaluates_and_publishes(job):
     assert second.manifest.provenance["num_fresh_traces"] == 8
 
 
+def test_candidate_and_live_are_replayed_with_the_same_lookahead_after_the_policy_has_changed(job, traces):
+    def places(scores):
+        return {len(score.proposed_by_position) for score in scores}
+
+    first = run_slice(job, lambda progress: None)
+    later = replace(job, live_uri=first.manifest.uri, parent_version=1)
+    run_slice(later, lambda progress: None)
+    for lookahead, held_out in ((1, job.held_out), (2, (*job.held_out, *traces(2, seed=9)))):
+        report = run_slice(replace(later, lookahead=lookahead, held_out=held_out), lambda progress: None).report
+        assert report.lookahead == lookahead
+        assert places(report.candidate) == places(report.live) == {lookahead}
+
+
 @pytest.mark.parametrize("kind", ["fresh", "replay"])
 def test_what_is_held_out_is_never_trained_on(job, kind):
     with pytest.raises(ValueError, match=job.held_out[0].trace_id):

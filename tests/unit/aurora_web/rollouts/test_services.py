@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -62,6 +63,21 @@ def test_a_person_rejects(target, judged, report):
     with pytest.raises(RolloutError, match="is rejected"):
         services.approve(version, "ada")
     assert intent.desired_state(target).version == 1
+
+
+@pytest.mark.parametrize(("lookahead", "status"), [(4, "live"), (2, "rejected")])
+def test_replays_of_two_lookaheads_are_not_compared(target, judged, report, lookahead, status):
+    """v2's own replay went at lookahead 4; v3 was replayed beside v1, which is not live any more."""
+    judged()
+    judged(report({"sql": (2.0, 1.0)}))
+    third = judged(replace(report({"sql": (3.0, 1.0)}), live_uri="/versions/1", lookahead=lookahead))
+    assert third.status == status
+    decision = GateDecision.objects.get(version=third)
+    if status == "rejected":
+        assert decision.reasons == [
+            "The gain cannot be known: the two replays have no verify steps of one largest lookahead."
+        ]
+        assert decision.domains[0]["live_accept_length"] is None and decision.gain is None
 
 
 def test_rollback_holds_until_somebody_says_so(target, judged, report):

@@ -56,6 +56,20 @@ def test_it_is_given_up_when_it_never_stays_up_but_not_after_a_steady_life(tmp_p
     assert steady.num_failures == 1
 
 
+def test_what_cannot_be_started_now_is_tried_again(tmp_path: Path) -> None:
+    """A file in the place of the folder of its log refuses it, as a full disk does."""
+    now, said, folder = [100.0], list[str](), tmp_path / "logs"
+    folder.touch()
+    child = Child(replace(program(tmp_path, "pass"), log=folder / "log"), said.append, clock=lambda: now[0])
+    assert not child.watch()
+    assert "tested could not be started" in said[0] and "starting again in 0.5 s" in said[0]
+    assert not child.watch() and len(said) == 1
+    folder.unlink()
+    now[0] += 0.6
+    assert child.watch()
+    child.stop()
+
+
 def test_stopping_ends_grandchildren_too(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys, time\n"

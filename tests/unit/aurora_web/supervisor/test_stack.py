@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -133,7 +134,8 @@ class SmallPrograms(Programs):
     def engine(self, slug, path, port):
         code = {"broken": BROKEN, "silent": SILENT, "slow": SLOW}.get(slug, SERVER)
         told = str(self.config.state_dir / GO)
-        return self._python(f"engine-{slug}", "-c", code, self.config.engine_host, str(port), told)
+        program = self._python(f"engine-{slug}", "-c", code, self.config.engine_host, str(port), told)
+        return replace(program, command=("/nowhere/python",)) if slug == "missing" else program
 
     def worker(self):
         return self._python("worker", "-c", SILENT)
@@ -178,7 +180,7 @@ def start(tmp_path, monkeypatch):
         stack.stop()
 
 
-def test_an_engine_that_does_not_start_costs_only_itself(start, capsys):
+def test_an_engine_that_does_not_start_costs_only_itself(start, capfd):
     stack, said = start("broken", "good")
     sentence = next(line for line in said if "without the engine of broken" in line)
     log = str(stack.config.logs / "engine-broken.log")
@@ -186,7 +188,7 @@ def test_an_engine_that_does_not_start_costs_only_itself(start, capsys):
     assert any("engine-broken ended with 1; starting again" in line for line in said)
     assert {"web", "worker", "trainer", "engine-good"} <= stack.children.keys()
     command._announce(stack.config, stack, 1.0)
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     good = next(engine for engine in stack.engines() if engine.slug == "good")
     assert f"{good.url}/v1  (model good)" in shown and f"does not answer yet, see {log}  (model broken)" in shown
     wait_until(stack.children["engine-broken"].watch)  # started once more
@@ -196,6 +198,12 @@ def test_the_console_stays_where_the_only_engine_does_not_start(start):
     stack, said = start("broken")
     assert any("without the engine of broken" in line for line in said)
     assert stack._answers(f"{stack.console}/readyz")
+
+
+def test_an_engine_that_no_process_can_be_had_for_costs_only_itself(start):
+    stack, said = start("missing", "good")
+    assert any("without the engine of missing, which could not be started and is tried again" in line for line in said)
+    assert stack.answers(stack.engines()[1])
 
 
 def test_an_engine_that_does_not_answer_is_waited_for_so_long_and_left_to_go_on(start, monkeypatch):

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from aurora_web.registry.models import SpeculatorVersion
+from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.registry.services import register_target
 from aurora_web.rollouts import replicas
 from aurora_web.traces.models import Trace
@@ -151,6 +151,41 @@ def test_inactive_targets_are_left_alone(target, queue):
     target.is_active = False
     target.save()
     assert services.tick() == 0
+
+
+def switch(is_active):
+    Target.objects.update(is_active=is_active)
+
+
+def test_a_target_that_is_made_inactive_while_a_slice_runs_gets_no_other(target, queue):
+    services.tick()
+    services.execute(queue.pop(), trainer)
+    ingest_segment(segment_payload(40))
+    services.tick()
+
+    def meanwhile(job, report):
+        switch(False)
+        ingest_segment(segment_payload(40, make_id=lambda: uuid.uuid4().hex))
+        return trainer(job, report)
+
+    services.execute(queue.pop(), meanwhile)
+    assert TrainingSlice.objects.latest("queued_at").state == SliceState.DONE  # what ran came to its end
+    assert queue == []
+    switch(True)
+    assert services.tick() == 1
+
+
+def test_a_queued_slice_of_an_inactive_target_is_given_up(target, queue):
+    services.tick()
+    switch(False)
+    ran = []
+    services.execute(queue.pop(), lambda job, report: ran.append(job) or trainer(job, report))
+    assert ran == []
+    services.reconcile(timezone.now())
+    assert TrainingSlice.objects.get().state == SliceState.QUEUED
+    TrainingSlice.objects.update(queued_at=timezone.now() - timedelta(seconds=services.QUEUED_SECONDS + 1))
+    services.reconcile(timezone.now())
+    assert TrainingSlice.objects.get().state == SliceState.LOST
 
 
 def test_replay_is_balanced_over_domains():

@@ -334,6 +334,31 @@ def test_a_swap_that_is_due_while_the_console_is_away_is_made_when_it_is_back(
         wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 2))
 
 
+# -- a full disk ----------------------------------------------------------------------------------------------------
+
+
+def test_what_served_well_is_written_once_the_disk_takes_it(console: FakeConsole, want: Want, tmp_path: Path) -> None:
+    """A directory in the place of the file that becomes it refuses it, as a full disk does."""
+    file, obstacle = DesiredFile(tmp_path / "desired.json"), tmp_path / ".desired.json.tmp"
+    with serving(console, want, tmp_path, FakeEngine()):
+        obstacle.mkdir()
+        want(2, 2)
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 2))
+        hear_more(console)
+        assert (kept := file.read()) is not None and kept.version == 1
+        obstacle.rmdir()
+        wait_until(lambda: (kept := file.read()) is not None and kept.version == 2)
+
+
+def test_a_full_disk_keeps_no_replica_from_its_start(console: FakeConsole, want: Want, tmp_path: Path) -> None:
+    with serving(console, want, tmp_path, FakeEngine()):
+        pass
+    (tmp_path / ".desired.json.tmp").mkdir()
+    console.status, again = 503, FakeEngine()
+    with replica(console, tmp_path, again):
+        assert again.version == 1
+
+
 # -- the engine's own revert ----------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""A recorder in a process of its own whose disk is full, as that of the test with a real SGLang server."""
+"""A recorder, and a start, in a process of its own whose disk is full, as in the test with a real SGLang server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from serving.engine.api import Request
-from speculators.records import StepRecord
+from serving.trace.follower import DesiredFile
+from serving.trace.parts import Recording, running
+from speculators.records import DesiredState, StepRecord
 from tests.sglang import full_disk
-from tests.unit.serving.fakes import make_finished, wait_until
+from tests.unit.serving.fakes import FakeEngine, make_finished, wait_until
+from tests.unit.serving.tiny import SHAPE, make_draft
 from tests.unit.serving.trace.test_recorder import Disk
+
+TARGET = {**SHAPE, "rope_theta": 10_000.0}
 
 
 def record(root: Path, connection: Connection) -> None:
@@ -62,5 +67,37 @@ def test_what_a_full_disk_refuses_is_counted_and_traces_come_again(disk: full_di
     disk.empty()
     assert told(three) == (2, 1, [one, three])
     ours.send("")
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def restart(root: Path, uri: str, sha256: str, connection: Connection) -> None:
+    """A replica's start, once it is told to go on; its last start served version 1. Tells which version it serves."""
+    engine = FakeEngine()
+    recording = Recording("demo", "r1", "test", "http://127.0.0.1:1", "http://127.0.0.1:1", "t", root)
+    DesiredFile(recording.desired_file).write(DesiredState("demo", 1, 1, uri, sha256, 4, 0.0, 0.0))
+    with running(recording, engine.aux_layer_ids, engine, TARGET) as parts:
+        connection.send("ready")
+        connection.recv()
+        assert parts.follower
+        parts.follower.restore()
+        connection.send(engine.version)
+
+
+def test_a_full_disk_keeps_no_replica_from_serving_what_it_served(
+    disk: full_disk.SmallDisk, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    version = tmp_path_factory.mktemp("versions") / "v1"
+    sha256 = make_draft(version, TARGET, seed=1)
+    ours, theirs = multiprocessing.Pipe()
+    given = (disk.folder, str(version), sha256, theirs)
+    child = multiprocessing.get_context("spawn").Process(target=restart, args=given, daemon=True)
+    child.start()
+    theirs.close()
+    assert ours.recv() == "ready"
+    disk.fill()
+    ours.send("go on")
+    assert ours.recv() == 1
+    disk.empty()
     child.join(60)
     assert child.exitcode == 0

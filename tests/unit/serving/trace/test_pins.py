@@ -76,6 +76,20 @@ def test_a_restart_without_the_console_holds_them(console: FakeConsole, tmp_path
         assert not parts.recorder.keeps("sql")
 
 
+def test_a_full_disk_keeps_no_report_back_and_they_are_written_later(console: FakeConsole, tmp_path: Path) -> None:
+    """A directory in the place of the file that becomes it refuses it, as a full disk does."""
+    console.desired, folder = desired(PINS), tmp_path / "replicas"
+    (folder / ".r1.pins.json.tmp").mkdir(parents=True)
+    with replica(console, tmp_path, FakeEngine()):
+        wait_until(lambda: last_report(console).get("pins_revision") == 3)
+        assert not (folder / "r1.pins.json").exists()
+        (folder / ".r1.pins.json.tmp").rmdir()
+        wait_until((folder / "r1.pins.json").exists)
+    console.status, engine = 503, FakeEngine()
+    with replica(console, tmp_path, engine):
+        assert engine.pins.desired == PINS
+
+
 @pytest.mark.parametrize(
     "kept", ["", "{", '{"revision": "x"}', '{"revision": 1, "pins": [{"domain": "a", "lookahead": 99}]}']
 )
