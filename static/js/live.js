@@ -9,6 +9,7 @@ import { clock } from "./zone.js";
 const SILENT_SECONDS = 12; // the console is heard of every five: the line is cut, whatever the socket says
 const HIDDEN_SECONDS = 5; // a short look at another tab costs no new connection
 const MAX_WAIT_SECONDS = 15;
+const BUSY_MS = 1500;
 const NOT_SIGNED_IN = 4401;
 const NO_TARGET = 4404;
 const AWAY = { broker: "the message broker does not answer", database: "the database does not answer" };
@@ -194,11 +195,18 @@ export function refresher(id, seconds) {
   const part = document.getElementById(id);
   const again = atMostEvery(seconds, () => {
     if (isInUse(part)) {
-      setTimeout(again, 1500);
+      setTimeout(again, BUSY_MS);
     } else {
       window.htmx.trigger(part, "refresh");
     }
   });
   part.addEventListener("putoff", again);
+  for (const other of drawnWith(part)) other.addEventListener("putoff", () => setTimeout(again, BUSY_MS));
   return again;
+}
+
+// What the answer with this part has for other places of the page.
+function drawnWith(part) {
+  const names = (part.getAttribute("hx-select-oob") ?? "").split(",").filter(Boolean);
+  return names.map((name) => document.querySelector(name.split(":")[0]));
 }

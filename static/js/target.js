@@ -22,7 +22,7 @@ const reload = atMostEvery(2, async () => {
 const parts = new Parts(panel.dataset.parts, panel.dataset.shared.split(" "));
 const MEASURED = ["figures", "tables", "charts-table", "canary"]; // every five seconds, under any traffic
 const REPORTED = ["replicas", "connection", "standing", "figures"];
-const DECIDED = ["versions-part", "events-part", "figures", "switches", "replicas", "connection", "canary", "alerts", "launch-part"];
+const DECIDED = ["versions-part", "events-part", "figures", "actions-part", "switches", "replicas", "connection", "canary", "alerts", "launch-part"];
 
 function onSnapshot(data, seq) {
   reload();
