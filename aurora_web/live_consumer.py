@@ -31,13 +31,14 @@ MAX_WAITING = 100  # frames for a browser that does not take them; then it gets 
 
 
 class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
-    """``/ws/overview`` and ``/ws/targets/<slug>``. Text frames of JSON of three kinds:
+    """``/ws/overview`` and ``/ws/targets/<slug>``. Text frames of JSON of four kinds:
 
     ``{"kind": "snapshot", "target", "data", "seq"}``: everything up to the number ``seq``;
     ``{"kind": "deltas", "from", "seq", "deltas": [{"kind", "target", "data", "seq"}]}``: all that happened from
     ``from`` to ``seq``, without what a later one of the frame replaces. Frames follow each other without a gap: where
     one is found, a snapshot comes instead. A browser may ask for one with ``{"kind": "snapshot"}``;
-    ``{"kind": "beat"}``: the line works, though there may be no news.
+    ``{"kind": "beat"}``: the line works, though there may be no news; with ``"away"``, "broker" or "database", there
+    can be none, and what was sent before is stale until the next snapshot.
     ``{"kind": "parts", "query", "status", "body"}``: the answer to ``{"kind": "parts", "query"}``, which the page of a
     target asks for instead of a GET of its parts' address; without ``body`` the browser has to go there itself.
     """

@@ -2,7 +2,7 @@
 
 A message is decoded, ordered and encoded once per process, however many browsers look on. Whatever the traffic, a page
 gets at most ten frames a second: what comes in between goes into one frame, and of what replaces itself (a replica's
-report, the trainer's progress) only the last is kept.
+report, the trainer's progress) only the last is kept. While no news can be heard, the beats say of what.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from redis.exceptions import RedisError
 from aurora_web import live
 from aurora_web.accounts import scopes
 from aurora_web.accounts.models import User
+from aurora_web.live_sources import LATE_SECONDS, Source, database_of_loop
 from aurora_web.registry.models import Target
 from aurora_web.snapshots import overview_snapshot, target_snapshot
 
@@ -44,7 +45,6 @@ HOLE_SECONDS = 0.15  # a number that is missing may be on its way for so long, s
 LOOK_SECONDS = 0.01
 SNAPSHOT_SECONDS = 1.0  # for so long one snapshot serves everybody who comes, when nothing has happened since
 MIN_SECONDS_BETWEEN_SNAPSHOTS = 0.5
-BEAT = '{"kind": "beat"}'
 BEAT_SECONDS = 5.0  # a browser that hears nothing for longer than two beats knows that the line is cut
 CHECK_SECONDS = 15.0  # how soon an ended session, or a message that was never heard of, is noticed
 IN_FLIGHT_SECONDS = 1.0  # a message that has its number is heard of by then, or never
@@ -109,6 +109,10 @@ class Hub:
         self.snapshot: Snapshot | None = None
         self.making: asyncio.Task[Snapshot] | None = None
         self.flusher: asyncio.Task[None] | None = None
+        self.broker, self.database = Source(), database_of_loop()
+        self.away = ""  # "broker" or "database": nothing that was sent after it went away is fresh
+        self.echo: asyncio.Task[None] | None = None
+        self.recovery: asyncio.Task[None] | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
         self.started = self._task(self._start())
 
@@ -138,6 +142,8 @@ class Hub:
         if missed:
             member.offer(frame(missed))
             member.seq = missed[-1]["seq"]
+        if self.away:
+            member.offer(beat(self.away))
 
     async def leave(self, member: Member) -> None:
         """The last one ends the subscription too."""
@@ -167,6 +173,9 @@ class Hub:
         layer = get_channel_layer()
         while True:
             event = await layer.receive(self.channel)
+            self.broker.answered()
+            if not event["payloads"]:  # the echo
+                continue
             self.inbox.extend(event["payloads"])
             if not all(map(is_patient, event["payloads"])):
                 self.news.set()
@@ -224,8 +233,8 @@ class Hub:
 
     # --- snapshots
 
-    async def _resync(self) -> None:
-        """Something was missed: everybody gets a snapshot."""
+    async def _resync(self) -> bool:
+        """Something was missed: everybody gets a snapshot. False where none could be made."""
         await asyncio.sleep(max(0.0, self.resynced_at + MIN_SECONDS_BETWEEN_SNAPSHOTS - time.monotonic()))
         self.resynced_at = time.monotonic()
         try:
@@ -238,6 +247,8 @@ class Hub:
                     member.offer(found.text)
         except FAILURES as error:
             log.warning("no snapshot for %s: %s", self.group, error)  # the watch tries again
+            return False
+        return True
 
     async def _recent_snapshot(self) -> Snapshot:
         """One that knows of everything that was sent by now; who comes while one is being made shares it."""
@@ -261,10 +272,37 @@ class Hub:
     # --- the watch
 
     async def _beat(self) -> None:
+        """The line works; and whether news would be heard."""
         while True:
+            self.database.ask()
+            if self.echo is None or self.echo.done():
+                self.echo = self._task(self._send_echo())
             await asyncio.sleep(BEAT_SECONDS)
+            self._look()
             for member in list(self.members):
-                member.offer(BEAT)
+                member.offer(beat(self.away))
+
+    async def _send_echo(self) -> None:
+        """No message at all, to everybody of the group: who hears it would hear news."""
+        self.broker.asked()
+        with suppress(*FAILURES):
+            async with asyncio.timeout(LATE_SECONDS):
+                await get_channel_layer().group_send(self.group, {"type": "live.messages", "payloads": []})
+
+    def _look(self) -> None:
+        """Note who is silent; when all answer again, what is shown is fresh with the next snapshot."""
+        away = "broker" if self.broker.is_silent else "database" if self.database.is_silent else ""
+        if away and away != self.away:
+            log.warning("no news for %s: the %s does not answer", self.group, away)
+        if away:
+            self.away = away
+        elif self.away and (self.recovery is None or self.recovery.done()):
+            self.recovery = self._task(self._recover())
+
+    async def _recover(self) -> None:
+        if await self._resync():
+            self.away = ""
+            log.info("news for %s again", self.group)
 
     async def _watch(self) -> None:
         """Close sockets whose session has ended; send snapshots when something was never heard of."""
@@ -328,6 +366,11 @@ def frame(messages: Sequence[Message]) -> str:
     """Messages without a gap between them as one text frame."""
     first, last = messages[0]["seq"], messages[-1]["seq"]
     return orjson.dumps({"kind": "deltas", "from": first, "seq": last, "deltas": coalesced(messages)}).decode()
+
+
+def beat(away: str) -> str:
+    """The frame that says that the line works, and of what no news can be had."""
+    return orjson.dumps({"kind": "beat"} | ({"away": away} if away else {})).decode()
 
 
 def coalesced(messages: Sequence[Message]) -> list[Message]:

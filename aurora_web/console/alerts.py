@@ -68,8 +68,7 @@ def alerts(request: HttpRequest) -> HttpResponse:
         "rules": Rule.choices,
         "states": AlertState.choices,
     }
-    is_part = bool(getattr(request, "htmx", False))
-    return render(request, "console/_alerts_open.html" if is_part else "console/alerts.html", context)
+    return render(request, "console/alerts.html", context)
 
 
 @allow("read", "GET", "HEAD", "POST")

@@ -25,6 +25,7 @@ VIEWS: dict[str, View] = {  # by the id of the element that holds it
     "standing": fleet.standing,
     "alerts": fleet.alerts,
     "launch-part": fleet.launch_part,
+    "actions-part": targets.actions,
     "switches": targets.switches,
     "versions-part": targets.versions,
 }

@@ -138,6 +138,13 @@ def events(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "console/_events.html", {"target": found, **_events(found, time_range(request.GET))})
 
 
+def actions(request: HttpRequest, slug: str) -> HttpResponse:
+    """What an operator may do beside the time range."""
+    found = get_object_or_404(Target, slug=slug)
+    shown = {"target": found, "previous": find_version(found, "@previous")}
+    return render(request, "console/_actions.html", shown)
+
+
 def switches(request: HttpRequest, slug: str) -> HttpResponse:
     """Whether it trains and whether versions go live by themselves, and the buttons that change it."""
     found = get_object_or_404(Target, slug=slug)

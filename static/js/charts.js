@@ -23,11 +23,12 @@ const SUMMED = [
   "num_requests", "steps", "drafted_tokens", "all_steps", "proposed_drafts", "tokens", "seconds", "control_tokens", "control_seconds",
 ];
 
-// JSON; null when the console refuses, undefined when it could not be reached. A request on a line that was cut would wait
-// for minutes, and a browser has only six lines.
+// JSON; null when the console refuses, undefined when it could not be reached or cannot answer now. A request on a line
+// that was cut would wait for minutes, and a browser has only six lines.
 async function fetched(url) {
   try {
     const answer = await fetch(url, { signal: AbortSignal.timeout(ANSWER_MS) });
+    if (answer.status >= 500) return undefined;
     return answer.ok ? await answer.json() : null;
   } catch {
     return undefined;

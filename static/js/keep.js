@@ -81,7 +81,7 @@ function restore(part) {
 }
 
 export const isPolled = (element) => element.getAttribute("hx-trigger")?.includes("every ");
-const isFollowing = (element) => isPolled(element) || element.getAttribute("hx-trigger")?.includes("refresh");
+export const isFollowing = (element) => isPolled(element) || element.getAttribute("hx-trigger")?.includes("refresh");
 
 // What was asked for while nobody used the part may come when somebody does. "putoff" on the part: it is to be asked again.
 function beforeSwap(event, isUnasked) {

@@ -1,14 +1,18 @@
 // The push from the console: a snapshot on connect, then frames of numbered deltas, at most ten a second; a gap or a new
 // connection means a snapshot.
-// The line with id "live" says whether what is on the page is fresh; while it is not, the page is marked as stale.
+// The line with id "live" says whether what is on the page is fresh; while it is not, the page is marked as stale: no line,
+// a line without news since the console misses something itself, or parts of the page that get no answer.
 import { isInUse } from "./keep.js";
 import { sessionEnded } from "./session.js";
+import { clock } from "./zone.js";
 
 const SILENT_SECONDS = 12; // the console is heard of every five: the line is cut, whatever the socket says
 const HIDDEN_SECONDS = 5; // a short look at another tab costs no new connection
 const MAX_WAIT_SECONDS = 15;
+const BUSY_MS = 1500;
 const NOT_SIGNED_IN = 4401;
 const NO_TARGET = 4404;
+const AWAY = { broker: "the message broker does not answer", database: "the database does not answer" };
 const INBOX = new Set(["alert", "deployment", "gate", "version"]); // may change the numbers in the navigation
 
 export class LiveFeed {
@@ -20,6 +24,9 @@ export class LiveFeed {
     this.onDelta = onDelta;
     this.seq = null;
     this.heardAt = null;
+    this.freshAt = null; // heard of while the console missed nothing
+    this.away = ""; // what the console misses
+    this.unanswered = new Map(); // parts of the page -> since when they are asked for in vain
     this.failures = 0;
     this.ended = false;
     this.count = atMostEvery(2.5, () => window.htmx.trigger("#inbox-numbers", "refresh"));
@@ -28,6 +35,8 @@ export class LiveFeed {
     addEventListener("online", () => this.open());
     addEventListener("offline", () => this.drop());
     addEventListener("sessionended", () => this.end("not live: your session has ended"));
+    addEventListener("unanswered", (event) => this.noteParts(event.detail, false));
+    addEventListener("answered", (event) => this.noteParts(event.detail, true));
     this.open();
   }
 
@@ -72,7 +81,15 @@ export class LiveFeed {
   }
 
   get age() {
-    return this.heardAt === null ? null : Math.round((Date.now() - this.heardAt) / 1000);
+    return this.freshAt === null ? null : Math.round((Date.now() - this.freshAt) / 1000);
+  }
+
+  noteParts(names, isAnswered) {
+    for (const name of names) {
+      if (isAnswered) this.unanswered.delete(name);
+      else if (!this.unanswered.has(name)) this.unanswered.set(name, Date.now());
+    }
+    this.tell();
   }
 
   open() {
@@ -89,12 +106,16 @@ export class LiveFeed {
     if (document.hidden) return;
     this.heardAt = Date.now();
     this.failures = 0;
+    if (message.kind === "beat") this.away = message.away ?? "";
+    if (message.kind === "snapshot") this.away = "";
+    if (!this.away) this.freshAt = this.heardAt;
     if (message.kind === "parts") {
       this.onParts(message);
     } else if (message.kind === "snapshot") {
       this.seq = message.seq;
       this.onSnapshot(message.data, message.seq);
       this.count();
+      for (const name of this.unanswered.keys()) document.getElementById(name)?.dispatchEvent(new Event("refresh"));
     } else if (message.kind === "deltas" && this.seq !== null && message.seq > this.seq) {
       if (message.from > this.seq + 1) {
         this.ask();
@@ -128,7 +149,8 @@ export class LiveFeed {
     if (this.ended || document.hidden) return;
     const isOpen = this.socket?.readyState === WebSocket.OPEN;
     if (isOpen && this.seq !== null) {
-      this.show("on", "connected");
+      const why = this.staleness;
+      this.show(why ? "off" : "on", why || "connected");
     } else if (isOpen || !this.failures) {
       this.show("", "connecting");
     } else if (this.age === null) {
@@ -136,6 +158,14 @@ export class LiveFeed {
     } else {
       this.show("off", `not connected: figures are ${this.age} s old, trying again`);
     }
+  }
+
+  // Why what is shown is stale although the line works; "" when it is fresh.
+  get staleness() {
+    const since = (at) => `stale since ${clock(at / 1000)}`;
+    if (this.away) return `${since(this.freshAt ?? this.openedAt)}: ${AWAY[this.away]}`;
+    if (!this.unanswered.size) return "";
+    return `${since(Math.min(...this.unanswered.values()))}: the console does not answer, trying again`;
   }
 
   show(state, text) {
@@ -165,11 +195,18 @@ export function refresher(id, seconds) {
   const part = document.getElementById(id);
   const again = atMostEvery(seconds, () => {
     if (isInUse(part)) {
-      setTimeout(again, 1500);
+      setTimeout(again, BUSY_MS);
     } else {
       window.htmx.trigger(part, "refresh");
     }
   });
   part.addEventListener("putoff", again);
+  for (const other of drawnWith(part)) other.addEventListener("putoff", () => setTimeout(again, BUSY_MS));
   return again;
+}
+
+// What the answer with this part has for other places of the page.
+function drawnWith(part) {
+  const names = (part.getAttribute("hx-select-oob") ?? "").split(",").filter(Boolean);
+  return names.map((name) => document.querySelector(name.split(":")[0]));
 }

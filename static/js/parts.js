@@ -1,8 +1,10 @@
 // The parts of a target's page that the server draws: what is to be drawn again is collected and asked for at once: over
 // the page's socket what says the same to many, by a request the rest, and all while there is no socket.
 import { isInUse } from "./keep.js";
+import { tell } from "./session.js";
 
 const BUSY_SECONDS = 1.5;
+const RETRY_SECONDS = 10;
 
 export class Parts {
   // address: of the answer with the parts; they are put where their ids say. shared: ids of those for the socket.
@@ -15,6 +17,7 @@ export class Parts {
     this.ranAt = 0;
     this.dueAt = Infinity;
     document.addEventListener("putoff", (event) => this.want([event.target.id], BUSY_SECONDS));
+    addEventListener("unanswered", (event) => this.want(event.detail, RETRY_SECONDS));
   }
 
   // Draw these again, at the earliest `seconds` after the last time. after: the number of a delta that must be in them.
@@ -59,7 +62,9 @@ export class Parts {
 
   // The socket's answer.
   take(answer) {
-    if (answer.status === 200) window.htmx.swap(document.body, answer.body, { swapStyle: "none" });
-    else this.request(answer.query); // says why not, or that the session has ended
+    if (answer.status === 200) {
+      window.htmx.swap(document.body, answer.body, { swapStyle: "none" });
+      tell("answered", new URLSearchParams(answer.query).getAll("part"));
+    } else this.request(answer.query); // says why not, or that the session has ended
   }
 }

@@ -2,6 +2,7 @@
 import { Charts } from "./charts.js";
 import { LiveFeed, atMostEvery } from "./live.js";
 import { Parts } from "./parts.js";
+import { tell } from "./session.js";
 
 const RELOAD_SECONDS = 600; // the newest windows become buckets
 
@@ -11,7 +12,9 @@ const charts = document.getElementById("chart-accept") ? new Charts(panel, selec
 let isAwaited = false; // somebody has chosen another domain
 const reload = atMostEvery(2, async () => {
   if (!charts) return;
-  if (!(await charts.load()) && !document.hidden) return reload();
+  const isAnswered = await charts.load();
+  tell(isAnswered ? "answered" : "unanswered", ["charted"]);
+  if (!isAnswered && !document.hidden) return reload();
   charts.draw(isAwaited);
   isAwaited = false;
 });
@@ -19,7 +22,7 @@ const reload = atMostEvery(2, async () => {
 const parts = new Parts(panel.dataset.parts, panel.dataset.shared.split(" "));
 const MEASURED = ["figures", "tables", "charts-table", "canary"]; // every five seconds, under any traffic
 const REPORTED = ["replicas", "connection", "standing", "figures"];
-const DECIDED = ["versions-part", "events-part", "figures", "switches", "replicas", "connection", "canary", "alerts", "launch-part"];
+const DECIDED = ["versions-part", "events-part", "figures", "actions-part", "switches", "replicas", "connection", "canary", "alerts", "launch-part"];
 
 function onSnapshot(data, seq) {
   reload();

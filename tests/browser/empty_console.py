@@ -19,10 +19,11 @@ from tests.services import new_database
 
 @dataclass(frozen=True)
 class EmptyConsole:
-    """Where it is, and how to ask its ``manage.py``."""
+    """Where it is, how to ask its ``manage.py``, and the broker that nobody else has."""
 
     base: str
     environment: dict[str, str]
+    valkey: Valkey
 
     def manage(self, *arguments: str) -> str:
         return manage(self.environment, *arguments)
@@ -42,7 +43,7 @@ def empty_console(folder: Path) -> Iterator[EmptyConsole]:
         "REDIS_URL": valkey.url,
         "PYTHONPATH": f"{REPO}:{REPO / 'kernels'}",
     }
-    found = EmptyConsole(f"http://127.0.0.1:{port}", environment)
+    found = EmptyConsole(f"http://127.0.0.1:{port}", environment, valkey)
     found.manage("migrate", "--verbosity", "0")
     command = [sys.executable, "-m", "uvicorn", "aurora_web.asgi:application", "--port", str(port), "--no-access-log"]
     with (folder / "web.log").open("wb") as log:

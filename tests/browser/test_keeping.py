@@ -9,6 +9,7 @@ from tests.browser.steered import SLUG, seed_version
 
 DEMO = "/targets/pocket/"
 MINUTE = 60_000
+COME_BACK = """() => document.dispatchEvent(new Event("visibilitychange"))"""
 
 
 def test_what_was_typed_stays_while_the_part_around_it_changes(busy_demo, tab, base):
@@ -78,6 +79,29 @@ def test_a_part_that_asks_for_itself_says_that_the_console_does_not_answer(tab, 
     expect(tab.locator(part)).to_contain_text(shown)  # what was shown stays
     tab.unroute(asked)
     expect(said).to_have_count(0, timeout=MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("page", "asked"),
+    [
+        (DEMO, "**/targets/pocket/parts/**"),
+        (DEMO, "**/targets/pocket/charts?**"),
+        ("/approvals/", "**/approvals/"),
+        (f"{DEMO}versions/", "**/targets/pocket/standing/"),
+    ],
+)
+def test_parts_without_an_answer_make_a_live_page_stale(busy_demo, tab, base, page, asked):
+    """However well its socket works."""
+    line, stale = tab.locator("#live"), tab.locator("html[data-stale]")
+    tab.goto(base + page)
+    expect(line).to_have_text("connected", timeout=MINUTE)
+    tab.route(asked, lambda route: route.fulfill(status=503, body="the database is away"))
+    tab.evaluate(COME_BACK)  # as after a look at another tab: everything is asked for
+    expect(line).to_have_text(re.compile(r"^stale since \d\d:\d\d:\d\d .*: the console does"), timeout=MINUTE)
+    expect(stale).to_have_count(1)
+    tab.unroute(asked)
+    expect(line).to_have_text("connected", timeout=MINUTE)
+    expect(stale).to_have_count(0)
 
 
 HELD_PUSHES = """

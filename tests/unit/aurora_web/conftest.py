@@ -5,15 +5,18 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from channels.layers import channel_layers
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 
+from aurora_web import live
 from aurora_web.accounts.models import User
 from aurora_web.accounts.services import create_token
 from aurora_web.console import inbox
 from aurora_web.metrics.settled import settled
 from aurora_web.registry.services import register_target, register_version
+from aurora_web.supervisor.valkey import Valkey
 from aurora_web.traces.codec import is_held_out
 from aurora_web.traces.services import EARLY_HELD_OUT_EVERY
 from speculators.records import (
@@ -226,3 +229,20 @@ def observed():
         reported_at=timezone.now().timestamp(),
     )
     return lambda **changes: replace(plain, **changes)
+
+
+@pytest.fixture
+def own_valkey(tmp_path, settings, monkeypatch):
+    """A Valkey that the test may stop."""
+    tmp_path.chmod(0o755)
+    valkey = Valkey(tmp_path / "valkey", tmp_path / "valkey.log")
+    valkey.start()
+    settings.REDIS_URL = valkey.url
+    layer = settings.CHANNEL_LAYERS["default"]
+    settings.CHANNEL_LAYERS = {"default": layer | {"CONFIG": {"hosts": [valkey.url], "capacity": 1000}}}
+    channel_layers.backends.clear()
+    monkeypatch.setattr(live, "_current", None)
+    yield valkey
+    live.close()
+    valkey.stop()
+    channel_layers.backends.clear()

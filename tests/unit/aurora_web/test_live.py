@@ -11,8 +11,7 @@ from socket import create_server
 import pytest
 import redis
 from asgiref.sync import sync_to_async
-from asgiref.testing import ApplicationCommunicator
-from channels.layers import channel_layers, get_channel_layer
+from channels.layers import get_channel_layer
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.test import Client
@@ -20,8 +19,8 @@ from django.utils import timezone
 
 from aurora_web import live, live_consumer, live_hub
 from aurora_web.live_consumer import NO_TARGET, NOT_SIGNED_IN, LiveConsumer
-from aurora_web.supervisor.valkey import Valkey
 from tests.unit.aurora_web.ending import ending_after
+from tests.unit.aurora_web.sockets import connect, deltas, leave, receive, say
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,41 +66,6 @@ def test_a_broker_that_answers_nothing_holds_no_process_back():
     assert "live-sender" in ending.after_act, "else this test says nothing"
     assert ending.left == ["MainThread"]
     assert ending.seconds < 2 * live.CLOSE_SECONDS
-
-
-async def connect(user, slug=None, **scope):
-    scope |= {"type": "websocket", "user": user, "url_route": {"kwargs": {"slug": slug} if slug else {}}}
-    socket = ApplicationCommunicator(LiveConsumer.as_asgi(), scope)
-    await socket.send_input({"type": "websocket.connect"})
-    assert (await socket.receive_output(60))["type"] == "websocket.accept"
-    return socket
-
-
-async def receive(socket, seconds=60):
-    """The next frame that says something."""
-    while (frame := json.loads((await socket.receive_output(seconds))["text"]))["kind"] == "beat":
-        pass
-    return frame
-
-
-async def deltas(socket, num):
-    """The next ``num`` deltas, whatever their frames."""
-    found = []
-    while len(found) < num:
-        frame = await receive(socket)
-        assert frame["kind"] == "deltas"
-        assert frame["seq"] == frame["deltas"][-1]["seq"]
-        found += frame["deltas"]
-    return found
-
-
-async def say(socket, text):
-    await socket.send_input({"type": "websocket.receive", "text": text})
-
-
-async def leave(socket):
-    await socket.send_input({"type": "websocket.disconnect", "code": 1000})
-    await socket.wait(60)
 
 
 @pytest.mark.asyncio
@@ -383,23 +347,6 @@ async def test_a_browser_that_takes_nothing_holds_nobody_up_and_gets_a_snapshot_
     await asyncio.sleep(0.05)
     assert sent[0] == "0"
     assert "snapshot" in sent
-
-
-@pytest.fixture
-def own_valkey(tmp_path, settings, monkeypatch):
-    """A Valkey that the test may stop."""
-    tmp_path.chmod(0o755)
-    valkey = Valkey(tmp_path / "valkey", tmp_path / "valkey.log")
-    valkey.start()
-    settings.REDIS_URL = valkey.url
-    layer = settings.CHANNEL_LAYERS["default"]
-    settings.CHANNEL_LAYERS = {"default": layer | {"CONFIG": {"hosts": [valkey.url], "capacity": 1000}}}
-    channel_layers.backends.clear()
-    monkeypatch.setattr(live, "_current", None)
-    yield valkey
-    live.close()
-    valkey.stop()
-    channel_layers.backends.clear()
 
 
 @pytest.mark.asyncio

@@ -8,6 +8,7 @@ from django.test.utils import CaptureQueriesContext
 
 from aurora_web.console.shared import CSRF_FIELD, Shelf
 from aurora_web.registry.models import Target
+from aurora_web.rollouts import services
 from tests.unit.serving.fakes import wait_until
 
 PARTS = "/targets/demo/parts/?part=figures&part=replicas"
@@ -93,3 +94,16 @@ def test_they_are_rendered_once_for_all_of_a_role_until_something_is_decided(cli
     assert b"up to 3" in clients["operator"].get(PARTS).content  # another role may see another thing
     assert b"up to 3" in clients["viewer"].get(f"{PARTS}&after=7").content
     assert b"up to 3" not in clients["viewer"].get("/targets/demo/parts/?part=figures").content
+
+
+@pytest.mark.django_db
+def test_actions_are_for_those_who_may_and_follow_what_there_is_to_go_back_to(clients, target, make_version, report):
+    actions = "/targets/demo/parts/?part=actions-part"
+    found = clients["operator"].get(actions).content.decode()
+    assert "Send demo traffic" in found and "Roll back" not in found
+    Target.objects.update(traffic_enabled=True)
+    assert "Stop demo traffic" in clients["operator"].get(actions).content.decode()
+    services.judge(make_version())
+    services.judge(make_version(report({"sql": (2.0, 1.0)})))
+    assert 'href="/targets/demo/rollback/"' in clients["operator"].get(actions).content.decode()
+    assert "demo traffic" not in clients["viewer"].get(actions).content.decode()
