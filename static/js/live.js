@@ -208,5 +208,5 @@ export function refresher(id, seconds) {
 // What the answer with this part has for other places of the page.
 function drawnWith(part) {
   const names = (part.getAttribute("hx-select-oob") ?? "").split(",").filter(Boolean);
-  return names.map((name) => document.querySelector(name.split(":")[0]));
+  return names.map((name) => document.querySelector(name.split(":")[0])).filter(Boolean);
 }

@@ -13,11 +13,12 @@ export class Parts {
     this.shared = new Set(shared);
     this.feed = null; // a LiveFeed
     this.wanted = new Set();
+    this.asked = new Set(); // ever: what else goes unanswered on the page is asked for elsewhere
     this.after = 0;
     this.ranAt = 0;
     this.dueAt = Infinity;
     document.addEventListener("putoff", (event) => this.want([event.target.id], BUSY_SECONDS));
-    addEventListener("unanswered", (event) => this.want(event.detail, RETRY_SECONDS));
+    addEventListener("unanswered", (event) => this.want(event.detail.filter((id) => this.asked.has(id)), RETRY_SECONDS));
   }
 
   // Draw these again, at the earliest `seconds` after the last time. after: the number of a delta that must be in them.
@@ -38,7 +39,10 @@ export class Parts {
     this.dueAt = Infinity;
     const ready = [...this.wanted].filter((id) => !isInUse(document.getElementById(id)));
     if (ready.length && !document.hidden) {
-      for (const id of ready) this.wanted.delete(id);
+      for (const id of ready) {
+        this.wanted.delete(id);
+        this.asked.add(id);
+      }
       let shared = ready.filter((id) => this.shared.has(id));
       if (shared.length && !this.feed?.send({ kind: "parts", query: this.query(shared) })) shared = [];
       const alone = ready.filter((id) => !shared.includes(id));
