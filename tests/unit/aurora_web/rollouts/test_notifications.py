@@ -216,16 +216,21 @@ def to_approve(browser):
     return card and card[1], sum(map(int, badges))
 
 
-@pytest.mark.parametrize("why", ["policy", "manual", "frozen", "rollback"])
-def test_card_and_navigation_count_what_the_rule_of_the_policy_says(target, judged, report, clients, why):
-    judged()
-    judged(report({"sql": (2.0, 1.0)}))
+def hold(target, why):
+    """What makes a person decide from now on: "manual", "frozen" or "rollback"; any other word changes nothing."""
     if why == "manual":
         change_settings(target, {"approval": "manual"}, "ada")
     if why == "frozen":
         freeze.freeze(target, "olga")
     if why == "rollback":
         services.rollback(target, "olga")
+
+
+@pytest.mark.parametrize("why", ["policy", "manual", "frozen", "rollback"])
+def test_card_and_navigation_count_what_the_rule_of_the_policy_says(target, judged, report, clients, why):
+    judged()
+    judged(report({"sql": (2.0, 1.0)}))
+    hold(target, why)
     for waits in ((3.0, 2.0), (4.0, 2.0)):
         judged(report({"sql": waits}))
     target = Target.objects.get()
@@ -238,13 +243,8 @@ def test_what_comes_to_wait_for_a_person_only_later_is_told_then(target, canary,
     waiting = judged(report({"sql": (4.0, 2.0)}))
     replicas.reconcile(timezone.now())
     assert told() == []  # it waits for its turn: the policy lets it in
-    if why == "manual":
-        change_settings(target, {"approval": "manual"}, "ada")
-    if why == "frozen":
-        freeze.freeze(target, "olga")
-    if why == "rollback":
-        services.rollback(target, "olga")
-    else:
+    hold(target, why)
+    if why != "rollback":
         canaries.abort(canary, "olga")
     replicas.reconcile(timezone.now())
     assert told() == [f"approvals/{waiting.pk}/"]
