@@ -102,7 +102,7 @@ def least(call: Callable[[], Any]) -> float:
     return min(times)
 
 
-def mismatches(model: str, folder: Path, num_prompts: int) -> dict[str, float]:
+def mismatches(model: str, folder: Path, num_prompts: int) -> dict[str, Any]:
     """Greedy outputs that differ, and how many of them beyond an exact tie; the share of distinct 3-grams in them."""
     target_dir = prepared(model)
     config = DraftConfig.for_target(json.loads((target_dir / "config.json").read_text(encoding="utf-8")))
@@ -111,19 +111,32 @@ def mismatches(model: str, folder: Path, num_prompts: int) -> dict[str, float]:
     engine = Engine(target_dir, EngineConfig(fixed_lookahead=4))
     engine.start()
     engine.swap(1, engine.load_draft(folder / "random")).result(30)
-    found: dict[str, float] = {"outputs": 0, "tokens": 0, "ties": 0, "mismatches": 0}
-    outputs = []
-    for domain in prompts(model, num_prompts).values():
-        for ids in domain:
+    found, everything = {}, []
+    for domain, texts in prompts(model, num_prompts).items():
+        outputs, verdicts = [], []
+        for ids in texts:
             plain, speculative = (serve(engine, ids, 96, is_control=side).tokens for side in (True, False))
-            found["outputs"] += 1
             outputs.append(plain[len(ids) :])
-            found["tokens"] += len(plain) - len(ids)
-            if plain != speculative:
-                place = next(i for i, (a, b) in enumerate(zip(plain, speculative, strict=True)) if a != b)
-                found["ties" if margin(decoder, plain[:place]) < TIE_MARGIN else "mismatches"] += 1
+            verdicts.append(verdict(decoder, plain, speculative))
+        everything += outputs
+        found[domain] = {
+            "outputs": len(outputs),
+            "tokens": sum(map(len, outputs)),
+            "ties": verdicts.count("tie"),
+            "mismatches": verdicts.count("mismatch"),
+            "distinct_3grams": round(distinct_3gram_share(outputs), 3),
+        }
     engine.stop()
-    return found | {"distinct_3grams": round(distinct_3gram_share(outputs), 3)}
+    total = {key: sum(each[key] for each in found.values()) for key in ("outputs", "tokens", "ties", "mismatches")}
+    return total | {"distinct_3grams": round(distinct_3gram_share(everything), 3), "domains": found}
+
+
+def verdict(decoder: Decoder, plain: tuple[int, ...], speculative: tuple[int, ...]) -> str:
+    """``equal``, ``tie`` or ``mismatch``, by the first place where they differ."""
+    if plain == speculative:
+        return "equal"
+    place = next(i for i, (a, b) in enumerate(zip(plain, speculative, strict=True)) if a != b)
+    return "tie" if margin(decoder, plain[:place]) < TIE_MARGIN else "mismatch"
 
 
 def margin(decoder: Decoder, ids: tuple[int, ...]) -> float:

@@ -2,7 +2,8 @@
 
 One engine, ``--requests`` at once, half of them greedy and half at temperature 0.7. In each round the same prompts are
 decoded once per way: without drafts ("0"), with every domain pinned to a lookahead, and as the engine chooses. A JSON
-line per way: tokens per second of decoding relative to no drafts in the same rounds, and accept length.
+line per way, of all and of each kind of prompt: tokens per second of decoding relative to no drafts in the same rounds,
+and accept length. (Domains of the engine are the ways here: its own choice is made for all kinds of prompts together.)
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import argparse
 import json
 import queue
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 from serving.engine.api import FinishedRequest, Request, SamplingParams
@@ -24,6 +25,7 @@ from tests.bench.machine import machine
 from tests.bench.models import prepared, prompts
 
 CHOSEN = "chosen"
+ALL = "all"
 
 
 @dataclass(slots=True)
@@ -43,20 +45,29 @@ class Tally:
         self.num_correct += finished.num_correct_drafts
         self.num_drafted_steps += finished.num_verify_steps - finished.num_plain_steps
 
+    def facts(self, plain: Tally) -> dict[str, float | None]:
+        """``plain``: what the same prompts have taken without drafts."""
+        length = 1 + self.num_correct / self.num_drafted_steps if self.num_drafted_steps else None
+        speed = self.num_tokens / self.seconds * plain.seconds / plain.num_tokens
+        share = round(distinct_3gram_share(self.outputs), 3)
+        return {"speed": round(speed, 3), "accept_length": length, "distinct_3grams": share}
+
 
 def pins(lookaheads: list[int]) -> DomainPins:
     """One domain per way; the one of the engine's own choice has no pin."""
     return DomainPins(1, tuple(DomainPin(str(k), k or None, speculation_off=not k) for k in lookaheads))
 
 
-def together(engine: Engine, texts: list[tuple[int, ...]], domain: str, max_tokens: int) -> list[FinishedRequest]:
-    """These prompts at once."""
+def together(engine: Engine, texts: Sequence[tuple[int, ...]], domain: str, max_tokens: int) -> list[FinishedRequest]:
+    """These prompts at once; what came of each."""
     finished: queue.Queue[FinishedRequest] = queue.Queue()
-    for number, prompt in enumerate(texts):
+    names = [uuid.uuid4().hex for _ in texts]
+    for number, (name, prompt) in enumerate(zip(names, texts, strict=True)):
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.7 * (number % 2), seed=number, ignore_eos=True)
         told = {"domain": domain, "keep_states": False, "on_finish": finished.put}
-        engine.submit(Request(uuid.uuid4().hex, prompt, sampling, **told))
-    return [finished.get(timeout=300) for _ in texts]
+        engine.submit(Request(name, prompt, sampling, **told))
+    found = {each.request_id: each for each in (finished.get(timeout=300) for _ in texts)}
+    return [found[name] for name in names]
 
 
 def main() -> None:
@@ -68,26 +79,26 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--lookaheads", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     given = parser.parse_args()
-    by_domain = prompts(given.model, given.requests * given.rounds)
-    mixed = list(chain.from_iterable(zip(*by_domain.values(), strict=True)))
+    by_kind = prompts(given.model, given.requests * given.rounds)
+    mixed = [
+        (kind, text) for texts in zip(*by_kind.values(), strict=True) for kind, text in zip(by_kind, texts, strict=True)
+    ]
     engine = Engine(prepared(given.model), EngineConfig(control_share=0.0, max_lookahead=max(given.lookaheads)))
     engine.start()
     engine.swap(1, engine.load_draft(given.draft)).result(60)
     engine.pins.replace(pins(given.lookaheads))
-    ways = {name: Tally() for name in (*map(str, given.lookaheads), CHOSEN)}
+    ways = {name: {kind: Tally() for kind in (ALL, *by_kind)} for name in (*map(str, given.lookaheads), CHOSEN)}
     for first in range(0, given.rounds * given.requests, given.requests):
-        for name, tally in ways.items():
-            for finished in together(engine, mixed[first : first + given.requests], name, given.max_tokens):
-                tally.add(finished)
+        kinds, texts = zip(*mixed[first : first + given.requests], strict=True)
+        for name, tallies in ways.items():
+            for kind, finished in zip(kinds, together(engine, texts, name, given.max_tokens), strict=True):
+                tallies[ALL].add(finished)
+                tallies[kind].add(finished)
     engine.stop()
     print(json.dumps({"machine": machine(), "requests": given.requests}), flush=True)
-    plain = ways["0"].num_tokens / ways["0"].seconds
-    for name, tally in ways.items():
-        accept_length = 1 + tally.num_correct / tally.num_drafted_steps if tally.num_drafted_steps else None
-        speed = round(tally.num_tokens / tally.seconds / plain, 3)
-        share = round(distinct_3gram_share(tally.outputs), 3)
-        facts = {"lookahead": name, "speed": speed, "accept_length": accept_length, "distinct_3grams": share}
-        print(json.dumps(facts), flush=True)
+    for name, tallies in ways.items():
+        of_kinds = {kind: tally.facts(ways["0"][kind]) for kind, tally in tallies.items()}
+        print(json.dumps({"lookahead": name, **of_kinds.pop(ALL), "domains": of_kinds}), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The same held-out prompts, float32, one thread, greedy, so many tokens whatever comes; prefill is in the time of both.
 Beside it transformers in bfloat16, which the engine has no like of (its activations are float32).
-Rounds are interleaved; each engine gets as many requests at once as the batch is large. Ratios are of medians.
+In a round each domain has its turn with each engine, which gets as many requests at once as the batch is large. Ratios
+are of medians.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import queue
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -67,11 +69,45 @@ def of_aurora(folder: Path) -> Decode:
     return decode
 
 
+@dataclass(slots=True)
+class Turns:
+    """What the engines made of batches of one size."""
+
+    rates: dict[str, list[float]] = field(default_factory=dict)  # tokens per second of each engine, a batch each
+    outputs: list[list[int]] = field(default_factory=list)  # aurora's
+    num_equal: int = 0  # of them, to those of transformers
+
+    def add(self, engines: dict[str, Decode], batch: list[tuple[int, ...]], num_tokens: int) -> None:
+        """One batch, on one engine after the other."""
+        texts = {}
+        for name, decode in engines.items():
+            started = time.perf_counter()
+            texts[name] = decode(batch, num_tokens)
+            self.rates.setdefault(name, []).append(len(batch) * num_tokens / (time.perf_counter() - started))
+        self.outputs += texts["aurora"]
+        self.num_equal += sum(a == b for a, b in zip(texts["aurora"], texts["transformers"], strict=True))
+
+    def __add__(self, other: Turns) -> Turns:
+        rates = {name: self.rates.get(name, []) + found for name, found in other.rates.items()}
+        return Turns(rates, self.outputs + other.outputs, self.num_equal + other.num_equal)
+
+    def facts(self) -> dict[str, object]:
+        medians = {name: statistics.median(values) for name, values in self.rates.items()}
+        return {
+            "tokens_per_second": {name: round(value, 1) for name, value in medians.items()},
+            "ratio": round(medians["aurora"] / medians["transformers"], 2),
+            "ratio_bf16": round(medians["aurora"] / medians["transformers_bf16"], 2),
+            "distinct_3grams": round(distinct_3gram_share(self.outputs), 3),
+            # transformers forbids end tokens, and pads in a batch
+            "equal_texts": f"{self.num_equal} of {len(self.outputs)}",
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2", choices=["smollm2", "pocket"])
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(1)
     folder = prepared(given.model)
@@ -80,32 +116,18 @@ def main() -> None:
         "aurora": of_aurora(folder),
         "transformers_bf16": of_transformers(folder, torch.bfloat16),
     }
-    found = [each[-MAX_PROMPT:] for each in itertools.chain(*prompts(given.model, 8).values())]
+    found = prompts(given.model, given.rounds * max(BATCHES))
+    by_domain = {domain: [each[-MAX_PROMPT:] for each in texts] for domain, texts in found.items()}
     for decode in engines.values():
-        decode(found[:1], 4)  # warm
+        decode(next(iter(by_domain.values()))[:1], 4)  # warm
     result: dict[str, object] = {"machine": machine(), "model": given.model}
     for size in BATCHES:
-        rates: dict[str, list[float]] = {name: [] for name in engines}
-        equal = num = 0
-        outputs: list[list[int]] = []
-        for number in range(given.rounds):
-            batch = found[number * size : (number + 1) * size]
-            texts = []
-            for name, decode in engines.items():
-                started = time.perf_counter()
-                texts.append(decode(batch, given.tokens))
-                rates[name].append(size * given.tokens / (time.perf_counter() - started))
-            num += size
-            outputs += texts[1]
-            equal += sum(a == b for a, b in zip(*texts[:2], strict=True))
-        medians = {name: statistics.median(values) for name, values in rates.items()}
-        result[f"batch_{size}"] = {
-            "tokens_per_second": {name: round(value, 1) for name, value in medians.items()},
-            "ratio": round(medians["aurora"] / medians["transformers"], 2),
-            "ratio_bf16": round(medians["aurora"] / medians["transformers_bf16"], 2),
-            "distinct_3grams": round(distinct_3gram_share(outputs), 3),
-            "equal_texts": f"{equal} of {num}",  # transformers forbids end tokens, and pads in a batch
-        }
+        turns = {domain: Turns() for domain in by_domain}
+        for first in range(0, given.rounds * size, size):
+            for domain, texts in by_domain.items():
+                turns[domain].add(engines, texts[first : first + size], given.tokens)
+        of_all = sum(turns.values(), Turns())
+        result[f"batch_{size}"] = of_all.facts() | {"domains": {name: each.facts() for name, each in turns.items()}}
     print(json.dumps(result, indent=2))
 
 

@@ -81,18 +81,35 @@ def costs(facts: Facts) -> Section:
             f"distinct 3-grams {text['distinct_3grams']}",
         ),
     ]  # fmt: skip
-    return Section(f"What a step costs, relative to one plain token ({facts['model']})", figures, [])
+    rows = [
+        [
+            name,
+            *(f"{found[key]:,}" for key in ("outputs", "tokens", "ties", "mismatches")),
+            str(found["distinct_3grams"]),
+        ]
+        for name, found in text["domains"].items()
+    ]
+    header = ["greedy against plain, by domain", "outputs", "tokens", "exact ties", "mismatches", "distinct 3-grams"]
+    title = f"What a step costs, relative to one plain token ({facts['model']})"
+    return Section(title, figures, [[header, *rows]])
 
 
 def plain(facts: Facts) -> Section:
-    figures = []
+    figures, rows = [], []
     for size, goal in ((1, Goal(1.1, 1.5)), (8, Goal(1.5, 3.0))):
         found = facts[f"batch_{size}"]
         rates = ", ".join(f"{name} {rate} tokens/s" for name, rate in found["tokens_per_second"].items())
         beside = f"{rates}; equal texts: {found['equal_texts']}, distinct 3-grams {found['distinct_3grams']}"
         figures.append(Figure(f"batch {size}, float32 on both sides", found["ratio"], "x", goal, beside))
         figures.append(Figure(f"batch {size}, over transformers in bfloat16", found["ratio_bf16"], "x"))
-    return Section(f"Plain decoding over transformers' `generate` ({facts['model']})", figures, [])
+        rows += [
+            [name, str(size), *map(str, each["tokens_per_second"].values()), f"{each['ratio']}x",
+             f"{each['ratio_bf16']}x", each["equal_texts"], str(each["distinct_3grams"])]
+            for name, each in found["domains"].items()
+        ]  # fmt: skip
+    header = ["domain, tokens/s", "batch", *found["tokens_per_second"], "ratio", "over bf16", "equal texts",
+              "distinct 3-grams"]  # fmt: skip
+    return Section(f"Plain decoding over transformers' `generate` ({facts['model']})", figures, [[header, *rows]])
 
 
 def vocabulary(facts: Facts) -> Section:
@@ -199,19 +216,21 @@ def _domains(line: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def lookahead(facts: Facts) -> Section:
-    rows = [
-        [
-            f["lookahead"],
-            f"{f['speed']}x",
-            f"{f['accept_length']:.2f}" if f["accept_length"] else "–",
-            str(f["distinct_3grams"]),
-        ]
-        for f in facts[1:]
-    ]
+    requests, *ways = facts
+    rows = [[way["lookahead"], *_ahead(way), str(way["distinct_3grams"])] for way in ways]
+    of_domains = [[name, *(" at ".join(_ahead(way["domains"][name])) for way in ways)] for name in ways[0]["domains"]]
     title = (
-        f"The engine's choice of lookaheads, {facts[0]['requests']} requests at once (SmolLM2, the hour's last draft)"
+        f"The engine's choice of lookaheads, {requests['requests']} requests at once (SmolLM2, the hour's last draft)"
     )
-    return Section(title, [], [[["lookahead", "speed over no drafts", "accept length", "distinct 3-grams"], *rows]])
+    return Section(title, [], [
+        [["lookahead", "speed over no drafts", "accept length", "distinct 3-grams"], *rows],
+        [["domain: speed at accept length", *(way["lookahead"] for way in ways)], *of_domains],
+    ])  # fmt: skip
+
+
+def _ahead(found: dict[str, Any]) -> list[str]:
+    length = found["accept_length"]
+    return [f"{found['speed']}x", "–" if length is None else f"{length:.2f}"]
 
 
 def start(facts: Facts) -> Section:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.bench.__main__ import BENCHMARKS, facts
+from tests.bench.bench_lookahead import Tally
+from tests.bench.bench_plain import Turns
 from tests.bench.figures import SECTIONS, Figure, Goal
 from tests.bench.results import RESULTS, Record, put, rendered
 
@@ -105,6 +107,36 @@ def test_the_vocabularys_shares_are_of_the_right_moments() -> None:
         "after 480 answers": "96.3 % (1,929 exchanged)",
     }
     assert section.tables == [[["domain", "first choice", "after 480 answers"], ["chat", "84.0 %", "92.1 %"]]]
+
+
+def test_lookaheads_are_told_by_way_and_by_domain() -> None:
+    none, ahead = (
+        {"speed": s, "accept_length": length, "distinct_3grams": 0.5} for s, length in ((1.0, None), (1.3, 1.8))
+    )
+    ways = [
+        {"lookahead": "0", **none, "domains": {"sql": none}},
+        {"lookahead": "2", **ahead, "domains": {"sql": ahead}},
+    ]
+    section = SECTIONS["lookahead"]([{"machine": "a machine", "requests": 4}, *ways])
+    assert section.tables[0][1:] == [["0", "1.0x", "–", "0.5"], ["2", "1.3x", "1.80", "0.5"]]
+    assert section.tables[1][1:] == [["sql", "1.0x at –", "1.3x at 1.80"]]
+
+
+def test_plain_decoding_is_told_for_all_and_by_domain() -> None:
+    batch = [Turns({"transformers": [10.0], "aurora": [rate], "transformers_bf16": [20.0]}, [[1, 2, 3, 4]], 1)
+             for rate in (30.0, 50.0)]  # fmt: skip
+    found = sum(batch, Turns()).facts() | {"domains": {"chat": batch[0].facts(), "sql": batch[1].facts()}}
+    section = SECTIONS["plain"]({"model": "smollm2", "batch_1": found, "batch_8": found})
+    assert [figure.measured for figure in section.figures] == [4.0, 2.0, 4.0, 2.0]
+    assert section.tables[0][1] == ["chat", "1", "10.0", "30.0", "20.0", "3.0x", "1.5x", "1 of 1", "1.0"]
+    assert [row[:2] for row in section.tables[0][1:]] == [["chat", "1"], ["sql", "1"], ["chat", "8"], ["sql", "8"]]
+
+
+def test_a_speed_is_over_what_the_same_prompts_took_without_drafts() -> None:
+    drafted = Tally(num_tokens=60, seconds=2.0, num_correct=16, num_drafted_steps=20, outputs=[(1, 2, 3, 4)])
+    plain = Tally(num_tokens=40, seconds=2.0, outputs=[(1, 2, 3, 4)])
+    assert drafted.facts(plain) == {"speed": 1.5, "accept_length": 1.8, "distinct_3grams": 1.0}
+    assert plain.facts(plain) == {"speed": 1.0, "accept_length": None, "distinct_3grams": 1.0}
 
 
 def test_every_benchmark_has_a_section() -> None:
