@@ -17,6 +17,8 @@ from serving.sglang_backend.guard import Guard
 log = logging.getLogger(__name__)
 
 BLOCK_STEPS = 16
+LORA = "adapters (--enable-lora) exclude it: SGLang 0.5.21 does not prepare them for another number of draft steps"
+APART = "Aurora does not run on all of this server's ranks: see its log"
 SEED = 20260211  # the same on every rank: they must draw alike
 
 
@@ -82,15 +84,24 @@ class ControlPolicy:
         return found
 
 
-def install(worker: Any, guard: Guard) -> ControlPolicy | None:
-    """Give the worker our policy before it builds its graphs; None, with the reason logged, where it cannot have it."""
-    from sglang.srt.speculative.adaptive_runtime_state import AdaptiveController
+def why_none(arguments: Any) -> str:
+    """Why a server of these arguments (SGLang's) cannot decode without speculation now and then; "" = it can.
+
+    SGLang has its own list, which it asks where adaptive speculation is on the launch line. That adapters exclude it is
+    said elsewhere (``check_lora_speculative_compatibility``): the state for 0 steps would replace what the graphs of
+    the verify pass know of their adapters. SGLang's scheduler ends at the next step then, or reads other rows.
+    """
+    if arguments.enable_lora or arguments.lora_paths:
+        return LORA
     from sglang.srt.speculative.adaptive_spec_params import adaptive_unsupported_reason
 
-    reason = adaptive_unsupported_reason(worker.server_args)
-    if reason is not None:
-        log.warning("no control without speculation on this server: %s", reason)
-        return None
+    return adaptive_unsupported_reason(arguments) or ""
+
+
+def install(worker: Any, guard: Guard) -> ControlPolicy:
+    """Give the worker our policy before it builds its graphs, on all ranks or none; where ``why_none`` is ""."""
+    from sglang.srt.speculative.adaptive_runtime_state import AdaptiveController
+
     if worker.adaptive_controller is not None:
         policy = ControlPolicy(worker.speculative_num_steps, worker.adaptive_controller.params, guard)
         worker.adaptive_controller.params = policy

@@ -60,12 +60,15 @@ class SglangEngine:
         policy: ControlPolicy | None,
         aux_layer_ids: tuple[int, ...],
         pins: Pins,
+        *,
+        no_control: str = NO_CONTROL,  # why, where there is no policy, or it cannot be obeyed
     ) -> None:
         self.swapper = swapper
         self.roll = roll
         self.versions = versions
         self.assembler = assembler
         self.policy = policy
+        self.no_control = no_control
         self.aux_layer_ids = aux_layer_ids
         self.pins = pins
         self.outbox: deque[Command] = deque()
@@ -124,7 +127,7 @@ class SglangEngine:
     @property
     def _no_control(self) -> str:
         is_available = self.policy is not None and self.policy.is_available
-        return self._no_policy if is_available else NO_CONTROL
+        return self._no_policy if is_available else self.no_control
 
     def stats(self) -> EngineStats:
         versions, assembler = self.versions, self.assembler

@@ -96,11 +96,17 @@ class Plugin:
 
         def work() -> None:
             arguments = worker.server_args
-            policy = control.install(worker, self.control_guard)  # first: all ranks must capture the same graphs
             self.roll = roll_call.of_this_process()
             settings.check_parallel(arguments)
             config = settings.load(arguments.host, arguments.port)
-            self.replica = Replica(worker, config, policy, self.roll, self.guard, self.control_guard, self.missing)
+            replica = Replica(worker, config, self.roll, self.guard, self.control_guard, self.missing)
+            # Last: all ranks capture the same graphs, those of the control or none, and none where Aurora is off.
+            if why := control.why_none(arguments) or ("" if self.roll.agree() else control.APART):
+                log.warning("no control without speculation on this server: %s", why)
+                replica.take_control(None, why)
+            else:
+                replica.take_control(control.install(worker, self.control_guard))
+            self.replica = replica
 
         self._or_off(work)
 

@@ -55,7 +55,6 @@ class Replica:
         self,
         worker: Any,
         config: PluginConfig,
-        policy: ControlPolicy | None,
         roll: RollCall,
         guard: Guard,
         control_guard: Guard,
@@ -63,7 +62,8 @@ class Replica:
     ) -> None:
         self.worker = worker
         self.config = config
-        self.policy = policy
+        self.policy: ControlPolicy | None = None
+        self.no_control = ""  # why there is no policy
         self.roll = roll
         self.control_guard = control_guard
         self.guard = guard
@@ -74,7 +74,7 @@ class Replica:
         self.memory = DraftMemory(runner, worker.draft_worker)
         self.device = torch.device(runner.device)
         self.logits_processor = _logits_processor(self.target)
-        self.final = FinalStates(self._room_for_graphs())
+        self.final = FinalStates()
         group = CpuGroup(runner.tp_group.cpu_group, self.memory.size)
         self.swapper = RankSwapper(
             self.memory, group, self._applied, self._policy, lambda: stream_of(self.scheduler), self._no_policy
@@ -86,6 +86,11 @@ class Replica:
         self._is_given_up = False  # the other ranks have been told that this one fails too often
         self._swept_at = 0.0  # monotonic
         self._stack = ExitStack()
+
+    def take_control(self, policy: ControlPolicy | None, why_none: str = "") -> None:
+        """How this server decodes without drafts, or why it cannot; before SGLang captures its graphs."""
+        self.policy, self.no_control = policy, why_none
+        self.final = FinalStates(self._room_for_graphs())
 
     def begin(self) -> None:
         """At the scheduler's first turn, when everything is loaded: rank 0 starts to record and to report."""
@@ -146,7 +151,7 @@ class Replica:
 
     def _no_policy(self) -> str:
         """Why this rank cannot decode without drafts."""
-        return "" if self.policy is not None and self.policy.is_available else NO_CONTROL
+        return "" if self.policy is not None and self.policy.is_available else self.no_control or NO_CONTROL
 
     # -- rank 0 -----------------------------------------------------------------------------------------------------
 
@@ -176,7 +181,10 @@ class Replica:
             queue, versions, self._finished, self._count, self._collapsed, on_broken=self.check.told
         )
         aux_layer_ids = captured_layers(self.target)
-        self.engine = SglangEngine(self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins)
+        self.engine = SglangEngine(
+            self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins,
+            no_control=self.no_control or NO_CONTROL,
+        )  # fmt: skip
         self.metrics = MetricsReader(config.engine_url)
         target_config = _target_config(arguments.model_path, self.worker.target_worker.model_config.hf_config)
         recording = config.recording(engine_name(), str(arguments.model_path), first.uri)

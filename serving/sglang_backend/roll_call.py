@@ -8,10 +8,14 @@ collective: nobody waits for a rank that never writes.
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 KEY = "aurora/rank/"
+ASKS, AGREED = "aurora/asks/", "aurora/agreed"
 HERE = b"here"
+AGREE_SECONDS = 60.0  # SGLang itself lets no rank be much later than the others when models are loaded
+ASK_AGAIN_SECONDS = 0.05
 
 
 class Store(Protocol):
@@ -20,6 +24,7 @@ class Store(Protocol):
     def set(self, key: str, value: bytes) -> None: ...
     def check(self, keys: list[str]) -> bool: ...
     def get(self, key: str) -> bytes: ...
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
 
 
 class RollCall:
@@ -36,6 +41,25 @@ class RollCall:
         self._own = problem
         if self._store is not None:
             self._store.set(f"{KEY}{self.rank}", f"!{problem}".encode() if problem else HERE)
+
+    def agree(self, most_seconds: float = AGREE_SECONDS) -> bool:
+        """Whether every rank has come to ask this; the answer is the same on all that ask.
+
+        The first one who knows decides for all: rank 0 that everybody is there, any rank that another has a problem, or
+        is silent for too long, as one without Aurora's variables is.
+        """
+        if self._store is None:
+            return True
+        self._store.set(f"{ASKS}{self.rank}", HERE)
+        deadline = time.monotonic() + most_seconds
+        while not self._store.check([AGREED]):
+            if self.rank == 0 and self._store.check([f"{ASKS}{rank}" for rank in range(self.size)]):
+                self._store.compare_set(AGREED, "", "yes")
+            elif any(self.lines()) or time.monotonic() > deadline:
+                self._store.compare_set(AGREED, "", "no")
+            else:
+                time.sleep(ASK_AGAIN_SECONDS)
+        return self._store.get(AGREED) == b"yes"
 
     def lines(self) -> tuple[str | None, ...]:
         """By rank: "" = here, else what keeps it away; None = it has said nothing."""

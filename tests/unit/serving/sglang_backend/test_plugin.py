@@ -7,6 +7,7 @@ import types
 from enum import Enum
 
 import pytest
+import torch
 
 from serving.sglang_backend import labels
 from serving.sglang_backend import plugin as plugin_module
@@ -78,7 +79,6 @@ def test_without_its_variables_nothing_is_registered(registered, monkeypatch):
 
 def test_a_wrong_setting_leaves_the_server_without_aurora(monkeypatch, caplog):
     monkeypatch.setenv("AURORA_CONSOLE_URL", "nonsense")
-    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: None)
     one = Plugin()
     worker = types.SimpleNamespace(server_args=types.SimpleNamespace(host="127.0.0.1", port=1))
     one.after_init(None, worker)
@@ -89,7 +89,6 @@ def test_a_wrong_setting_leaves_the_server_without_aurora(monkeypatch, caplog):
 @pytest.mark.parametrize("option", ["dp_size", "pp_size"])
 def test_several_groups_in_one_server_are_not_taken_for_one_replica(monkeypatch, caplog, option):
     """Each would serve what it likes, and the first one's proof would be shown for all."""
-    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: None)
     one = Plugin()
     arguments = types.SimpleNamespace(**{"host": "127.0.0.1", "port": 1, "dp_size": 1, "pp_size": 1, option: 2})
     one.after_init(None, types.SimpleNamespace(server_args=arguments))
@@ -106,8 +105,9 @@ def scheduler(console, tmp_path, monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(plugin_module, "engine_name", lambda: "sglang 0.5.21")
-    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: None)
-    arguments = types.SimpleNamespace(host="127.0.0.1", port=30000, dp_size=1, pp_size=1)
+    arguments = types.SimpleNamespace(
+        host="127.0.0.1", port=30000, dp_size=1, pp_size=1, enable_lora=None, lora_paths=None
+    )
     return types.SimpleNamespace(server_args=arguments)
 
 
@@ -231,16 +231,72 @@ def test_a_hook_that_always_fails_is_given_up_but_commands_are_taken_out_for_eve
     assert hook("scheduler", [Command("apply", 1)]) == (("scheduler", []), {})
 
 
-def test_the_control_is_the_same_on_a_rank_whose_settings_are_wrong(monkeypatch):
-    """All ranks capture the same graphs, or SGLang waits for one of them for ever."""
-    monkeypatch.setenv("AURORA_CONSOLE_URL", "nonsense")
+class BuiltReplica(FakeReplica):
+    """What a plugin builds, and how it is told to decode without drafts."""
+
+    def __init__(self, *given) -> None:
+        self.control = None
+
+    def take_control(self, policy, why_none="") -> None:
+        self.control = (policy, why_none)
+
+
+@pytest.fixture
+def why_not(monkeypatch):
+    """What SGLang objects to adaptive speculation; nothing unless a test appends it."""
+    found, module = [], types.ModuleType("sglang.srt.speculative.adaptive_spec_params")
+    module.adaptive_unsupported_reason = lambda arguments: found[0] if found else None
+    for name in ("sglang", "sglang.srt", "sglang.srt.speculative"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return found
+
+
+@pytest.fixture
+def built(scheduler, why_not, monkeypatch):
+    """A plugin, its worker, and the workers that the control was installed on."""
     installed = []
-    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: installed.append(worker))
-    one = Plugin()
-    worker = types.SimpleNamespace(server_args=types.SimpleNamespace(host="127.0.0.1", port=1))
+    monkeypatch.setattr(plugin_module, "Replica", BuiltReplica)
+    monkeypatch.setattr(plugin_module.control, "install", lambda worker, guard: installed.append(worker) or "policy")
+    return Plugin(), types.SimpleNamespace(server_args=scheduler.server_args), installed
+
+
+def test_the_control_is_installed_once_aurora_is_on(built):
+    one, worker, installed = built
     one.after_init(None, worker)
-    assert installed == [worker] and one.replica is None
-    assert "AURORA_TARGET_SLUG" in one.roll.lines()[0]
+    assert (one.replica.control, installed) == (("policy", ""), [worker])
+
+
+@pytest.mark.parametrize("more", [{"enable_lora": True}, {"lora_paths": ["an/adapter"]}])
+def test_a_server_with_adapters_has_no_control(built, more):
+    """SGLang's scheduler would end at its first step, with or without a request for one of them."""
+    one, worker, installed = built
+    vars(worker.server_args).update(more)
+    one.after_init(None, worker)
+    assert (one.replica.control, installed) == ((None, plugin_module.control.LORA), [])
+
+
+def test_a_server_that_sglang_itself_would_not_switch_has_no_control(built, why_not):
+    one, worker, installed = built
+    why_not.append("a tree")
+    one.after_init(None, worker)
+    assert (one.replica.control, installed) == ((None, "a tree"), [])
+
+
+def test_where_aurora_is_off_nothing_of_it_is_installed_and_the_other_ranks_hear_why(built, monkeypatch):
+    """All ranks capture the same graphs, or SGLang waits for one of them for ever."""
+    one, worker, installed = built
+    monkeypatch.setenv("AURORA_TARGET_SLUG", "Wrong!")
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(plugin_module.roll_call, "of_this_process", lambda: RollCall(store, 1, 2))
+    one.after_init(None, worker)
+    assert one.replica is None and installed == []
+    assert "AURORA_TARGET_SLUG" in one.roll.lines()[1]
+    monkeypatch.setenv("AURORA_TARGET_SLUG", "demo")
+    monkeypatch.setattr(plugin_module.roll_call, "of_this_process", lambda: RollCall(store, 0, 2))
+    other = Plugin()
+    other.after_init(None, worker)
+    assert (other.replica.control, installed) == ((None, plugin_module.control.APART), [])
 
 
 @pytest.mark.parametrize("given", [("worker",), ("worker", object())])

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -256,7 +256,7 @@ def engine_with(roll: RollCall) -> SglangEngine:
 
     found = SglangEngine.__new__(SglangEngine)
     found.swapper, found.roll, found.outbox, found._ticket, found._applying = Swapper(), roll, Outbox(), 0, {}
-    found._no_policy = ""
+    found._no_policy, found.no_control = "", engine_module.NO_CONTROL
     return found
 
 
@@ -269,7 +269,9 @@ def test_what_a_server_without_a_control_does_not_obey_is_said(policy):
     assert engine.policy_detail.startswith("control share 0.02 and largest lookahead 0: ")
     engine._share, engine._is_bounded_to_none = 0.0, False
     assert engine.policy_detail == ""
-    engine.policy, engine._share = SimpleNamespace(is_available=True), 0.02
+    engine._share, engine.no_control = 0.02, "adapters"
+    assert engine.policy_detail == "control share 0.02: adapters"
+    engine.policy = SimpleNamespace(is_available=True)
     assert engine.policy_detail == ""
 
 
@@ -300,6 +302,31 @@ def test_a_rank_that_says_nothing_is_waited_for_and_then_named(tmp_path, monkeyp
     with pytest.raises(SwapError, match="rank 1 runs without Aurora: it has said nothing"):
         silent._command("prepare")
     assert not silent.outbox
+
+
+def answers_of(*ranks: RollCall, most_seconds: float = 60.0) -> list[bool]:
+    """What each of them is told when they ask at the same time whether all agree."""
+    with ThreadPoolExecutor(len(ranks)) as together:
+        return list(together.map(lambda rank: rank.agree(most_seconds), ranks))
+
+
+def test_ranks_agree_when_all_of_them_ask_and_one_that_comes_later_hears_the_same():
+    assert RollCall().agree(), "alone"
+    store = torch.distributed.HashStore()
+    ranks = [RollCall(store, rank, 3) for rank in range(3)]
+    assert answers_of(*ranks) == [True] * 3
+    assert ranks[2].agree(0.0)
+
+
+def test_ranks_do_not_agree_beside_one_with_a_problem_or_one_that_never_asks():
+    store = torch.distributed.HashStore()
+    wrong = RollCall(store, 2, 3)
+    wrong.say("AURORA_TARGET_SLUG='Wrong!': must be a name")
+    assert answers_of(RollCall(store, 0, 3), RollCall(store, 1, 3)) == [False] * 2
+    store = torch.distributed.HashStore()
+    late = RollCall(store, 2, 3)
+    assert answers_of(RollCall(store, 0, 3), RollCall(store, 1, 3), most_seconds=0.1) == [False] * 2
+    assert not late.agree(), "the others have gone on without it"
 
 
 def _rank(rank: int, store: str, uris: tuple[str, str], sha256: str, results) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from serving.sglang_backend import config as settings
 from serving.sglang_backend import labels
 from serving.sglang_backend.assembler import NO_FINAL
-from serving.sglang_backend.control import ControlPolicy
+from serving.sglang_backend.control import LORA, ControlPolicy
 from serving.sglang_backend.guard import MAX_FAILURES
 from serving.sglang_backend.plugin import Plugin
 from serving.sglang_backend.ranks import NOT_YET, Command
@@ -96,7 +96,7 @@ def made(console, tmp_path):
     console.desired = DesiredState("demo", 0, 0, "", "", NODES - 1, 0.0, 0.0).to_json()
     interval, found = sys.getswitchinterval(), []
 
-    def make(rank: int = 0, size: int = 1, **variables: str) -> Plugin:
+    def make(rank: int = 0, size: int = 1, no_control: str = "", **variables: str) -> Plugin:
         environment = {
             "AURORA_CONSOLE_URL": console.url, "AURORA_TARGET_SLUG": "demo", "AURORA_REPLICA": "r1",
             "AURORA_STATE_DIR": str(tmp_path / "state"), "AURORA_ENGINE_URL": console.url, **variables,
@@ -104,9 +104,11 @@ def made(console, tmp_path):
         plugin = Plugin()
         plugin.roll = RollCall(rank=rank, size=size)
         plugin.replica = Replica(
-            fake_worker(rank, size), settings.load("127.0.0.1", 30000, environment),
-            ControlPolicy(NODES - 1, guard=plugin.control_guard), plugin.roll, plugin.guard, plugin.control_guard, [],
+            fake_worker(rank, size), settings.load("127.0.0.1", 30000, environment), plugin.roll, plugin.guard,
+            plugin.control_guard, [],
         )  # fmt: skip
+        policy = None if no_control else ControlPolicy(NODES - 1, guard=plugin.control_guard)
+        plugin.replica.take_control(policy, no_control)
         found.append(plugin.replica)
         return plugin
 
@@ -238,6 +240,13 @@ def test_what_the_console_wants_is_swapped_in_at_a_turn_and_proved(made, console
     until(plugin, lambda: told(console, "state", "version", "sha256") == ("serving", 2, sha256))
     assert plugin.replica.scheduler.weight_versions == ["2"]
     assert (plugin.guard.num_failures, plugin.control_guard.num_failures) == (0, 0)
+
+
+def test_why_there_is_no_control_reaches_the_console(made, console):
+    plugin = begun(made(no_control=LORA))
+    console.desired = DesiredState("demo", 0, 0, "", "", NODES - 1, 0.02, 0.0).to_json()
+    until(plugin, lambda: told(console, "policy_detail") == (f"control share 0.02: {LORA}",))
+    assert plugin.replica._no_policy() == LORA
 
 
 # -- what is captured --------------------------------------------------------------------------------------------------
