@@ -61,6 +61,8 @@ class Track:
 class Assembler:
     """Consumes the queue. ``on_finished`` gets (request, whether it is a trace), ``on_control`` (domain, part).
 
+    ``on_warm_up`` gets requests that are nobody's traffic: they are in no count by domain, and never traces.
+
     ``on_collapse`` is told why the live version must go, ``on_broken`` why capture is of no use. Counters run since the
     start.
     """
@@ -70,6 +72,7 @@ class Assembler:
         queue: EventQueue,
         versions: Versions[Any],
         on_finished: Callable[[FinishedRequest, bool], None],
+        on_warm_up: Callable[[FinishedRequest], None],
         on_control: Callable[[str, Part], None],
         on_collapse: Callable[[str], None],
         on_broken: Callable[[str], None],
@@ -77,6 +80,7 @@ class Assembler:
         self.queue = queue
         self.versions = versions
         self.on_finished = on_finished
+        self.on_warm_up = on_warm_up
         self.on_control = on_control
         self.on_collapse = on_collapse
         self.on_broken = on_broken
@@ -141,7 +145,10 @@ class Assembler:
             row += span.num_rows
             if not span.rid.startswith(HEALTH_CHECK):
                 track = self._tracks.setdefault(span.rid, Track(span.origin))
-                _go_back(track, span)
+                if not span.is_tail:
+                    _go_back(track, span)
+                if span.is_last and (span.num_generated or span.is_tail):  # the first token is of no step
+                    track.uses.append(Use(is_verify=False))
                 self._keep(track, span.start, event, rows, rows)
         self._make_room()
 
@@ -166,6 +173,8 @@ class Assembler:
             track.uses.append(Use(version, step.depth, proposed, num, seconds, len(step.rids)))
             self._keep(track, rows.starts[row], step, slice(begin, begin + num), rows.accept_index[row][:num])
             domain = track.origin.label.domain
+            if not track.origin.label.is_traffic:
+                continue
             if step.depth == 0:
                 self._controls.setdefault(domain, Tally()).add(seconds, len(step.rids))
             elif collapse := self.versions.observe(live, domain, step.depth, num):
@@ -227,10 +236,14 @@ class Assembler:
         finally:
             self._let_go(track)
         self.num_finished += 1
-        self.num_steps += finished.num_verify_steps - sum(not use.is_verify for use in track.uses)
+        kept = track.uses[: finished.num_verify_steps]  # the others were launched after its end
+        self.num_steps += sum(use.is_verify for use in kept)
         self.num_proposed += finished.num_proposed_drafts
         self.num_correct += finished.num_correct_drafts
         self.num_accepted += finished.num_accept_tokens
+        if not track.origin.label.is_traffic:
+            self.on_warm_up(finished)
+            return
         wants = track.origin.label.is_trace
         if wants and finished.num_verify_steps > 0 and (finished.states is None or not _is_partitioned(finished)):
             self.num_dropped += 1
@@ -255,7 +268,8 @@ def _is_ready(event: Event) -> bool:
 def _go_back(track: Track, span: Span) -> None:
     """To what SGLang knows of a request when it reads it: after a retraction it has discarded the step in flight.
 
-    It reads the tokens generated so far with the prompt, and what comes of that is one more, of no verify step.
+    It reads the tokens generated so far with the prompt, and what comes of that is one more, of no verify step. So does
+    what comes of a tail; but the step in flight before that one holds, though SGLang does not know its tokens yet.
     """
     kept, num_left = [], span.num_generated - 1  # the first token came from a prefill too
     for use in track.uses:
@@ -264,8 +278,6 @@ def _go_back(track: Track, span: Span) -> None:
         kept.append(use)
         num_left -= use.num_tokens
     track.uses = kept
-    if span.num_generated and span.is_last:
-        track.uses.append(Use(is_verify=False))
 
 
 def _is_partitioned(finished: FinishedRequest) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from serving.engine.pins import Pins
 from serving.sglang_backend.copies import Copier
 from serving.sglang_backend.events import Clock, Event, Finish, Gone, Origin, Prefill, Span, Step
 from serving.sglang_backend.final_states import FinalStates
-from serving.sglang_backend.labels import Label, label_of, was_seen
+from serving.sglang_backend.labels import label_of, was_seen
 
 HEALTH_CHECK = "HEALTH_CHECK"  # SGLang's own probes: their request ids begin so
 
@@ -68,6 +69,14 @@ class EventQueue:
         self._settled_bytes += num_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A request that has not ended: SGLang's object, as the name alone may be another request's by now."""
+
+    request: Any
+    origin: Origin
+
+
 class Capture:
     """What one forward pass after another leaves behind; only the scheduler's thread calls it.
 
@@ -92,7 +101,7 @@ class Capture:
         self.on_seen = on_seen
         self.block = 0  # set by the control policy
         self._copier = Copier(device)
-        self._origins: dict[str, Origin] = {}  # of requests that have not finished
+        self._known: dict[str, Known] = {}  # requests that have not finished
         self._absent: set[str] = set()  # of these, the ones that SGLang did not have when it was last asked
         self._clock: Clock | None = None
         self._step: Step | None = None
@@ -120,11 +129,13 @@ class Capture:
         """Prompt rows have gone through the target; ``batch`` still has the unshifted tokens."""
         if batch.forward_mode.is_idle():
             return
+        tails = {id(request) for request in batch.decoding_reqs or ()}
         spans = []
         for request, start, num in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
             num_generated = len(request.output_ids)
             is_last = int(start) + int(num) >= len(request.origin_input_ids) + num_generated
-            spans.append(Span(request.rid, self._origin(request), int(start), int(num), num_generated, is_last))
+            place = (int(start), int(num), num_generated)
+            spans.append(Span(request.rid, self._origin(request), *place, is_last, id(request) in tails))
         final = self.final.eager(len(hidden_TK))
         event = Prefill(tuple(spans))
         if self.keeps_states and any(_is_wanted(span.rid, span.origin) for span in spans):
@@ -134,7 +145,8 @@ class Capture:
 
     def verified(self, batch: Any, tree: Any, result: Any) -> None:
         """A verify pass has been launched; ``tree`` is its input, ``result`` what it gave."""
-        num, rids = tree.draft_token_num, tuple(request.rid for request in batch.reqs)
+        num, origins = tree.draft_token_num, [self._known_origin(request) for request in batch.reqs]
+        rids = tuple("" if o is None else request.rid for request, o in zip(batch.reqs, origins, strict=True))
         if not rids or self._clock is None:
             return
         is_tree = (tree.topk or 1) > 1
@@ -150,7 +162,6 @@ class Capture:
             rids, num, 0 if num == 1 else int(tree.spec_steps), is_tree, num_written is not None, self.block,
             self._clock, self._copier.integers(*parts),
         )  # fmt: skip
-        origins = [self._origins.get(rid) for rid in rids]
         if self.keeps_states and any(o is not None and _is_wanted(r, o) for r, o in zip(rids, origins, strict=True)):
             step.states = self._copier.states(result.logits_output.hidden_states[:num_rows])
             step.final = None if final is None else self._copier.states(final)
@@ -161,7 +172,9 @@ class Capture:
         for request in requests:
             if request.finished_reason is None or request.finished_output:
                 continue
-            self._origins.pop(request.rid, None)
+            if self._known_origin(request) is None:
+                continue
+            del self._known[request.rid]
             reason = str(request.finished_reason.to_json().get("type", "abort"))
             output = request.output_ids_through_stop  # the last step may have brought more than was asked for
             self.queue.put(Finish(request.rid, request.origin_input_ids, output, reason, time.time()))
@@ -171,26 +184,50 @@ class Capture:
 
         SGLang drops some requests that are aborted so: waiting ones that it had retracted, half-read prompts.
         """
-        absent = self._origins.keys() - running
+        absent = self._known.keys() - running
         gone = absent & self._absent
         self._absent = absent - gone
         for rid in gone:
-            del self._origins[rid]
-            self.queue.put(Gone(rid))
+            self._forget(rid)
+
+    def _forget(self, rid: str) -> None:
+        del self._known[rid]
+        self._absent.discard(rid)
+        self.queue.put(Gone(rid))
+
+    def _known_origin(self, request: Any) -> Origin | None:
+        """Of this very request; None where it is not known, or its name is another one's."""
+        known = self._known.get(request.rid)
+        return known.origin if known is not None and known.request is request else None
 
     def _origin(self, request: Any) -> Origin:
-        found = self._origins.get(request.rid)
+        """As it was first seen. SGLang may have dropped another request of its name, which a client uses again."""
+        found = self._known_origin(request)
         if found is None:
-            sampling, key = request.sampling_params, getattr(request, "routing_key", None)
-            is_greedy = self.device.type == "cpu" or sampling.top_k == 1  # on a CPU SGLang verifies greedily always
-            if was_seen(key):
-                self.on_seen()
-            label = label_of(key, sampling.custom_params)
-            if not self.keeps_states or self.pins.of(label.domain).no_training:
-                label = Label(label.domain, is_trace=False)
-            found = Origin(label, 0.0 if is_greedy else float(sampling.temperature), time.time())
-            self._origins[request.rid] = found
+            if request.rid in self._known:
+                self._forget(request.rid)
+            found = self._first_seen(request)
+            self._known[request.rid] = Known(request, found)
         return found
+
+    def _first_seen(self, request: Any) -> Origin:
+        sampling, key = request.sampling_params, getattr(request, "routing_key", None)
+        is_greedy = self.device.type == "cpu" or sampling.top_k == 1  # on a CPU SGLang verifies greedily always
+        if was_seen(key):
+            self.on_seen()
+        label = label_of(key, sampling.custom_params)
+        if not self.keeps_states or self.pins.of(label.domain).no_training or not _is_of_its_tokens(request):
+            label = replace(label, is_trace=False)
+        return Origin(label, 0.0 if is_greedy else float(sampling.temperature), time.time())
+
+
+def _is_of_its_tokens(request: Any) -> bool:
+    """Whether its states are what the target makes of its tokens, as teacher and replay take for granted.
+
+    Embeddings stand beside tokens that SGLang has made up, or instead of some; an adapter is not the target.
+    """
+    others = (request.input_embeds, request.positional_embed_overrides, request.multimodal_inputs, request.lora_id)
+    return all(other is None for other in others)
 
 
 def _is_wanted(rid: str, origin: Origin) -> bool:

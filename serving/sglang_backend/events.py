@@ -35,6 +35,7 @@ class Span:
     num_rows: int
     num_generated: int  # tokens that it had generated: SGLang has retracted it and reads them again
     is_last: bool  # a token comes of this pass, it is not the beginning of a longer read
+    is_tail: bool = False  # it runs, and goes on by one token beside the prompts of others (--enable-mixed-chunk)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ DEFAULT_DOMAIN = "default"
 MARK = "|aurora:"
 NO_TRAIN = "no-train"
 SEEN = "|aurora-seen"
+WARM_UP = "|aurora-warm-up"  # at the end, where only the hook itself can have put it
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Label:
 
     domain: str = DEFAULT_DOMAIN
     is_trace: bool = True
+    is_traffic: bool = True  # False: SGLang's own, which no client has sent
 
 
 def with_headers(routing_key: str | None, headers: Mapping[str, str]) -> str:
@@ -42,6 +44,11 @@ def seen(routing_key: str | None) -> str:
     return f"{routing_key or ''}{SEEN}"
 
 
+def of_warm_up(routing_key: str) -> str:
+    """The routing key, as the hook leaves it, of a request before the server says that it is ready."""
+    return f"{routing_key}{WARM_UP}"
+
+
 def was_seen(routing_key: str | None) -> bool:
     """Whether the hook was there."""
     return SEEN in (routing_key or "")
@@ -53,13 +60,15 @@ def label_of(routing_key: str | None, custom_params: Any) -> Label:
     The last mark that names a domain names it. A domain that is no domain name counts as the default one: the request
     is served already.
     """
-    marks = (routing_key or "").replace(SEEN, "").split(MARK)[1:]
+    is_warm_up = (routing_key or "").endswith(WARM_UP)
+    marks = (routing_key or "").removesuffix(WARM_UP).replace(SEEN, "").split(MARK)[1:]
     params = custom_params if isinstance(custom_params, dict) else {}
     domains = [params.get("aurora_domain"), *(_parts(mark)[0] for mark in marks)]
     was_asked = bool(marks) or "aurora_domain" in params or "aurora_no_train" in params
     refused = params.get("aurora_no_train") not in (None, False, 0, "0", "", "false")
     is_trace = was_asked and not refused and not any(_parts(mark)[1] for mark in marks)
-    return Label(_domain(next((name for name in reversed(domains) if name), None)), is_trace)
+    domain = _domain(next((name for name in reversed(domains) if name), None))
+    return Label(domain, is_trace, is_traffic=not is_warm_up)
 
 
 def _parts(mark: str) -> tuple[str, str]:

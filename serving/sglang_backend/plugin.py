@@ -224,6 +224,8 @@ class Plugin:
         else:
             key = obj.routing_key or request.headers.get("x-smg-routing-key")
             obj.routing_key = labels.with_headers(key, request.headers)
+            if manager.server_status.name == "Starting":  # until the answer to SGLang's own first prompt has come
+                obj.routing_key = labels.of_warm_up(obj.routing_key)
 
     def after_item(self, part: Any, whole: Any, *given: Any, **named: Any) -> None:
         """A list of prompts, or several answers to one, come apart here, and SGLang leaves the routing key behind."""

@@ -178,8 +178,9 @@ class Replica:
             on_seen=lambda: self.guard.saw("request"),
         )  # fmt: skip
         self.assembler = Assembler(
-            queue, versions, self._finished, self._count, self._collapsed, on_broken=self.check.told
-        )
+            queue, versions, self._finished, self.check.look_at, self._count, self._collapsed,
+            on_broken=self.check.told,
+        )  # fmt: skip
         aux_layer_ids = captured_layers(self.target)
         self.engine = SglangEngine(
             self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins,

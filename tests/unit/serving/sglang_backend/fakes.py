@@ -108,6 +108,8 @@ def request(rid: str, prompt: list[int], output: list[int] | None = None, **more
     """A Req; ``reason`` set = it has finished, with the first ``num_kept`` tokens of its output."""
     reason, kept = more.pop("reason", None), (output or [])[: more.pop("num_kept", None)]
     sampling = SimpleNamespace(top_k=1, temperature=1.0, custom_params=more.pop("custom_params", None))
+    others = ("input_embeds", "positional_embed_overrides", "multimodal_inputs", "lora_id")
+    more = dict.fromkeys(others) | more
     return SimpleNamespace(
         rid=rid, origin_input_ids=prompt, output_ids=output or [], output_ids_through_stop=kept,
         sampling_params=sampling, finished_output=None,
@@ -116,11 +118,15 @@ def request(rid: str, prompt: list[int], output: list[int] | None = None, **more
     )  # fmt: skip
 
 
-def prefill_batch(requests: list[Any], prefix_lens: list[int], extend_lens: list[int]) -> Any:
+def prefill_batch(
+    requests: list[Any], prefix_lens: list[int], extend_lens: list[int], tails: list[Any] | None = None
+) -> Any:
+    """``tails``: of the requests, those that run and go on by one token (--enable-mixed-chunk)."""
     return SimpleNamespace(
         reqs=requests,
         prefix_lens=prefix_lens,
         extend_lens=extend_lens,
+        decoding_reqs=tails,
         forward_mode=SimpleNamespace(is_idle=lambda: False),
     )
 

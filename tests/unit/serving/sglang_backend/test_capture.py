@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import torch
 
 from serving.engine.pins import Pins
@@ -12,7 +13,7 @@ from serving.sglang_backend.assembler import Assembler
 from serving.sglang_backend.capture import Capture, EventQueue
 from serving.sglang_backend.events import Applied
 from serving.sglang_backend.final_states import FinalStates
-from serving.sglang_backend.labels import seen
+from serving.sglang_backend.labels import of_warm_up, seen, with_headers
 from serving.sglang_backend.trace_ids import TraceIds
 from speculators.records import DomainPin, DomainPins
 from tests.unit.serving.sglang_backend.fakes import prefill_batch, request, verify_step
@@ -25,19 +26,22 @@ class Draft:
 
 
 class Scene:
-    """A scheduler's turn by turn life, driven by hand."""
+    """A scheduler's turn by turn life, driven by hand.
+
+    What a test says of a request of a name that runs is said of the same object, as with SGLang.
+    """
 
     def __init__(self, max_bytes: int = 1 << 20, keeps_states: bool = True, probe_steps: int = 4, final=None) -> None:
         self.queue = EventQueue(max_bytes)
-        self.seen = []
+        self.seen, self.running = [], {}
         self.capture = Capture(
             self.queue, torch.device("cpu"), final or FinalStates(), keeps_states=keeps_states, pins=Pins(),
             on_seen=lambda: self.seen.append(1),
         )  # fmt: skip
-        self.finished, self.control, self.collapses, self.problems = [], [], [], []
+        self.finished, self.warm_ups, self.control, self.collapses, self.problems = [], [], [], [], []
         self.versions = Versions(probe_steps, 4)
         self.assembler = Assembler(
-            self.queue, self.versions, lambda f, t: self.finished.append((f, t)),
+            self.queue, self.versions, lambda f, t: self.finished.append((f, t)), self.warm_ups.append,
             lambda domain, part: self.control.append((domain, part)), self.collapses.append, self.problems.append,
         )  # fmt: skip
         self.applied(1)
@@ -45,15 +49,22 @@ class Scene:
     def applied(self, version: int, **more) -> None:
         self.queue.put(Applied(Served(version, Draft()), **more))
 
-    def prefill(self, requests, prefix_lens, extend_lens, note=None) -> None:
+    def same(self, requests) -> list:
+        """The objects of these requests, brought up to date."""
+        for one in requests:
+            vars(self.running.setdefault(one.rid, one)).update(vars(one))
+        return [self.running[one.rid] for one in requests]
+
+    def prefill(self, requests, prefix_lens, extend_lens, note=None, tails=()) -> None:
+        requests, tails = self.same(requests), self.same(tails)
         rows = [p + i for p, n in zip(prefix_lens, extend_lens, strict=True) for i in range(n)]
         states = torch.tensor(rows).reshape(-1, 1).float() * 100 + torch.zeros(1, 6)
         (note or self.capture.final.note)(states[:, :2] + 1)
-        self.capture.prefilled(prefill_batch(requests, prefix_lens, extend_lens), states)
+        self.capture.prefilled(prefill_batch(requests, prefix_lens, extend_lens, tails or None), states)
 
     def step(self, requests, starts, tokens, accept_lens, **tree) -> None:
         self.capture.step_begins()
-        batch, info, result = verify_step(requests, starts, tokens, accept_lens, **tree)
+        batch, info, result = verify_step(self.same(requests), starts, tokens, accept_lens, **tree)
         self.capture.final.note(result.logits_output.hidden_states[:, :2] + 1)
         self.capture.verified(batch, info, result)
         self.capture.mark()
@@ -61,7 +72,8 @@ class Scene:
         self.capture.step_ends()
 
     def end(self, one) -> None:
-        self.capture.streamed([one])
+        self.capture.streamed(self.same([one]))
+        del self.running[one.rid]
         self.assembler.drain()
 
 
@@ -379,3 +391,114 @@ def test_every_new_request_that_the_hook_has_seen_is_told_of_once():
     scene.prefill([a, b, c], [0, 0, 0], [1, 1, 1])
     scene.step([a, b, c], [1, 1, 1], [[10, 11]] * 3, [1, 1, 1])
     assert len(scene.seen) == 1
+
+
+# -- a name that is used again -----------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_used_again_is_another_request():
+    """SGLang drops a request that is aborted while its prompt is read, and frees its name, without telling anybody."""
+    scene = Scene()
+    scene.prefill([request(RID, [7] * 20, routing_key="|aurora:first:")], [0], [8])
+    scene.running.clear()
+    scene.capture.swept(set())
+    second = request(RID, [9] * 8, routing_key="|aurora:second:no-train")
+    scene.prefill([second], [3], [5])
+    scene.step([second], [8], [[10, 11]], [2])
+    scene.capture.swept({RID})
+    scene.end(request(RID, [9] * 8, [10, 11, 12], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert (finished.domain, is_trace, finished.states) == ("second", False, None)
+    assert (scene.capture._known, scene.assembler.num_running, scene.queue.num_bytes) == ({}, 0, 0)
+
+
+def test_states_of_a_request_that_was_dropped_do_not_fill_the_cached_prefix_of_the_next_of_its_name():
+    scene = Scene()
+    scene.prefill([request(RID, [7] * 20)], [0], [8])
+    scene.running.clear()
+    second = request(RID, [9] * 8)
+    scene.prefill([second], [3], [5])  # three tokens are cached
+    scene.step([second], [8], [[10, 11]], [2])
+    scene.end(request(RID, [9] * 8, [10, 11, 12], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert is_trace
+    assert (finished.first_state, finished.states[:, 0].tolist()) == (3, [100 * i for i in range(3, 10)])
+
+
+def test_what_the_former_request_of_a_name_still_does_is_not_the_next_ones():
+    scene, former, second = Scene(), request(RID, [7]), request(RID, [9])
+    scene.prefill([former], [0], [1])
+    scene.running.clear()
+    scene.prefill([second], [0], [1])
+    scene.running.clear()
+    scene.step([former], [1], [[77, 78]], [2])
+    scene.end(request(RID, [7], [77, 78, 79], reason="abort"))
+    assert scene.finished == []
+    scene.step([second], [1], [[10, 11]], [2])
+    vars(second).update(vars(request(RID, [9], [10, 11, 12], reason="length")))
+    scene.end(second)
+    [(finished, is_trace)] = scene.finished
+    assert is_trace
+    assert [step.proposed for step in finished.steps] == [(11,)]
+
+
+# -- what is no text of the target's -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["input_embeds", "positional_embed_overrides", "multimodal_inputs", "lora_id"])
+def test_a_request_whose_states_are_not_those_of_its_tokens_is_counted_and_no_trace(field):
+    scene, one = Scene(), request(RID, [1, 1], **{field: "given"})
+    scene.prefill([one], [0], [2])
+    scene.step([one], [2], [[10, 11]], [2])
+    scene.end(request(RID, [1, 1], [10, 11, 12], reason="length", **{field: "given"}))
+    [(finished, is_trace)] = scene.finished
+    assert (is_trace, finished.states, finished.num_verify_steps) == (False, None, 1)
+
+
+def test_sglangs_own_warm_up_is_looked_at_and_neither_counted_nor_a_trace():
+    scene, one = Scene(), request(RID, [5, 6], routing_key=of_warm_up(with_headers(None, {})))
+    scene.prefill([one], [0], [2])
+    scene.capture.block = 1
+    scene.step([one], [2], [[10]], [1])
+    scene.capture.block = 2
+    scene.step([one], [3], [[11, 12]], [2])
+    scene.end(request(RID, [5, 6], [10, 11, 12, 13], reason="length"))
+    [looked_at] = scene.warm_ups
+    assert (len(looked_at.states), looked_at.num_verify_steps, scene.seen) == (5, 2, [1])
+    assert (scene.finished, scene.control) == ([], [])
+    assert (scene.assembler.num_steps, scene.assembler.num_dropped) == (2, 0), "SGLang counts its steps too"
+
+
+# -- prompts that are read beside requests that run (--enable-mixed-chunk) ---------------------------------------------
+
+
+def mixed(scene, one, is_overlapped) -> None:
+    """A step of two tokens, of which SGLang does not know yet under the overlap schedule, then a mixed pass."""
+    scene.prefill([one], [0], [3])
+    one.output_ids = [10]
+    scene.step([one], [3], [[10, 11]], [2])
+    one.output_ids = [10] if is_overlapped else [10, 11, 12]
+    other = request("b" * 32, [1, 2])
+    scene.prefill([other, one], [0, 5], [2, 1], tails=[one])
+
+
+@pytest.mark.parametrize("is_overlapped", [False, True])
+def test_a_request_that_goes_on_beside_a_prompt_keeps_the_step_in_flight_and_its_trace(is_overlapped):
+    scene, one = Scene(), request(RID, [5, 6, 7])
+    mixed(scene, one, is_overlapped)  # gives token 13
+    scene.step([one], [6], [[13, 98]], [1])
+    scene.end(request(RID, [5, 6, 7], [10, 11, 12, 13, 14], reason="length"))
+    [(finished, is_trace)] = scene.finished
+    assert is_trace
+    assert [(s.proposed, s.num_correct_drafts) for s in finished.steps] == [((11,), 1), ((), 0), ((98,), 0)]
+    assert finished.states[:, 0].tolist() == [100 * i for i in range(7)]
+    assert (scene.assembler.num_steps, scene.assembler.num_accepted) == (2, 4)  # as SGLang counts
+
+
+def test_a_request_that_goes_on_after_its_end_costs_no_step_in_the_counts():
+    scene, one = Scene(), request(RID, [5, 6, 7])
+    mixed(scene, one, is_overlapped=True)
+    scene.end(request(RID, [5, 6, 7], [10, 11, 12], reason="stop"))
+    [(finished, is_trace)] = scene.finished
+    assert is_trace and len(finished.steps) == 1
+    assert scene.assembler.num_steps == 1

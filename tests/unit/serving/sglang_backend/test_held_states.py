@@ -95,7 +95,7 @@ def test_a_request_that_sglang_drops_without_a_last_output_is_forgotten():
     scene.capture.swept({a.rid})
     assert (held(scene), scene.assembler.num_running) == (3 * 16, 1)
     assert [finished.request_id for finished, _ in scene.finished] == [b.rid]
-    assert scene.capture._origins.keys() == {a.rid}
+    assert scene.capture._known.keys() == {a.rid}
 
 
 def test_what_sglang_has_is_asked_for_where_it_looks_itself():

@@ -330,11 +330,24 @@ class FakeRequest:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+def manager(status: str):
+    """SGLang's tokenizer manager, with the status that its server is in."""
+    return types.SimpleNamespace(server_status=types.SimpleNamespace(name=status))
+
+
+def test_what_comes_before_the_server_is_ready_is_its_own_warm_up():
+    for status, is_traffic in (("Starting", False), ("Up", True), ("UnHealthy", True)):
+        call = types.SimpleNamespace(routing_key=None)
+        Plugin().before_generate(manager(status), call, FakeRequest())
+        assert labels.was_seen(call.routing_key)
+        assert labels.label_of(call.routing_key, None) == labels.Label("default", True, is_traffic)
+
+
 @pytest.mark.parametrize("key", [None, "tenant"])
 def test_every_part_of_a_request_says_what_its_headers_said(key):
     """GenerateReqInput's parts, of a list of prompts or of n > 1, are built without the routing key."""
     one, whole = Plugin(), types.SimpleNamespace(routing_key=key)
-    one.before_generate(None, whole, FakeRequest(x_aurora_domain="sql", x_aurora_no_train="1"))
+    one.before_generate(manager("Up"), whole, FakeRequest(x_aurora_domain="sql", x_aurora_no_train="1"))
     part = types.SimpleNamespace(routing_key=None)
     assert one.after_item(part, whole, 0) is None
     assert labels.label_of(part.routing_key, None) == labels.Label("sql", is_trace=False)

@@ -252,9 +252,10 @@ def test_why_there_is_no_control_reaches_the_console(made, console):
 # -- what is captured --------------------------------------------------------------------------------------------------
 
 
-def pass_through(plugin: Plugin, rid: str, *, with_final: bool = True) -> None:
+def pass_through(plugin: Plugin, rid: str, *, with_final: bool = True, is_warm_up: bool = False) -> None:
     """A request of three tokens and one verify step through every hook, until rank 0 has booked it."""
-    replica, one = plugin.replica, request(rid, [5, 6, 7], routing_key=labels.with_headers(None, {}))
+    key = labels.with_headers(None, {})
+    replica, one = plugin.replica, request(rid, [5, 6, 7], routing_key=labels.of_warm_up(key) if is_warm_up else key)
     num_finished = replica.assembler.num_finished
 
     def logits(num_rows: int) -> None:
@@ -272,8 +273,8 @@ def pass_through(plugin: Plugin, rid: str, *, with_final: bool = True) -> None:
         plugin.around_decode_extend(lambda: None)
 
     plugin.around_forward(forward, None, batch)
-    ended = request(rid, [5, 6, 7], [10, 11, 12], reason="length")
-    plugin.before_stream(None, [ended])
+    vars(one).update(vars(request(rid, [5, 6, 7], [10, 11, 12], reason="length")))
+    plugin.before_stream(None, [one])
     until(plugin, lambda: replica.assembler.num_finished > num_finished)
 
 
@@ -294,6 +295,20 @@ def test_every_hook_that_capture_needs_counts_as_it_fires(made, console):
     assert plugin.guard.not_fired() == []
     until(plugin, lambda: told(console, "num_traces") == (1,))
     assert told(console, "capture_state", "capture_detail") == ("working", "")
+
+
+def test_sglangs_own_warm_up_proves_the_hooks_and_reaches_no_count_and_no_trace(made, console):
+    plugin = begun(made())
+    plugin.replica.capture.on_seen = lambda: None  # as where the HTTP process has no hook
+    pass_through(plugin, RIDS[0], is_warm_up=True)
+    until(plugin, lambda: told(console, "capture_state") == ("broken",))
+    assert "hooks request have not fired" in told(console, "capture_detail")[0]
+    plugin = begun(made(AURORA_REPLICA="r2"))
+    pass_through(plugin, RIDS[1], is_warm_up=True)
+    assert (plugin.guard.not_fired(), plugin.replica._beside().capture_detail) == ([], "")
+    plugin.replica.close()
+    recorder = plugin.replica.parts.recorder
+    assert (recorder.num_traces, recorder.num_dropped_traces, recorder.totals) == (0, 0, {})
 
 
 def test_where_capture_is_off_a_request_leaves_no_states_and_no_trace(made, console, tmp_path):

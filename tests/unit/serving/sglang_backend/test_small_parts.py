@@ -12,7 +12,7 @@ from serving.sglang_backend.config import PluginConfigError
 from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
 from serving.sglang_backend.copies import Copier
 from serving.sglang_backend.guard import SILENT_STEPS, Guard
-from serving.sglang_backend.labels import Label, label_of, seen, was_seen, with_headers
+from serving.sglang_backend.labels import Label, label_of, of_warm_up, seen, was_seen, with_headers
 from serving.sglang_backend.metrics import EngineCounts, parse
 from serving.sglang_backend.prefixes import keep_apart
 from tests.unit.serving.sglang_backend.fakes import CAPTURE_HOOKS
@@ -118,6 +118,12 @@ def test_labels_survive_in_the_routing_key(headers, label, key):
 )
 def test_any_wish_not_to_be_learnt_from_counts(headers, key, params):
     assert not label_of(with_headers(key, headers), params).is_trace
+
+
+def test_only_the_hook_itself_says_that_a_request_is_no_traffic():
+    typed = of_warm_up("tenant|aurora:sql:")
+    assert label_of(with_headers(typed, {}), None).is_traffic and label_of(seen(typed), None).is_traffic
+    assert label_of(of_warm_up(with_headers(None, {})), None) == Label("default", is_traffic=False)
 
 
 def test_the_last_mark_that_names_a_domain_names_it():
