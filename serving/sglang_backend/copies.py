@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 HALF_MAX = 65504.0
+# The largest number that bfloat16 and float16 both have: rows are cut as they are, without a copy of them in 32 bits.
+BRAIN_MAX = 65280.0
 
 
 class HostCopy:
     """A tensor that arrives in host memory; ``tensor`` may be read once ``is_ready``."""
 
-    __slots__ = ("_done", "_staged", "tensor")
+    __slots__ = ("_done", "tensor")
 
-    def __init__(self, tensor: Tensor, staged: Tensor | None = None, done: torch.cuda.Event | None = None) -> None:
+    def __init__(self, tensor: Tensor, done: torch.cuda.Event | None = None) -> None:
         self.tensor = tensor
-        self._staged = staged  # keeps the clone alive until it is copied
         self._done = done
 
     @property
@@ -46,10 +47,11 @@ class Copier:
         return self._copy(torch.cat([tensor.reshape(-1).to(torch.int64) for tensor in tensors]))
 
     def states(self, rows: Tensor) -> HostCopy:
-        """[n, width] as float16; what float16 cannot hold is cut to its largest value."""
+        """[n, width] as float16; what float16 cannot hold is cut to the largest value that it shares with the rows'."""
         if rows.dtype == torch.float16:
             return self._copy(rows.clone())
-        return self._copy(rows.float().clamp(-HALF_MAX, HALF_MAX).to(torch.float16))  # bfloat16 has no HALF_MAX
+        most = BRAIN_MAX if rows.dtype == torch.bfloat16 else HALF_MAX
+        return self._copy(rows.clamp(-most, most).to(torch.float16))
 
     def _copy(self, staged: Tensor) -> HostCopy:
         if self._stream is None:
@@ -59,9 +61,9 @@ class Copier:
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(cloned)
             host.copy_(staged, non_blocking=True)
-            staged.record_stream(self._stream)
+            staged.record_stream(self._stream)  # its memory is free when the copy is done, whoever asks for that
             done = recorded()
-        return HostCopy(host, staged, done)
+        return HostCopy(host, done)
 
 
 def recorded(*, enable_timing: bool = False) -> torch.cuda.Event:

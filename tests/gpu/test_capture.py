@@ -68,6 +68,14 @@ def test_replays_hand_out_their_own_final_states_whatever_has_run_between(gpu, s
         assert counted.tensor.tolist() == [ROWS]
 
 
+def test_what_has_been_copied_holds_no_device_memory_whoever_holds_the_copy(gpu, static):
+    copier, before = Copier(gpu), torch.cuda.memory_allocated()
+    kept = [copier.states(static), copier.states(static.float()), copier.integers(static)]
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() == before
+    assert all(copy.is_ready for copy in kept)
+
+
 def test_a_graph_without_the_copy_or_too_large_for_the_buffer_counts_no_rows(gpu, static):
     final = FinalStates(torch.zeros(ROWS // 2, WIDTH, dtype=torch.bfloat16, device=gpu))
     for graph in (graph_of(lambda: static.add_(1)), graph_of(lambda: final.note_graph(static))):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from serving.sglang_backend import config as settings
 from serving.sglang_backend.config import PluginConfigError
@@ -147,8 +148,22 @@ def test_states_that_float16_cannot_hold_are_cut(dtype):
     rows = torch.tensor([[1e5, -1e5, 65504.0, 65520.0, 3.0, float("inf")]]).to(dtype)
     kept = Copier(torch.device("cpu")).states(rows).tensor
     if dtype != torch.float16:
-        assert kept.tolist() == [[65504.0, -65504.0, 65504.0, 65504.0, 3.0, 65504.0]]
+        most = 65280.0 if dtype == torch.bfloat16 else 65504.0  # what both have
+        assert kept.tolist() == [[most, -most, most, most, 3.0, most]]
     assert kept.dtype == torch.float16
+
+
+def test_rows_of_16_bits_are_never_copied_into_32():
+    class Dtypes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            seen.add(found.dtype)
+            return found
+
+    seen: set[torch.dtype] = set()
+    with Dtypes():
+        Copier(torch.device("cpu")).states(torch.ones(2, 4, dtype=torch.bfloat16))
+    assert seen == {torch.bfloat16, torch.float16}
 
 
 def test_the_guard_swallows_counts_and_gives_up():
