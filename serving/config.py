@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.engine.config import MAX_LOOKAHEAD, EngineConfig
+from serving.trace.console import secret
 from serving.trace.parts import Recording
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -84,7 +85,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> S
         state_dir=Path(reader.text("state_dir", "AURORA_STATE_DIR", str(REPOSITORY / ".state"))).expanduser().resolve(),
         replica=reader.name("replica", "AURORA_REPLICA", f"{slug[:58]}-{port}"),
         console_url=reader.url("console_url", "AURORA_CONSOLE_URL", ""),
-        token=reader.text("token", "AURORA_REPLICA_TOKEN", ""),
+        token=reader.secret("token", "AURORA_REPLICA_TOKEN"),
         initial_draft=Path(draft).expanduser().resolve() if draft else None,
         num_threads=int(reader.number("num_threads", "AURORA_ENGINE_THREADS", 1, 1, 1024)),
         grace_seconds=reader.number("grace_seconds", "AURORA_ENGINE_GRACE_SECONDS", 5.0, 0.0, 3600.0),
@@ -159,6 +160,13 @@ class _Reader:
 
     def text(self, option: str, variable: str, default: str) -> str:
         return self._find(option, variable)[1] or default
+
+    def secret(self, option: str, variable: str) -> str:
+        name, value = self._find(option, variable)
+        try:
+            return secret(name, value or "")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     def number(self, option: str, variable: str, default: float, low: float, high: float) -> float:
         name, value = self._find(option, variable)

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from serving.trace.console import secret
 from serving.trace.parts import Recording
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 SWITCH = "AURORA_CONSOLE_URL"
+TELLING = (SWITCH, "AURORA_REPLICA_TOKEN", "AURORA_TARGET_SLUG", "AURORA_REPLICA", "AURORA_ENGINE_URL")
+MOST_MIB = 1 << 24
 PLUGIN_VERSION = "0.1.0"
 SGLANG_PORT = 30000  # SGLang's own default
 
@@ -95,16 +100,13 @@ def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> 
     given = os.environ if environment is None else environment
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     slug = _name(given, "AURORA_TARGET_SLUG", "")
-    state_dir = given.get("AURORA_STATE_DIR") or ""
-    if not state_dir:
-        raise PluginConfigError("AURORA_STATE_DIR: must be a directory for traces and hidden states that wait")
     machine = re.sub(r"[^a-z0-9_.-]+", "-", socket.gethostname().lower()).strip("-.")
     return PluginConfig(
         console_url=_url(given, SWITCH, ""),
-        token=given.get("AURORA_REPLICA_TOKEN", ""),
+        token=_secret(given, "AURORA_REPLICA_TOKEN"),
         slug=slug,
         replica=_name(given, "AURORA_REPLICA", f"{slug}-{machine}"[:58] + f"-{port}"),
-        state_dir=Path(state_dir).expanduser().resolve(),
+        state_dir=_state_dir(given),
         engine_url=_url(
             given, "AURORA_ENGINE_URL", f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
         ),
@@ -113,8 +115,44 @@ def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> 
         spool_quota_bytes=_mib(given, "AURORA_SPOOL_QUOTA_MIB", 1024),
         is_capture_wanted=_switch(given, "AURORA_CAPTURE", True),
         is_prefix_per_draft=_switch(given, "AURORA_PREFIX_PER_DRAFT", True),
-        admin_key=given.get("AURORA_SGLANG_KEY", ""),
+        admin_key=_secret(given, "AURORA_SGLANG_KEY"),
     )
+
+
+def to_tell(host: str, port: int, environment: Mapping[str, str] | None = None) -> PluginConfig:
+    """The settings as far as they say whom to tell that the others cannot be used. Raises PluginConfigError."""
+    given = os.environ if environment is None else environment
+    return load(host, port, {"AURORA_STATE_DIR": "/"} | {name: given[name] for name in TELLING if name in given})
+
+
+def check_state_dir(state_dir: Path) -> None:
+    """Make the directory, if need be. Raises PluginConfigError where this process cannot write to it."""
+    why = ""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f": {error.strerror}"
+    if why or not os.access(state_dir, os.W_OK | os.X_OK):
+        wanted = "must be a directory that this process can write to"
+        raise PluginConfigError(f"AURORA_STATE_DIR={str(state_dir)!r}: {wanted}{why}")
+
+
+def _state_dir(given: Mapping[str, str]) -> Path:
+    value = given.get("AURORA_STATE_DIR") or ""
+    try:
+        if value:
+            return Path(value).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError):  # no such user, no path at all
+        pass
+    right = "must be a directory for traces and hidden states that wait"
+    raise PluginConfigError(f"AURORA_STATE_DIR={value!r}: {right}")
+
+
+def _secret(given: Mapping[str, str], variable: str) -> str:
+    try:
+        return secret(variable, given.get(variable, ""))
+    except ValueError as error:
+        raise PluginConfigError(str(error)) from None
 
 
 def _name(given: Mapping[str, str], variable: str, default: str) -> str:
@@ -128,15 +166,23 @@ def _name(given: Mapping[str, str], variable: str, default: str) -> str:
 
 def _url(given: Mapping[str, str], variable: str, default: str) -> str:
     value = given.get(variable) or default
-    if not URL.fullmatch(value):
+    if not URL.fullmatch(value) or not _is_reachable(value):
         raise PluginConfigError(f"{variable}={value!r}: must be an address like http://127.0.0.1:8000")
     return value
 
 
+def _is_reachable(url: str) -> bool:
+    try:
+        port = httpx.URL(url).port
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return port is None or 1 <= port <= 65535
+
+
 def _mib(given: Mapping[str, str], variable: str, default: int) -> int:
     value = given.get(variable) or str(default)
-    if not value.isdigit() or not 1 <= int(value) <= 1 << 24:
-        raise PluginConfigError(f"{variable}={value!r}: must be a whole number of MiB between 1 and {1 << 24}")
+    if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= MOST_MIB:
+        raise PluginConfigError(f"{variable}={value[:40]!r}: must be a whole number of MiB between 1 and {MOST_MIB}")
     return int(value) << 20
 
 

@@ -49,7 +49,10 @@ class Payload:
 
 
 class HttpEngine:
-    """FollowedEngine over HTTP. Raises httpx.HTTPError when the server is not there at the start."""
+    """FollowedEngine over HTTP. Raises httpx.HTTPError, CheckpointError, OSError where the server cannot be met.
+
+    What answers, but not as SGLang does, is a ValueError or a LookupError.
+    """
 
     def __init__(self, engine_url: str, admin_key: str = "") -> None:
         headers = {"authorization": f"Bearer {admin_key}"} if admin_key else {}
@@ -61,7 +64,11 @@ class HttpEngine:
         self._away = ""  # why the server said nothing when it was asked last
         self._pause = ""  # why the server may stand still because of us; "" = it is known to go on
         self._collapse = ""  # why the live version must go, until it has gone
-        self._meet()
+        try:
+            self._meet()
+        except BaseException:
+            self._http.close()
+            raise
         self._look()
         self._read_counts()
 
@@ -156,7 +163,9 @@ class HttpEngine:
         info.raise_for_status()
         self.server: dict[str, Any] = info.json()
         self._num_ranks = int(self.server.get("tp_size") or 1)
-        self._lineage, state = checkpoint.load(Path(str(self.server["speculative_draft_model_path"])))
+        if not (draft := self.server["speculative_draft_model_path"]):
+            raise LookupError("the server has no draft")
+        self._lineage, state = checkpoint.load(Path(str(draft)))
         self._vocabulary = {name: state[name] for name in VOCABULARY}
         launched = Payload(checkpoint.state_digest(state), _encoded(state))
         self._label = str(self.server.get("weight_version", "default"))  # of the live version, in the server's words

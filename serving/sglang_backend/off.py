@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from serving.sglang_backend import config as settings
@@ -17,6 +18,30 @@ from speculators.records import ObservedState
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0  # the console takes who is silent for longer than that a few times for down
+
+
+def nothing_yet(config: PluginConfig, engine: str) -> ObservedState:
+    """A replica of which no more is known than its settings, at this moment."""
+    return ObservedState(
+        replica=config.replica,
+        target=config.slug,
+        engine=engine,
+        url=config.engine_url,
+        host=socket.gethostname(),
+        generation=0,
+        version=0,
+        sha256="",
+        state="starting",
+        detail="",
+        swap_ms=0.0,
+        probe_accept_length=0.0,
+        probe_num_steps=0,
+        num_running=0,
+        num_dropped_traces=0,
+        spool_bytes=0,
+        reported_at=time.time(),
+        pins_revision=0,
+    )
 
 
 class OffReporter:
@@ -41,27 +66,11 @@ class OffReporter:
 
     def observed(self) -> ObservedState:
         """What is true now."""
-        return ObservedState(
-            replica=self.config.replica,
-            target=self.config.slug,
-            engine=self.engine,
-            url=self.config.engine_url,
-            host=socket.gethostname(),
-            generation=0,
-            version=0,
-            sha256="",
+        return replace(
+            nothing_yet(self.config, self.engine),
             state="serving",
-            detail="",
-            swap_ms=0.0,
-            probe_accept_length=0.0,
-            probe_num_steps=0,
-            num_running=0,
-            num_dropped_traces=0,
-            spool_bytes=0,
-            reported_at=time.time(),
             capture_state="broken",
             capture_detail=f"Aurora is off in this server: {self.problem}",
-            pins_revision=0,
             pins_detail=self.problem,
         )
 
@@ -81,7 +90,7 @@ class OffReporter:
 def report(arguments: Any, engine: str, problem: str) -> OffReporter | None:
     """Begin to tell; None where the settings do not say whom. ``arguments``: SGLang's, with its host and port."""
     try:
-        reporter = OffReporter(settings.load(arguments.host, arguments.port), engine, problem)
+        reporter = OffReporter(settings.to_tell(arguments.host, arguments.port), engine, problem)
     except PluginConfigError:
         return None
     reporter.start()

@@ -19,7 +19,7 @@ from serving.engine.pins import Pins
 from serving.engine.versions import Served, Versions
 from serving.sglang_backend.assembler import Assembler
 from serving.sglang_backend.capture import Capture, EventQueue, rids_of
-from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig, why_unlabelled
+from serving.sglang_backend.config import PLUGIN_VERSION, PluginConfig, check_state_dir, why_unlabelled
 from serving.sglang_backend.control import ControlPolicy
 from serving.sglang_backend.copies import stream_of
 from serving.sglang_backend.engine import (
@@ -168,6 +168,7 @@ class Replica:
     def _lead(self) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         config, arguments = self.config, self.worker.server_args
+        check_state_dir(config.state_dir)
         first = launched(self.memory, str(arguments.speculative_draft_model_path))
         versions: Versions[Weights] = Versions(PROBE_STEPS, self.worker.speculative_num_steps)
         versions.live = Served(0, first)  # a version without a number, until the console names one

@@ -6,43 +6,108 @@ traces come from such a replica: let another one, with the plugin, feed the trai
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from serving.sglang_backend import config as settings
-from serving.sglang_backend.http_engine import HttpEngine
-from serving.trace.console import ConsoleClient
+from serving.sglang_backend.http_engine import PINS_DETAIL, HttpEngine
+from serving.sglang_backend.off import EVERY_SECONDS, nothing_yet
+from serving.trace.console import ConsoleClient, ConsoleError
 from serving.trace.follower import Beside, DesiredFile, Follower, Identity
 from serving.trace.pins import PinFollower
 from speculators.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
 
+NO_CAPTURE = "a sidecar sees no hidden states: install the plugin to learn from this server"
+
 
 def main() -> int:
-    """Runs until a signal; returns 2 for settings, or a server, that cannot be used."""
+    """Runs until a signal; returns 2 for settings, or a server, that cannot be used. A server may come later."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        config = settings.load("127.0.0.1", settings.SGLANG_PORT)
-        engine = HttpEngine(config.engine_url, config.admin_key)
-        target_config = engine.target_config
-    except (settings.PluginConfigError, CheckpointError, OSError, httpx.HTTPError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     stopped = threading.Event()
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, lambda *_: stopped.set())
+    try:
+        config = settings.load("127.0.0.1", settings.SGLANG_PORT)
+        settings.check_state_dir(config.state_dir)
+        engine = met(config, stopped)
+        if engine is None:
+            return 0
+        target_config = engine.target_config
+    except (settings.PluginConfigError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     with following(engine, config, target_config):
         stopped.wait()
     return 0
+
+
+def met(
+    config: settings.PluginConfig, stopped: threading.Event, every_seconds: float = EVERY_SECONDS
+) -> HttpEngine | None:
+    """The server, once it answers, which takes minutes while it loads; None when it is ``stopped`` before that.
+
+    Until then the console hears that the replica is starting, and why. Raises PluginConfigError where another server
+    is, or one that wants another key; CheckpointError and OSError where its draft cannot be read.
+    """
+    said = ""
+    with closing(ConsoleClient(config.console_url, config.token)) as client:
+        while not stopped.is_set():
+            try:
+                return HttpEngine(config.engine_url, config.admin_key)
+            except httpx.HTTPError as error:
+                detail = _not_yet(config, error)
+            except CheckpointError:
+                raise
+            except (ValueError, LookupError):
+                raise settings.PluginConfigError(_no_sglang(config, "its /server_info names none")) from None
+            if detail != said:
+                log.info("%s", detail)
+            said = detail
+            _tell(client, config, detail)
+            stopped.wait(every_seconds)
+    return None
+
+
+def _not_yet(config: settings.PluginConfig, error: httpx.HTTPError) -> str:
+    """Why there is no answer so far. Raises PluginConfigError for one that will stay as it is."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        said = f"{error.request.url.path} answers HTTP {status}"
+        if status in (401, 403):
+            right = "must be the server's --admin-api-key, or its --api-key where that is all it has"
+            raise settings.PluginConfigError(f"AURORA_SGLANG_KEY: {right}: {said} at {config.engine_url}")
+        if status < 500:
+            raise settings.PluginConfigError(_no_sglang(config, said))
+    return f"waiting for the SGLang server at {config.engine_url} (AURORA_ENGINE_URL): {said}"
+
+
+def _no_sglang(config: settings.PluginConfig, said: str) -> str:
+    return f"AURORA_ENGINE_URL={config.engine_url!r}: must be the address of an SGLang server with a draft: {said}"
+
+
+def _tell(client: ConsoleClient, config: settings.PluginConfig, detail: str) -> None:
+    engine = f"sglang, aurora sidecar {settings.PLUGIN_VERSION}"
+    told = replace(
+        nothing_yet(config, engine), detail=detail, capture_state="off", capture_detail=NO_CAPTURE,
+        pins_detail=PINS_DETAIL,
+    )  # fmt: skip
+    try:
+        client.post("ingest/observed", json.dumps(told.to_json()).encode())
+    except ConsoleError as error:
+        log.debug("the console was not told that the server is starting: %s", error)
 
 
 @contextmanager
@@ -82,7 +147,7 @@ def following(engine: HttpEngine, config: settings.PluginConfig, target_config: 
 def _beside(engine: HttpEngine) -> Beside:
     return Beside(
         capture_state="off",
-        capture_detail="a sidecar sees no hidden states: install the plugin to learn from this server",
+        capture_detail=NO_CAPTURE,
         engine_num_verify_steps=engine.counts.num_verify_steps,
         engine_num_accept_tokens=engine.counts.num_accept_tokens,
         target_sha256=engine.target_sha256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 
 RETRYABLE_CLIENT_ERRORS = frozenset({401, 403, 408, 429})  # a token may be mended; the rest is about the payload
 CONNECT_SECONDS = 3.0
+IN_A_HEADER = re.compile(r"[!-~]*")
 
 
 class ConsoleError(RuntimeError):
@@ -43,10 +45,24 @@ class Backoff:
         return wait * random.uniform(0.5, 1.0)
 
 
+def secret(source: str, value: str) -> str:
+    """A token as it can be sent, without the line end that files of secrets give it. ``source``: where it is set.
+
+    Raises ValueError, which does not show it: httpx would, with the whole header, in whatever log its error comes to.
+    """
+    found = value.strip()
+    if not IN_A_HEADER.fullmatch(found):
+        raise ValueError(
+            f"{source}: must be one line of printable ASCII without a space in it (its value is not shown)"
+        )
+    return found
+
+
 class ConsoleClient:
-    """Calls ``<console>/api/v1/...`` over kept-alive connections. Thread-safe."""
+    """Calls ``<console>/api/v1/...`` over kept-alive connections. Thread-safe. Raises ValueError as ``secret`` does."""
 
     def __init__(self, console_url: str, token: str, timeout_seconds: float = 15.0) -> None:
+        token = secret("the console's token", token)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(
             base_url=f"{console_url.rstrip('/')}/api/v1/",

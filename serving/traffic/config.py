@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.trace.console import secret
 from serving.traffic.domains.registry import DOMAINS, POCKET, REAL
 from serving.traffic.plan import Mix, Plan, or_real
 
@@ -50,7 +51,11 @@ def load(argv: Sequence[str] | None, environment: Mapping[str, str] | None = Non
     environment = os.environ if environment is None else environment
     source = "--console-url" if "console_url" in given else "AURORA_CONSOLE_URL"
     console_url = given.get("console_url") or environment.get("AURORA_CONSOLE_URL") or DEFAULT_CONSOLE
-    token = given.get("token") or environment.get("AURORA_REPLICA_TOKEN") or ""
+    try:
+        named = "--token" if "token" in given else "AURORA_REPLICA_TOKEN"
+        token = secret(named, given.get("token") or environment.get("AURORA_REPLICA_TOKEN") or "")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     state_dir = environment.get("AURORA_STATE_DIR")
     sent_file = Path(state_dir).expanduser() / "traffic" / "sent" if state_dir else None
     return TrafficConfig(_url(source, console_url, DEFAULT_CONSOLE), token, _fixed_plan(given), sent_file)

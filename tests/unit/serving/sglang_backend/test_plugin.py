@@ -150,6 +150,16 @@ def test_why_a_replica_could_not_be_built_is_told_once_the_scheduler_is(console,
     one.off.stop()
 
 
+def test_a_wrong_value_of_what_is_not_needed_to_tell_is_told(console, scheduler, monkeypatch, caplog):
+    monkeypatch.setenv("AURORA_QUEUE_MIB", "²")
+    one = Plugin()
+    one.after_init(None, types.SimpleNamespace(server_args=scheduler.server_args))
+    one.after_scheduler(None, scheduler)
+    assert "AURORA_QUEUE_MIB='²'" in heard(console)["capture_detail"]
+    assert "Traceback" not in caplog.text
+    one.off.stop()
+
+
 def test_another_rank_leaves_the_telling_to_the_first(console, scheduler):
     one = Plugin()
     one.roll = RollCall(rank=1, size=2)

@@ -242,6 +242,15 @@ def test_what_the_console_wants_is_swapped_in_at_a_turn_and_proved(made, console
     assert (plugin.guard.num_failures, plugin.control_guard.num_failures) == (0, 0)
 
 
+def test_a_state_directory_that_cannot_be_is_named_and_aurora_is_off(made, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    plugin = made(AURORA_STATE_DIR=str(tmp_path / "file" / "below"))
+    plugin.before_turn(Scheduler(), [])
+    assert plugin.replica is None
+    assert plugin.problem.startswith(f"AURORA_STATE_DIR='{tmp_path / 'file' / 'below'}': must be a directory")
+    assert "Traceback" not in caplog.text
+
+
 def test_why_there_is_no_control_reaches_the_console(made, console):
     plugin = begun(made(no_control=LORA))
     console.desired = DesiredState("demo", 0, 0, "", "", NODES - 1, 0.02, 0.0).to_json()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
 from serving.sglang_backend import config as settings
+from serving.sglang_backend import sidecar as sidecar_module
+from serving.sglang_backend.config import PluginConfigError
 from serving.sglang_backend.http_engine import HttpEngine
-from serving.sglang_backend.sidecar import following
+from serving.sglang_backend.sidecar import following, main, met
 from speculators import checkpoint
 from speculators.records import DesiredState
 from tests.unit.serving.fakes import wait_until
@@ -25,12 +29,16 @@ WRITE = "/update_weights_from_tensor"
 
 
 @pytest.fixture
-def sidecar(scripted, console, tmp_path):
-    """Start one: ``with sidecar() as follower``."""
-    environment = {
+def environment(scripted, console, tmp_path):
+    return {
         "AURORA_CONSOLE_URL": console.url, "AURORA_TARGET_SLUG": "demo", "AURORA_REPLICA": "r1",
         "AURORA_STATE_DIR": str(tmp_path / "state"), "AURORA_ENGINE_URL": scripted.url,
     }  # fmt: skip
+
+
+@pytest.fixture
+def sidecar(scripted, console, environment, tmp_path):
+    """Start one: ``with sidecar() as follower``."""
     config = settings.load("127.0.0.1", 30000, environment)
     console.desired = desired(tmp_path)
 
@@ -174,3 +182,81 @@ def test_what_of_the_policy_does_not_hold_is_reported(sidecar, console, tmp_path
         [detail] = told(console, "policy_detail")
         assert bool(detail) == bool(said)
         assert all(words in detail for words in said)
+
+
+# -- before the server is there ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(environment):
+    """Wait for the server in a thread: ``with waiting() as future``, which ends with the block."""
+
+    @contextmanager
+    def start(**more):
+        config, stopped = settings.load("127.0.0.1", 30000, environment | more), threading.Event()
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                yield thread.submit(met, config, stopped, every_seconds=0.01)
+            finally:
+                stopped.set()
+
+    return start
+
+
+def test_a_server_that_still_loads_is_waited_for_and_the_console_hears_of_it(waiting, scripted, console):
+    scripted.status = 503
+    with waiting() as future:
+        wait_until(lambda: told(console, "state", "version", "capture_state") == ("starting", 0, "off"))
+        [detail] = told(console, "detail")
+        assert (
+            scripted.url in detail
+            and "AURORA_ENGINE_URL" in detail
+            and detail.endswith("/server_info answers HTTP 503")
+        )
+        scripted.status = 200
+        engine = future.result(60)
+        assert engine.server == scripted.info
+        engine.close()
+
+
+def test_a_server_that_does_not_listen_yet_is_waited_for_until_the_sidecar_is_stopped(waiting, scripted, console):
+    scripted.server.shutdown()
+    scripted.server.server_close()
+    with waiting() as future:
+        wait_until(lambda: told(console, "state") == ("starting",))
+        assert scripted.url in told(console, "detail")[0]
+        assert not future.done()
+    assert future.result() is None
+
+
+def test_a_console_that_is_away_keeps_no_sidecar_from_its_server(waiting, scripted, console):
+    scripted.status, console.status = 503, 503
+    with waiting() as future:
+        wait_until(lambda: len(console.refused) > 2)
+        scripted.status = 200
+        future.result(60).close()
+
+
+@pytest.mark.parametrize(
+    ("status", "info", "variable"),
+    [(404, {}, "AURORA_ENGINE_URL"), (401, {}, "AURORA_SGLANG_KEY"), (200, {}, "AURORA_ENGINE_URL"),
+     (200, {"speculative_draft_model_path": None}, "AURORA_ENGINE_URL")],
+)  # fmt: skip
+def test_a_server_that_will_not_do_is_named_with_the_variable(waiting, scripted, status, info, variable):
+    scripted.status, scripted.info = status, info
+    with waiting() as future, pytest.raises(PluginConfigError, match=variable) as raised:
+        future.result(60)
+    assert scripted.url in str(raised.value) and "developer.mozilla" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AURORA_ENGINE_URL", "http://h:port"), ("AURORA_STATE_DIR", "/dev/null/x")]
+)
+def test_settings_that_cannot_be_used_end_the_sidecar_with_their_name(
+    environment, monkeypatch, capsys, variable, value
+):
+    monkeypatch.setattr(sidecar_module.signal, "signal", lambda *given: None)
+    for name, each in (environment | {variable: value}).items():
+        monkeypatch.setenv(name, each)
+    assert main() == 2
+    assert f"error: {variable}='{value}'" in capsys.readouterr().err

@@ -35,10 +35,18 @@ def test_settings_come_from_the_environment():
     ("variable", "value"),
     [
         ("AURORA_CONSOLE_URL", "console:8000"),
+        ("AURORA_CONSOLE_URL", "http://console:port"),
+        ("AURORA_CONSOLE_URL", "http://console:99999"),
+        ("AURORA_ENGINE_URL", "http://[::1"),
         ("AURORA_TARGET_SLUG", "Demo!"),
         ("AURORA_REPLICA", "a b"),
         ("AURORA_STATE_DIR", ""),
+        ("AURORA_STATE_DIR", "~nosuchuser/aurora"),
+        ("AURORA_STATE_DIR", "a\0b"),
         ("AURORA_QUEUE_MIB", "much"),
+        ("AURORA_QUEUE_MIB", "²"),
+        ("AURORA_QUEUE_MIB", "٣"),
+        ("AURORA_QUEUE_MIB", "1" * 5000),
         ("AURORA_CAPTURE", "maybe"),
         ("AURORA_PREFIX_PER_DRAFT", "sometimes"),
     ],
@@ -46,6 +54,23 @@ def test_settings_come_from_the_environment():
 def test_a_wrong_value_is_named(variable, value):
     with pytest.raises(PluginConfigError, match=variable):
         settings.load("127.0.0.1", 30000, {**GOOD, variable: value})
+
+
+@pytest.mark.parametrize("variable", ["AURORA_REPLICA_TOKEN", "AURORA_SGLANG_KEY"])
+def test_a_secret_loses_its_line_end_and_is_never_shown(variable):
+    found = settings.load("127.0.0.1", 30000, {**GOOD, variable: " top-secret\n"})
+    assert "top-secret" in (found.token, found.admin_key)
+    for value in ("top\nsecret", "töp-secret", "top secret"):
+        with pytest.raises(PluginConfigError, match=variable) as raised:
+            settings.load("127.0.0.1", 30000, {**GOOD, variable: value})
+        assert value not in str(raised.value) and "secret" not in str(raised.value)
+
+
+def test_whom_to_tell_is_known_although_other_values_are_wrong():
+    wrong = {**GOOD, "AURORA_QUEUE_MIB": "²", "AURORA_STATE_DIR": "~nosuchuser/x", "AURORA_REPLICA": "left"}
+    assert settings.to_tell("127.0.0.1", 30000, wrong).replica == "left"
+    with pytest.raises(PluginConfigError, match="AURORA_TARGET_SLUG"):
+        settings.to_tell("127.0.0.1", 30000, {**wrong, "AURORA_TARGET_SLUG": "Wrong!"})
 
 
 @pytest.mark.parametrize(
