@@ -19,6 +19,15 @@ NUM = 48
 AWAY_SECONDS = 60.0
 
 
+def test_the_servers_own_first_prompt_proves_the_hooks_and_is_nobodys_traffic(replica, judge):
+    assert [replica.observed()[name] for name in ("capture_state", "capture_detail")] == ["working", ""]
+    rid = replica.server.generate(judge.prompt("sql"), 8, custom_params={})["meta_info"]["id"]
+    replica.trace(rid)
+    assert set(replica.traces()) == {rid}
+    wait_for("its counts", replica.counts, 60)
+    assert sum(each["num_requests"] for each in replica.counts()) == 1
+
+
 @pytest.mark.parametrize("domain", sorted(PROMPTS))
 def test_greedy_text_equals_transformers_with_capture_on(replica, judge, domain):
     prompt = judge.prompt(domain)
