@@ -79,10 +79,10 @@ def _sources(*groups: list[UUID]) -> list[tuple[TraceSource, ...]]:
     from training_worker.config import TraceSource
 
     loaded = {t.trace_id: t for t in selection.load(i for group in groups for i in group)}
-    uris = selection.segment_uris(list(loaded.values()))
+    segments = selection.segments(list(loaded.values()))
 
     def source(trace_id: UUID) -> TraceSource:
-        fields: dict[str, Any] = selection.source_fields(loaded[trace_id], uris)
+        fields: dict[str, Any] = selection.source_fields(loaded[trace_id], segments)
         return TraceSource(**fields)
 
     return [tuple(source(i) for i in group if i in loaded) for group in groups]

@@ -25,7 +25,7 @@ from serving.sglang_backend.ranks import NOT_YET, Answer, Command, RankSwapper
 from serving.sglang_backend.roll_call import RollCall
 from serving.sglang_backend.weights import DraftMemory
 from speculators import checkpoint
-from speculators.checkpoint import CheckpointError
+from speculators.checkpoint import CheckpointError, OtherLayersError
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class SglangEngine:
         config, state = checkpoint.load(directory, expected_sha256)
         if config.aux_layer_ids != self.aux_layer_ids:
             ids = f"it reads layers {config.aux_layer_ids}, this server captures {self.aux_layer_ids}"
-            raise CheckpointError(f"{directory}: {ids}; start the server with a draft of the new lineage")
+            raise OtherLayersError(f"{directory}: {ids}; start the server with a draft of the new lineage")
         self.swapper.memory.check(state)
         return Weights(expected_sha256 or checkpoint.state_digest(state), str(directory), state)
 

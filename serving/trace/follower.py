@@ -33,7 +33,7 @@ from serving.trace.pins import PinFollower
 from serving.trace.policy import PolicyFollower
 from serving.trace.spool import KeptFile
 from speculators import checkpoint
-from speculators.checkpoint import CheckpointError
+from speculators.checkpoint import CheckpointError, OtherLayersError
 from speculators.records import Announcement, DesiredState, ObservedState, RecordError
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,7 @@ class Follower:
         self._drafts: dict[str, LoadedDraft] = {}  # by digest: the live and the previous one, as in the engine
         self._backoff = Backoff(most_seconds=5.0)
         self._is_away = False
+        self.other_layers = ""  # why what the engine captures is for another draft than the desired one; "" = it is not
         self._interval = Interval()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
@@ -164,6 +165,8 @@ class Follower:
         """What is true now, in texts that the console takes."""
         stats, beside = self.engine.stats(), self.beside()
         beside = dataclasses.replace(beside, policy_detail=self.policy.detail or beside.policy_detail)
+        if self.other_layers and beside.capture_state == "working":
+            beside = dataclasses.replace(beside, capture_state="broken", capture_detail=self.other_layers)
         state, detail = self._state_now(stats)
         found = ObservedState(
             replica=self.identity.replica,
@@ -295,12 +298,14 @@ class Follower:
             self._lose(str(error))
             return
         except Exception as error:  # whatever it is: the console must hear of it, and undo the swap
+            if isinstance(error, OtherLayersError):
+                self.other_layers = str(error)
             is_known = isinstance(error, (SwapError, CheckpointError))
             log.error("version %d is not served: %s", desired.version, error, exc_info=not is_known)
             self._state, self._detail = "swap_failed", str(error) if is_known else f"{type(error).__name__}: {error}"
             return
         self._is_revert_answered = self.engine.stats().reverted_from is not None
-        self._state, self._detail = "serving", ""
+        self._state, self._detail, self.other_layers = "serving", "", ""
         if self._good is None or self._good.version != desired.version:
             self._before = self._good
         self._good = desired
@@ -360,6 +365,7 @@ class Follower:
             if problems:
                 raise SwapError(f"{directory} does not fit the target: " + "; ".join(problems))
             draft = self.engine.load_draft(directory, desired.sha256)
+        self.other_layers = ""
         kept = list(self._drafts.items())[-1:]
         self._drafts = {**dict(kept), desired.sha256: draft}
         return draft

@@ -140,6 +140,7 @@ def running(
         PinFollower(engine.pins, recording.pins_file),
         lambda: _with_losses(beside(), recorder, spool),
     )
+    recorder.is_for_another = lambda: bool(follower.other_layers)
     recorder.start()
     poster.start()
     try:

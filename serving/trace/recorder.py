@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,6 +64,8 @@ class Recorder:
         self.max_spool_bytes = max_spool_bytes
         self.max_waiting_bytes = max_waiting_bytes
         self.max_waiting_requests = max_waiting_requests
+        # Whether what the engine captures is for another draft than the one that is trained; set by parts.running.
+        self.is_for_another: Callable[[], bool] = bool
         self.num_lost_counts = 0
         self.num_write_errors = 0
         self.totals: dict[Key, Sums] = {}  # since the start; whole values are replaced, so readers need no lock
@@ -120,7 +122,7 @@ class Recorder:
 
         A pin may have come while the request ran: it is asked again here, and then nothing is dropped, just not kept.
         """
-        if is_trace and self.pins.of(finished.domain).no_training:
+        if is_trace and (self.pins.of(finished.domain).no_training or self.is_for_another()):
             finished, is_trace = dataclasses.replace(finished, states=None, final=None), False
         size = state_bytes(finished)
         with self._changed:

@@ -69,6 +69,7 @@ def test_traces_are_trained_on_once(target, queue):
     judged = {s.trace_id for s in seen[0].held_out}
     assert judged <= held_out and len(judged) == min(len(held_out), settings.HELD_OUT_TRACES_PER_DOMAIN)
     assert len(seen[0].fresh) == 40 - len(held_out)
+    assert {s.aux_layer_ids for s in seen[0].fresh + seen[0].held_out} == {(1, 3, 4)}
     assert Trace.objects.filter(trained_at=None, is_held_out=False).count() == 0
     assert services.tick() == 0  # nothing fresh
 

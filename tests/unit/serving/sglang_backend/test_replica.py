@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -303,6 +304,25 @@ def test_what_capture_finds_wrong_reaches_the_console_and_nothing_is_learnt_any_
     pass_through(plugin, RIDS[1], with_final=False)
     until(plugin, lambda: told(console, "capture_state", "capture_detail") == ("broken", NO_FINAL))
     pass_through(plugin, RIDS[2])
+    plugin.replica.close()
+    assert plugin.replica.parts.recorder.num_traces == 1
+
+
+def test_states_of_other_layers_than_the_desired_draft_reads_are_not_kept_while_that_holds(made, console, tmp_path):
+    """A server that began with another draft serves it on; what it captures would teach the desired one nothing."""
+    shifted = replace(CONFIG, aux_layer_ids=(0, 2, 4))
+    sha256 = checkpoint.save(tmp_path / "next", shifted, draft_state(1))
+    plugin = begun(made())
+    console.desired = desired(tmp_path) | {"sha256": sha256}
+    until(plugin, lambda: told(console, "state", "capture_state") == ("swap_failed", "broken"))
+    [why] = told(console, "capture_detail")
+    assert "it reads layers (0, 2, 4), this server captures (1, 2, 4)" in why
+    pass_through(plugin, RIDS[0])
+    assert told(console, "capture_state", "capture_detail") == ("broken", why)
+    sha256 = checkpoint.save(tmp_path / "other", CONFIG, draft_state(2))
+    console.desired |= {"generation": 2, "version": 3, "uri": str(tmp_path / "other"), "sha256": sha256}
+    until(plugin, lambda: told(console, "state", "version", "capture_state") == ("serving", 3, "working"))
+    pass_through(plugin, RIDS[1])
     plugin.replica.close()
     assert plugin.replica.parts.recorder.num_traces == 1
 

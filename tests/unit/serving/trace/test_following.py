@@ -14,6 +14,7 @@ from serving.engine.api import DamagedDraftError, LoadedDraft, SwapError, SwapOu
 from serving.trace.console import ConsoleClient
 from serving.trace.follower import Beside, DesiredFile, Follower, Identity
 from serving.trace.pins import PinFollower
+from speculators.checkpoint import OtherLayersError
 from speculators.records import LONGEST_SHA256, DesiredState, ObservedState
 from tests.unit.serving.fakes import ConsoleServer, FakeConsole, FakeEngine, wait_until
 from tests.unit.serving.tiny import SHAPE, make_draft
@@ -286,6 +287,26 @@ def test_whatever_a_swap_fails_with_is_said_once_and_the_next_generation_is_trie
         engine.fails = None
         want(3, 2)
         wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 3, 2))
+
+
+def test_capture_is_broken_while_the_desired_draft_reads_other_layers(
+    console: FakeConsole, want: Want, tmp_path: Path
+) -> None:
+    """Also where what is desired next is what serves already."""
+    engine = FakeEngine()
+    with serving(console, want, tmp_path, engine) as follower:
+        engine.fails = OtherLayersError("it reads layers (0, 3, 4), this engine captures (1, 3, 4)")
+        want(2, 2)
+        wait_until(lambda: told(console, "state", "capture_state") == ("swap_failed", "broken"))
+        assert told(console, "capture_detail") == told(console, "detail") == (str(engine.fails),)
+        want(3, 1)
+        wait_until(lambda: told(console, "state", "generation", "capture_state") == ("serving", 3, "working"))
+        want(4, 2)
+        wait_until(lambda: told(console, "state", "capture_state") == ("swap_failed", "broken"))
+        engine.fails = RuntimeError("no room")  # says nothing about layers
+        want(5, 2)
+        wait_until(lambda: told(console, "generation", "state", "capture_state") == (5, "swap_failed", "broken"))
+        assert follower.other_layers
 
 
 def test_a_console_that_finds_fault_with_a_report_still_hears_that_a_swap_failed(
