@@ -151,8 +151,10 @@ class Follower:
             log.warning("%s is about target %r, ignored", self.file.path, desired.target)
             return
         self._follow(desired)
-        if self._state == "swap_failed":  # it may be gone for good: ask the console as a new replica would
-            self._generation = 0
+        if self._state == "swap_failed":  # it may be gone for good, as pruned ones are: start as a new replica does
+            self._generation, self._state = 0, "starting"
+            what = f"version {desired.version} served before the restart, and cannot be restored"
+            self._detail = f"{what}: {self._detail}"
 
     def start(self) -> None:
         self._thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -268,6 +269,23 @@ def test_a_version_that_does_not_come_back_hides_nothing(console: FakeConsole, w
         assert detail.startswith(f"in memory is {'0' * 64}, desired ")
         assert detail.endswith("version 1 does not come back: LookupError: nothing before it")
         assert told(console, "version", "sha256") == (2, "0" * 64)  # what is there, not what should be
+
+
+def test_a_version_that_was_deleted_while_the_replica_was_down_is_no_failed_swap(
+    console: FakeConsole, want: Want, versions: Versions, tmp_path: Path
+) -> None:
+    """It starts as a new replica does, and is told what is desired now."""
+    with serving(console, want, tmp_path, FakeEngine(), version=2):
+        pass
+    shutil.rmtree(versions.of(2)[0])
+    num_reports = len(console.of(OBSERVED))
+    want(3, 1)
+    with replica(console, tmp_path, FakeEngine()):
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 3, 1))
+    found = console.of(OBSERVED)[num_reports:]
+    assert (found[0]["state"], found[0]["generation"], found[0]["version"]) == ("starting", 0, 0)
+    assert "version 2 served before the restart, and cannot be restored: " in found[0]["detail"]
+    assert "swap_failed" not in {each["state"] for each in found}
 
 
 # -- a swap that fails ----------------------------------------------------------------------------------------------
