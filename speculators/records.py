@@ -276,7 +276,7 @@ class ObservedState(Record):
     version: int
     sha256: str  # of the draft weights in memory, same digest as the checkpoint file's; "" = none
     state: str  # "starting" | "serving" | "swapping" | "swap_failed" | "reverted"
-    detail: str  # why, when the state is swap_failed or reverted
+    detail: str  # why, when the state is swap_failed or reverted, or starting or swapping takes more than one try
     swap_ms: float
     probe_accept_length: float  # over the first steps after the swap; 0 = not measured yet
     probe_num_steps: int

@@ -22,6 +22,7 @@ from typing import Any
 from serving.engine.api import (
     DamagedDraftError,
     EngineAwayError,
+    EngineSlowError,
     EngineStats,
     FollowedEngine,
     LoadedDraft,
@@ -136,6 +137,8 @@ class Follower:
         self._is_lost = False  # the engine has lost what it served, and nothing has been followed since
         self._drafts: dict[str, LoadedDraft] = {}  # by digest: the live and the previous one, as in the engine
         self._backoff = Backoff(most_seconds=5.0)
+        self._slow = Backoff()
+        self._put_off = (0, 0.0)  # a generation that the engine was too slow for, and until when (monotonic)
         self._is_away = False
         self.other_layers = ""  # why what the engine captures is for another draft than the desired one; "" = it is not
         self._interval = Interval()
@@ -228,9 +231,11 @@ class Follower:
         if desired.generation in (0, self._generation):
             self._follow_policy(desired)
             return self.interval_seconds
-        self._announce_swap()
-        self._follow(desired)
-        return 0.0  # the proof goes out at once
+        if not self._is_put_off(desired):
+            self._announce_swap()
+            self._follow(desired)
+            return 0.0  # the proof goes out at once
+        return self.interval_seconds
 
     def _report(self) -> DesiredState:
         """Say what is true and hear what is desired. Raises ConsoleError, RecordError.
@@ -283,7 +288,7 @@ class Follower:
 
     def _announce_swap(self) -> None:
         """Tell the console that loading has begun; nobody depends on it."""
-        self._state, self._detail = "swapping", ""
+        self._state, self._detail = "swapping", self._detail if self._state == "swapping" else ""
         try:
             self._post(self.observed())
         except ConsoleError as error:
@@ -291,13 +296,17 @@ class Follower:
 
     def _follow(self, desired: DesiredState) -> None:
         """Make the engine serve what is desired, or say why it does not."""
-        self._generation, self._is_lost = desired.generation, False
+        before, self._generation, self._is_lost = self._generation, desired.generation, False
         try:
             self.policy.follow(desired, is_unsure=True)
             if not _is_served(desired, self.engine.stats()):
                 self._swap(desired)
         except EngineAwayError as error:
             self._lose(str(error))
+            return
+        except EngineSlowError as error:
+            self._generation = before
+            self._try_later(desired, str(error))
             return
         except Exception as error:  # whatever it is: the console must hear of it, and undo the swap
             if isinstance(error, OtherLayersError):
@@ -306,12 +315,23 @@ class Follower:
             log.error("version %d is not served: %s", desired.version, error, exc_info=not is_known)
             self._state, self._detail = "swap_failed", str(error) if is_known else f"{type(error).__name__}: {error}"
             return
+        self._slow.succeeded()
         self._is_revert_answered = self.engine.stats().reverted_from is not None
         self._state, self._detail, self.other_layers = "serving", "", ""
         if self._good is None or self._good.version != desired.version:
             self._before = self._good
         self._good = desired
         self.file.write(desired)
+
+    def _try_later(self, desired: DesiredState, why: str) -> None:
+        """Nothing is wrong with the version: the replica is behind until the engine takes it up."""
+        log.warning("version %d is tried again: %s", desired.version, why)
+        self._state, self._detail = "swapping", f"version {desired.version} is tried again: {why}"
+        self._put_off = (desired.generation, time.monotonic() + self._slow.failed())
+
+    def _is_put_off(self, desired: DesiredState) -> bool:
+        generation, until = self._put_off
+        return desired.generation == generation and time.monotonic() < until
 
     def _follow_policy(self, desired: DesiredState) -> None:
         """The version stays; a restart without the console finds the newest policy beside the last good version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.engine.api import DamagedDraftError, LoadedDraft, SwapError, SwapOutcome
+from serving.engine.api import DamagedDraftError, EngineSlowError, LoadedDraft, SwapError, SwapOutcome
 from serving.trace.console import ConsoleClient
 from serving.trace.follower import Beside, DesiredFile, Follower, Identity
 from serving.trace.pins import PinFollower
@@ -305,6 +306,46 @@ def test_whatever_a_swap_fails_with_is_said_once_and_the_next_generation_is_trie
         engine.fails = None
         want(3, 2)
         wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 3, 2))
+
+
+def test_what_the_engine_is_too_slow_for_is_tried_again_and_is_no_failed_swap(
+    console: FakeConsole, want: Want, tmp_path: Path
+) -> None:
+    class Slow(FakeEngine):
+        num_refusals = 0
+
+        def swap(self, version: int, draft: Any, **options: Any) -> Future[SwapOutcome]:
+            if version == 2 and self.num_refusals < 3:
+                self.num_refusals += 1
+                raise EngineSlowError("the scheduler did not take it up")
+            return super().swap(version, draft, **options)
+
+    engine = Slow()
+    with serving(console, want, tmp_path, engine):
+        want(2, 2)
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 2))
+        assert told(console, "detail") == ("",)
+    found = console.of(OBSERVED)
+    waiting = [each for each in found if each["detail"]]
+    assert {(each["state"], each["generation"], each["version"]) for each in waiting} == {("swapping", 1, 1)}
+    assert waiting[-1]["detail"] == "version 2 is tried again: the scheduler did not take it up"
+    assert "swap_failed" not in {each["state"] for each in found}
+    assert engine.num_refusals == 3
+
+
+def test_a_new_generation_does_not_wait_for_what_was_put_off(console: FakeConsole, want: Want, tmp_path: Path) -> None:
+    class Slow(FakeEngine):
+        def swap(self, version: int, draft: Any, **options: Any) -> Future[SwapOutcome]:
+            if version == 2:
+                raise EngineSlowError("the scheduler did not take it up")
+            return super().swap(version, draft, **options)
+
+    with serving(console, want, tmp_path, Slow()) as follower:
+        want(2, 2)
+        wait_until(lambda: "is tried again" in told(console, "detail")[0])
+        follower._put_off = (2, math.inf)
+        want(3, 1)
+        wait_until(lambda: told(console, "state", "generation", "detail") == ("serving", 3, ""))
 
 
 def test_capture_is_broken_while_the_desired_draft_reads_other_layers(
