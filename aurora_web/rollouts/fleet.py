@@ -56,12 +56,18 @@ class Standing:
     @property
     def disagreement(self) -> float | None:
         """Our accept length over the engine's own, minus 1; None = not compared."""
-        ours, engines = self.replica.accept_length, self.replica.engine_accept_length
-        return ours / engines - 1 if ours and engines else None
+        return disagreement(self.replica)
 
     def is_apart(self, percent: float) -> bool:
-        """Compared, and further from the engine's own than that."""
-        return self.disagreement is not None and abs(self.disagreement) * 100 > percent
+        """Further from the engine's own than that, in the last two comparisons: one alone may be chance."""
+        both = self.disagreement, self.replica.disagreement_before
+        return all(each is not None and abs(each) * 100 > percent for each in both)
+
+
+def disagreement(replica: Replica) -> float | None:
+    """Our accept length over the engine's own, minus 1, in the last comparison; None = not compared."""
+    ours, engines = replica.accept_length, replica.engine_accept_length
+    return ours / engines - 1 if ours and engines else None
 
 
 def standings(target: Target, now: datetime | None = None, deployment: Deployment | None = None) -> list[Standing]:

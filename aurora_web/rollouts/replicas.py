@@ -21,7 +21,7 @@ from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
 from aurora_web.rollouts import alerts, canaries, notifications
 from aurora_web.rollouts.counters import COMPARED_FOR_SECONDS, Counters, compare, traces_per_second
-from aurora_web.rollouts.fleet import blames_version, standing, standing_payload
+from aurora_web.rollouts.fleet import blames_version, disagreement, standing, standing_payload
 from aurora_web.rollouts.intent import RolloutError, desired_state
 from aurora_web.rollouts.models import Deployment, Replica
 from aurora_web.rollouts.services import judge, revert, take_next
@@ -47,7 +47,13 @@ WATCH = timedelta(minutes=5)  # how long after a swap the windows are watched fo
 MIN_WATCH_STEPS = 200
 LEAST_LOSS = 0.2  # tokens per step; a smaller loss is noise
 COMPARED_FOR = timedelta(seconds=COMPARED_FOR_SECONDS)
-NOT_COMPARED = {"accept_length": None, "engine_accept_length": None, "compared_steps": 0, "compared_at": None}
+NOT_COMPARED = {
+    "accept_length": None,
+    "engine_accept_length": None,
+    "compared_steps": 0,
+    "compared_at": None,
+    "disagreement_before": None,
+}
 LEFT_SHARE = 0.5  # a swap has collapsed when less of the gain (accept_length - 1) before it is left in the same domains
 
 
@@ -125,6 +131,7 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
             "engine_accept_length": comparison.engine_accept_length,
             "compared_steps": comparison.num_verify_steps,
             "compared_at": timezone.now(),
+            "disagreement_before": disagreement(known) if known else None,
         }
     elif has_restarted or (known and known.compared_at and timezone.now() - known.compared_at > COMPARED_FOR):
         derived |= NOT_COMPARED

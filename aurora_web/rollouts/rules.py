@@ -121,7 +121,7 @@ def _accept_length_disagrees(sight: Sight) -> Iterator[Condition]:
             detail = (
                 f"{replica.name}: accept length {replica.accept_length:.2f} by Aurora's records, "
                 f"{replica.engine_accept_length:.2f} by the engine's metrics ({apart:+.1%} over "
-                f"{replica.compared_steps:,} steps; more than {sight.threshold:g}% apart)."
+                f"{replica.compared_steps:,} steps; more than {sight.threshold:g}% apart, as before)."
             )
             yield Condition(Rule.ACCEPT_LENGTH_DISAGREES, replica.name, detail)
 
@@ -239,7 +239,8 @@ SPECS: dict[Rule, Spec] = {
         Spec(Rule.REPLICA_BEHIND, "A replica has run an older generation than desired for so long.", _replica_behind,
              CATCH_UP.total_seconds(), "seconds", 10, 86400, needs_only_reports=True),
         Spec(Rule.CAPTURE_BROKEN, "A replica serves, but keeps no traces.", _capture_broken, needs_only_reports=True),
-        Spec(Rule.ACCEPT_LENGTH_DISAGREES, "Our accept length and the engine's own differ by more than this.",
+        Spec(Rule.ACCEPT_LENGTH_DISAGREES,
+             "Our accept length and the engine's own differ by more than this, in two comparisons in a row.",
              _accept_length_disagrees, 5, "percent", 0.1, 100, needs_only_reports=True),
         Spec(Rule.TRAINER_STALLED, "Traces wait, but no training slice has worked for so long.", _trainer_stalled,
              120, "seconds", 10, 86400),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
@@ -23,6 +24,16 @@ class EngineCounts:
     num_accept_tokens: int = 0  # generated tokens without each request's first, which comes from the prefill
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Both counts of one moment, so that what lies between two of them can be compared."""
+
+    engine: EngineCounts = EngineCounts()
+    # By our records; None = the engine's have never been read
+    num_verify_steps: int | None = None
+    num_accept_tokens: int | None = None
+
+
 def parse(text: str) -> EngineCounts | None:
     """Read Prometheus text; None when the counters are not in it (yet, or ever)."""
     sums: dict[str, float] = {}
@@ -35,10 +46,16 @@ def parse(text: str) -> EngineCounts | None:
 
 
 class MetricsReader:
-    """A thread that keeps the latest counts. A server without ``--enable-metrics`` leaves them at 0."""
+    """A thread that keeps the latest counts. A server without ``--enable-metrics`` leaves them at 0.
 
-    def __init__(self, engine_url: str, interval_seconds: float = INTERVAL_SECONDS) -> None:
-        self.counts = EngineCounts()
+    ``ours`` gives (verify steps, accept tokens) by our records, of finished requests as well.
+    """
+
+    def __init__(
+        self, engine_url: str, ours: Callable[[], tuple[int, int]], interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        self.latest = Reading()
+        self._ours = ours
         self._interval_seconds = interval_seconds
         self._http = httpx.Client(base_url=engine_url, timeout=5.0, trust_env=False)
         self._stopped = threading.Event()
@@ -64,7 +81,8 @@ class MetricsReader:
                 self._is_told = True
             return
         self._is_told = False
-        self.counts = parse(answer.text) or self.counts
+        if (engine := parse(answer.text)) is not None:
+            self.latest = Reading(engine, *self._ours())
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_seconds):

@@ -68,6 +68,9 @@ class Beside:
     capture_detail: str = ""
     num_traces: int = 0
     queue_bytes: int = 0
+    # By our records, at the moment that the engine's own are of; None = it has none, and the stats say ours
+    num_verify_steps: int | None = None
+    num_accept_tokens: int | None = None
     engine_num_verify_steps: int = 0
     engine_num_accept_tokens: int = 0
     target_sha256: str = ""
@@ -168,10 +171,8 @@ class Follower:
 
     def observed(self) -> ObservedState:
         """What is true now, in texts that the console takes."""
-        stats, beside = self.engine.stats(), self.beside()
-        beside = dataclasses.replace(beside, policy_detail=self.policy.detail or beside.policy_detail)
-        if self.other_layers and beside.capture_state == "working":
-            beside = dataclasses.replace(beside, capture_state="broken", capture_detail=self.other_layers)
+        stats = self.engine.stats()
+        beside = self._beside_now(stats)
         state, detail = self._state_now(stats)
         found = ObservedState(
             replica=self.identity.replica,
@@ -189,8 +190,6 @@ class Follower:
             probe_num_steps=stats.probe.num_steps if stats.probe else 0,
             num_running=stats.num_running,
             reported_at=time.time(),
-            num_verify_steps=stats.num_verify_steps,
-            num_accept_tokens=stats.num_accept_tokens,
             pins_revision=self.engine.pins.desired.revision,
             pins_obeyed=self.engine.pins.obeyed,
             pins_detail=self.pins.detail,
@@ -198,6 +197,17 @@ class Follower:
             **dataclasses.asdict(beside),
         )
         return found.fitting()
+
+    def _beside_now(self, stats: EngineStats) -> Beside:
+        beside = self.beside()
+        beside = dataclasses.replace(beside, policy_detail=self.policy.detail or beside.policy_detail)
+        if self.other_layers and beside.capture_state == "working":
+            beside = dataclasses.replace(beside, capture_state="broken", capture_detail=self.other_layers)
+        if beside.num_verify_steps is not None:
+            return beside
+        return dataclasses.replace(
+            beside, num_verify_steps=stats.num_verify_steps, num_accept_tokens=stats.num_accept_tokens
+        )
 
     def _run(self) -> None:
         wait = 0.0

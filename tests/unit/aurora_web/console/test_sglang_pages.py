@@ -100,6 +100,8 @@ def test_the_badge_of_accept_lengths_follows_the_alert_rule(clients, target, obs
     replicas.observe(observed())
     Replica.objects.update(accept_length=2.0, engine_accept_length=2.16, compared_at=timezone.now())
     badge = "-7.4 % apart"
+    assert badge not in text(clients["viewer"].get("/targets/demo/"))
+    Replica.objects.update(disagreement_before=-0.08)
     assert badge in text(clients["viewer"].get("/targets/demo/"))
     watching.set_rule(target, Rule.ACCEPT_LENGTH_DISAGREES, "ada", threshold=10, is_enabled=True)
     assert badge not in text(clients["viewer"].get("/targets/demo/"))

@@ -64,40 +64,47 @@ def reports(target, observed):
     return make
 
 
-def test_accept_lengths_more_than_five_percent_apart_are_an_alert(target, reports):
+def test_accept_lengths_more_than_five_percent_apart_twice_in_a_row_are_an_alert(target, reports):
     reports(0, 1000, 2500, 500, 1500)
     replica = reports(61, 2000, 4500, 1500, 3700)  # 2.0 by ours, 2.2 by the engine's
     assert (replica.accept_length, replica.engine_accept_length) == (2.0, 2.2)
+    assert firing(target) == {}
+    reports(122, 3000, 6500, 2500, 5900)  # the same again
     detail = firing(target)["accept_length_disagrees", "r1"]
     assert "2.00 by Aurora's records, 2.20 by the engine's metrics (-9.1% over 1,000 steps" in detail
-    reports(122, 3000, 6600, 2500, 5800)  # both 2.1
+    reports(183, 4000, 8600, 3500, 8000)  # both 2.1
     assert firing(target) == {}
     assert Alert.objects.get().state == "resolved"
+    reports(244, 5000, 10_600, 4500, 10_200)
+    assert firing(target) == {}
 
 
 def test_four_percent_apart_is_no_alert(target, reports):
-    reports(0, 0, 0, 0, 0)
-    reports(61, 1000, 2000, 1000, 2080)
+    for i in range(4):
+        reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2080 * i)
     assert firing(target) == {}
 
 
 @pytest.mark.parametrize("seconds", [61, 661])
 def test_a_comparison_ends_when_it_is_old(target, reports, seconds):
-    reports(0, 0, 0, 0, 0)
-    reports(61, 1000, 2000, 1000, 2200)
+    for i in range(3):
+        reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2200 * i)
     Replica.objects.update(compared_at=timezone.now() - timedelta(seconds=seconds))
-    replica = reports(62, 1000, 2000, 1000, 2200)
+    replica = reports(123, 2000, 4000, 2000, 4400)
     assert (replica.accept_length is None) == (seconds > 600)
     assert bool(firing(target)) == (seconds < 600)
 
 
 @pytest.mark.parametrize("changes", [{"state": "starting"}, {"state": "serving"}])
 def test_a_restart_ends_the_comparison_and_its_alert(target, reports, changes):
-    reports(0, 0, 0, 0, 0)
-    reports(61, 1000, 2000, 1000, 2200)
+    for i in range(3):
+        reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2200 * i)
     assert firing(target)
-    replica = reports(62, 10, 20, 10, 22, **changes)
+    replica = reports(123, 10, 20, 10, 22, **changes)
     assert (replica.accept_length, replica.engine_accept_length, replica.compared_steps) == (None, None, 0)
+    assert firing(target) == {}
+    for i in range(2):  # the first comparison since then
+        reports(190 + 61 * i, 20 + 1000 * i, 40 + 2000 * i, 20 + 1000 * i, 44 + 2200 * i)
     assert firing(target) == {}
 
 

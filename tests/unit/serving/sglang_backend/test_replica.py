@@ -16,6 +16,7 @@ from serving.sglang_backend import labels
 from serving.sglang_backend.assembler import NO_FINAL
 from serving.sglang_backend.control import ControlPolicy
 from serving.sglang_backend.guard import MAX_FAILURES
+from serving.sglang_backend.metrics import EngineCounts, Reading
 from serving.sglang_backend.plugin import Plugin
 from serving.sglang_backend.ranks import NOT_YET, Command
 from serving.sglang_backend.replica import Replica
@@ -286,6 +287,17 @@ def test_every_hook_that_capture_needs_counts_as_it_fires(made, console):
     assert plugin.guard.not_fired() == []
     until(plugin, lambda: told(console, "num_traces") == (1,))
     assert told(console, "capture_state", "capture_detail") == ("working", "")
+
+
+def test_a_report_has_our_counts_of_when_the_engines_were_read(made, console):
+    plugin = begun(made())
+    pass_through(plugin, RIDS[0])
+    until(plugin, lambda: told(console, "num_verify_steps", "num_accept_tokens") == (1, 2))  # there are no others yet
+    plugin.replica.metrics.latest = Reading(EngineCounts(1, 2), 1, 2)
+    pass_through(plugin, RIDS[1])
+    until(plugin, lambda: told(console, "engine_num_verify_steps") == (1,))
+    assert plugin.replica.assembler.num_steps == 2
+    assert told(console, "num_verify_steps", "num_accept_tokens", "engine_num_accept_tokens") == (1, 2, 2)
 
 
 def test_where_capture_is_off_a_request_leaves_no_states_and_no_trace(made, console, tmp_path):

@@ -13,7 +13,7 @@ from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
 from serving.sglang_backend.copies import Copier
 from serving.sglang_backend.guard import SILENT_STEPS, Guard
 from serving.sglang_backend.labels import Label, label_of, seen, was_seen, with_headers
-from serving.sglang_backend.metrics import EngineCounts, parse
+from serving.sglang_backend.metrics import EngineCounts, MetricsReader, Reading, parse
 from serving.sglang_backend.prefixes import keep_apart
 from tests.unit.serving.sglang_backend.fakes import CAPTURE_HOOKS
 
@@ -261,3 +261,20 @@ sglang:spec_accept_length{tp_rank="0"} 2.5
 def test_sglangs_counters_are_summed_over_their_labels():
     assert parse(METRICS) == EngineCounts(num_verify_steps=55, num_accept_tokens=110)
     assert parse("nothing 1.0\n") is None
+
+
+def test_both_counts_are_of_one_moment(scripted):
+    """The engine's are read every few seconds: beside ours of later they would differ while accept lengths climb."""
+    ours = [(40, 80)]
+    reader = MetricsReader(scripted.url, lambda: ours[0], interval_seconds=3600.0)
+    reader.start()
+    assert reader.latest == Reading(EngineCounts(0, 0), None, None)
+    reader.read()
+    first = reader.latest
+    assert (first.engine, first.num_verify_steps, first.num_accept_tokens) == (parse(scripted.metrics), 40, 80)
+    ours[0] = (90, 200)
+    assert reader.latest == first
+    scripted.metrics = "nothing of SGLang's"
+    reader.read()
+    assert reader.latest == first
+    reader.stop()
