@@ -209,12 +209,59 @@ def test_a_replica_that_was_down_catches_up_when_it_reports(target, canary, obse
 
 
 @pytest.mark.parametrize(("gone", "said"), [(True, "No replica of the canary reports"), (False, "Only replicas of")])
-def test_a_side_that_is_gone_ends_it_after_its_minutes(target, canary, gone, said):
+def test_a_side_that_is_gone_ends_it_after_its_minutes(target, canary, report_in, gone, said):
+    report_in("r1", "r2")
     target.replicas.filter(is_canary=gone).update(is_alive=False)
     assert canaries.watch(target, after(4)) == Action.WAIT
     assert canaries.watch(target, after(5)) == Action.ROLL_BACK
     assert said in last_reason(canary)
     assert set(desired(target).values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("is_canary", "said"), [(False, "No other replica serves demo v2"), (True, "canary serves it")]
+)
+def test_a_side_that_cannot_swap_ends_it_after_its_minutes(target, canary, report_in, measured, is_canary, said):
+    """It reports, and nothing of it is ever compared: the canary had held up every version after it."""
+    report_in("r1", "r2")
+    measured(0.5, 0.6, n=12)
+    stuck = target.replicas.get(is_canary=is_canary)
+    report_in(stuck.name, generation=1, version=1)  # for longer than a minute
+    assert canaries.watch(target, after(4)) == Action.WAIT
+    assert canaries.watch(target, after(5)) == Action.ROLL_BACK
+    assert f"{said}, so nothing can be compared." in last_reason(canary)
+
+
+def test_a_side_that_serves_is_waited_for(target, canary, report_in):
+    report_in("r1", "r2")
+    assert canaries.watch(target, after(100)) == Action.WAIT
+
+
+def test_beside_a_replica_that_cannot_swap_there_is_no_canary(target, judged, report, report_in, observed):
+    """As with one replica: the version goes straight."""
+    judged()
+    report_in("r1")
+    failed = {"replica": "r2", "version": 0, "state": "swap_failed", "detail": "no room"}
+    replicas.observe(observed(**failed, generation=1))
+    target.canary_share = 0.5
+    target.save()
+    version = judged(report({"sql": (2.0, 1.0)}))
+    assert version.status == "live"
+    said = "No canary: 1 of 2 replicas serves the live version, at least 2 are needed."
+    assert said in last_reason(version)
+    report_in("r1", "r3")
+    replicas.observe(observed(**failed, generation=2))
+    [planned] = canaries.plan(target).replicas
+    assert planned.name in {"r1", "r3"}
+
+
+def test_a_replica_that_is_on_its_way_counts(target, judged, report, report_in):
+    """Versions follow one another within seconds."""
+    judged()
+    report_in("r1", "r2")
+    report_in("r2", generation=0, version=0, state="swapping")
+    target.canary_share = 0.5
+    assert len(canaries.plan(target).replicas) == 1
 
 
 def test_by_the_api_with_the_status_that_the_caller_saw(client, bearer, canary):
