@@ -58,19 +58,14 @@ def moment_of(name: str, text: str) -> datetime | None:
     try:
         return datetime.fromtimestamp(float(text), UTC)
     except (OverflowError, OSError):
-        found = None
+        raise WrongMoment(name, text) from None
     except ValueError:
-        found = _from_iso(text)
-    if found is None:
-        raise WrongMoment(name, text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _from_iso(text: str) -> datetime | None:
+        pass
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (OverflowError, ValueError):  # too early or too late, once its offset is taken into account
+        raise WrongMoment(name, text) from None
 
 
 def in_utc(query: QueryDict, names: Iterable[str]) -> QueryDict:

@@ -34,12 +34,22 @@ def allow(scope: str, *methods: str) -> Callable[[View[P]], View[P]]:
             if not request.user.is_authenticated:
                 return _sign_in(request)
             need(request, scope)
+            _drop_nul(request)
             return view(request, *args, **kwargs)
 
         vars(checked)["allowed_methods"] = tuple(methods) or ("GET", "HEAD")  # the permission matrix asks for them
         return checked
 
     return decorate
+
+
+def _drop_nul(request: HttpRequest) -> None:
+    """Out of a form's fields: nobody can type it, and the database cannot keep it."""
+    if any("\0" in text for _, texts in request.POST.lists() for text in texts):
+        clean = request.POST.copy()
+        for name, texts in request.POST.lists():
+            clean.setlist(name, [text.replace("\0", "") for text in texts])
+        request.POST = clean  # type: ignore[assignment]  # django-stubs say it never changes
 
 
 def need(request: HttpRequest, scope: str) -> None:

@@ -33,6 +33,10 @@ TEXT: Any = Param("", description="a number (7 or v7), the beginning of a checks
 
 
 class TargetOut(ModelSchema):
+    expected_domains: list[str]
+    traffic_mix: dict[str, float]
+    traffic_schedule: list[dict[str, Any]] = Field(description="phases: seconds and a mix, again and again")
+
     class Meta:
         model = Target
         exclude = ["id", "config"]
@@ -229,7 +233,7 @@ def list_versions(
         raise Problem(422, f"limit is {limit}, expected 1 to 500")
     if status and status not in Status.values:
         raise Problem(422, f"status is {status!r:.40}, expected one of {', '.join(Status.values)}")
-    if len(q) > LONGEST_TEXT or "\0" in q:
+    if len(q) > LONGEST_TEXT:
         raise Problem(422, f"q is {q!r:.40}, expected at most {LONGEST_TEXT} characters of text")
     matching = search(find_target(slug), status=status, created_since=moment_of("since", since), text=q)
     if sort not in SORTS:

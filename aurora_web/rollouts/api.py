@@ -20,7 +20,7 @@ from aurora_web.rollouts.fleet import fleet_standings, standing_payload, standin
 from aurora_web.rollouts.intent import deployment_payload, desired_state
 from aurora_web.rollouts.services import gate_payload
 from aurora_web.rollouts.swaps import find_swap, progress, recent_swaps, swap_payload
-from aurora_web.wire import BodySchema, body_schema, read_json
+from aurora_web.wire import BodySchema, ReasonText, body_schema, read_json
 from speculators.records import ObservedState
 
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
@@ -33,7 +33,7 @@ target_router = Router(tags=["targets"], auth=Allow("operate"))
 class Decision(BodySchema):
     """Why; and the status that the caller saw: 409 when it has changed since."""
 
-    reason: str = ""
+    reason: ReasonText = ""
     expected_status: str | None = None
 
 
@@ -44,7 +44,7 @@ class RollbackIn(BodySchema):
     another version has come since. Without them whatever is live goes, and whatever is in canary ends.
     """
 
-    reason: str = ""
+    reason: ReasonText = ""
     to: str = "@previous"
     expected_live: int | None = None
     expected_canary: int | None = None

@@ -295,7 +295,7 @@ NAMES = {
     "<int:rule_id>": "1",
     "<int:revision>": "1",
     "{rule_id}": "1",
-    "<uuid:trace_id>": TRACE,
+    "<trace_id:trace_id>": TRACE,
     "<uuid:draft_id>": TRACE,
     "<str:step>": "source",
     "{trace_id}": TRACE,

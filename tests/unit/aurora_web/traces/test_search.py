@@ -142,6 +142,16 @@ def test_text_is_for_roles_that_may_read_it(target, client, bearer):
     assert (event.reason, event.detail["new"]) == ("private", {"text_role": "admin"})
 
 
+def test_a_trace_is_found_by_its_id_as_the_api_says_it_or_with_dashes(target, client, clients, bearer):
+    ingest()
+    listed = client.get("/api/v1/targets/demo/traces", **bearer("viewer")).json()["items"][0]["trace_id"]
+    assert len(listed) == 32
+    for found in (listed, listed.upper(), str(uuid.UUID(listed))):
+        assert client.get(f"/api/v1/targets/demo/traces/{found}", **bearer("viewer")).json()["trace_id"] == listed
+        assert clients["viewer"].get(f"/targets/demo/traces/{found}/").status_code == 200
+    assert client.get(f"/api/v1/targets/demo/traces/{listed[1:]}", **bearer("viewer")).status_code == 404
+
+
 def test_an_unknown_text_role_is_refused(target):
     with pytest.raises(governance.GovernanceError, match="expected one of viewer, operator, admin"):
         governance.set_text_role(target, "everybody", "ada")
