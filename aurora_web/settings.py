@@ -156,6 +156,7 @@ CELERY_BEAT_SCHEDULE = {
     "metrics.refresh": {"task": "metrics.refresh", "schedule": 10.0, "options": {"expires": 10}},
     "rollouts.reconcile": {"task": "rollouts.reconcile", "schedule": 10.0, "options": {"expires": 20}},
     "training.reconcile": {"task": "training.reconcile", "schedule": 10.0, "options": {"expires": 20}},
+    "training.sweep": {"task": "training.sweep", "schedule": 3600.0, "options": {"expires": 600}},
     "traces.maintain": {"task": "traces.maintain", "schedule": 60.0, "options": {"expires": 60}},
     "system.beat": {"task": "system.beat", "schedule": 5.0, "options": {"expires": 5}},
     "accounts.forget": {"task": "accounts.forget", "schedule": 3600.0, "options": {"expires": 600}},
