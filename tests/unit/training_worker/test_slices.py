@@ -109,6 +109,47 @@ def test_a_state_that_takes_long_to_write_makes_slices_longer(job):
         assert slices._Slice(job, run, print, bool).budget_seconds == expected
 
 
+def kept_drafts(job):
+    return sorted(path.name for path in Path(job.versions_dir).iterdir())
+
+
+def test_a_draft_that_cannot_be_compared_leaves_no_files(job):
+    """A live version that is damaged fails every slice: a draft of gigabytes each time would fill the disk."""
+    live = Path(run_slice(replace(job, held_out=()), lambda progress: None).manifest.uri)
+    weights = live / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=checkpoint.WEIGHTS):
+            run_slice(replace(job, live_uri=str(live), parent_version=1), lambda progress: None)
+    assert kept_drafts(job) == [live.name]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_draft_that_cannot_be_written_whole_leaves_no_files(job, monkeypatch, is_first):
+    def break_off(path, payload):
+        path.write_bytes(payload[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_durably", break_off)
+    wanted = replace(job, fresh=(), held_out=()) if is_first else job
+    with pytest.raises(TrainingError, match="No space left"):
+        run_slice(wanted, lambda progress: None)
+    assert kept_drafts(job) == []
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("the database is gone"), KeyboardInterrupt()])
+def test_after_any_failure_the_next_slice_goes_on_from_the_disk(job, failure):
+    def fail(progress):
+        if progress.phase == "train":
+            raise failure
+
+    kept = run_slice(replace(job, publish=False), lambda progress: None)
+    with pytest.raises(type(failure)):
+        run_slice(job, fail)
+    resumed = run_slice(replace(job, fresh=(), held_out=(), publish=False), lambda progress: None)
+    assert (resumed.progress.step, resumed.progress.num_tokens) == (kept.progress.step, kept.progress.num_tokens)
+
+
 def test_lost_states_are_recomputed(job, monkeypatch):
     monkeypatch.setattr(slices, "_warm", {})
     gone = tuple(replace(source, segment_uri="/nowhere/gone.safetensors") for source in job.fresh)
