@@ -114,6 +114,7 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
     has_restarted = any(mark.has_restarted(now) for mark in marks.values())
     if has_restarted := has_restarted or state.state == "starting":
         marks = {}
+    marks = {name: mark for name, mark in marks.items() if mark.at <= now.at}
     rate_mark, compare_mark = marks.setdefault("rate", now), marks.setdefault("compare", now)
     derived: dict[str, Any] = {}
     if (rate := traces_per_second(rate_mark, now)) is not None:
