@@ -65,6 +65,9 @@ class Moments:
         return self.n / (self.n - 1) * residual / (self.sum_y * ratio) ** 2
 
 
+NOTHING = Moments(0, 0, 0, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """An estimate with its 95 % interval, or None and the reason in words."""

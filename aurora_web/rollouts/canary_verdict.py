@@ -12,13 +12,12 @@ from enum import StrEnum
 from functools import reduce
 
 from aurora_web.metrics.by_replica import ReplicaSums
-from aurora_web.metrics.ratios import Interval, Moments, ratio_of_ratios, stratified
+from aurora_web.metrics.ratios import NOTHING, Interval, Moments, ratio_of_ratios, stratified
 
 MIN_COLLAPSE_STEPS = 200
 MIN_DOMAIN_REQUESTS = 20  # on either side; a domain with fewer is shown, not judged
 SPEED_TOLERANCE = 0.02  # replicas of one version differ by about so much
 PATIENCE = 3.0  # times canary_minutes until an uncertain comparison is decided by its middle
-NOTHING = Moments(0, 0, 0, 0, 0, 0)
 
 
 class Action(StrEnum):
