@@ -18,7 +18,7 @@ from typing import Any
 from django.db import connection
 
 from aurora_web.metrics import rollups
-from aurora_web.metrics.ratios import MIN_REQUESTS, NOTHING, Z95, Moments, ratio_of_ratios, student95
+from aurora_web.metrics.ratios import MIN_REQUESTS, NOTHING, Z95, Moments, ratio_of_ratios, student
 from aurora_web.registry.models import Target
 
 RANGES = {"1h": (3600, 300), "24h": (86400, 3600), "7d": (604800, 21600)}  # seconds, and those of one window
@@ -179,7 +179,7 @@ def interval_of(moments: Moments) -> tuple[float | None, float | None]:
     variance = moments.relative_variance()
     if moments.ratio is None or variance is None or moments.n < MIN_REQUESTS:
         return None, None
-    half = student95(moments.n - 1.0) * math.sqrt(variance) * moments.ratio
+    half = student(moments.n - 1.0) * math.sqrt(variance) * moments.ratio
     return max(0.0, moments.ratio - half), moments.ratio + half
 
 
