@@ -18,7 +18,7 @@ from typing import Any
 from django.db import connection
 
 from aurora_web.metrics import rollups
-from aurora_web.metrics.ratios import MIN_REQUESTS, Z95, Moments, ratio_of_ratios, student95
+from aurora_web.metrics.ratios import MIN_REQUESTS, NOTHING, Z95, Moments, ratio_of_ratios, student
 from aurora_web.registry.models import Target
 
 RANGES = {"1h": (3600, 300), "24h": (86400, 3600), "7d": (604800, 21600)}  # seconds, and those of one window
@@ -27,7 +27,6 @@ DRIFT_ERRORS = 3.0
 MIN_DRIFT_REQUESTS = 50  # in either window, all domains together
 MIN_SHARE_CHANGE = 0.05
 MIN_ACCEPT_CHANGE = 0.05
-NOTHING = Moments(0, 0, 0, 0, 0, 0)
 
 _OF = ("num_requests", *rollups.OF_DRAFTED, *rollups.OF_ONE_WINDOW)
 _DRAFTED = (
@@ -180,7 +179,7 @@ def interval_of(moments: Moments) -> tuple[float | None, float | None]:
     variance = moments.relative_variance()
     if moments.ratio is None or variance is None or moments.n < MIN_REQUESTS:
         return None, None
-    half = student95(moments.n - 1.0) * math.sqrt(variance) * moments.ratio
+    half = student(moments.n - 1.0) * math.sqrt(variance) * moments.ratio
     return max(0.0, moments.ratio - half), moments.ratio + half
 
 

@@ -300,7 +300,8 @@ def find_version(target: Target, name: str) -> SpeculatorVersion | None:
         return versions.filter(status__in=["candidate", "passed"]).first()
     if name == "@previous":
         return previous_versions([target.pk]).get(target.pk)
-    return versions.filter(number=int(name)).first() if name.isdecimal() else None
+    is_number = name.isascii() and name.isdigit() and len(name) < 10
+    return versions.filter(number=int(name)).first() if is_number else None
 
 
 def previous_versions(target_ids: Iterable[int]) -> dict[int, SpeculatorVersion]:

@@ -14,6 +14,7 @@ from django.db.models import F, QuerySet, Sum
 from django.utils import timezone
 
 from aurora_web import live
+from aurora_web.duties import apart
 from aurora_web.metrics.capture import add_capture, since_last_report
 from aurora_web.metrics.models import MetricWindow
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
@@ -113,6 +114,7 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
     has_restarted = any(mark.has_restarted(now) for mark in marks.values())
     if has_restarted := has_restarted or state.state == "starting":
         marks = {}
+    marks = {name: mark for name, mark in marks.items() if mark.at <= now.at}
     rate_mark, compare_mark = marks.setdefault("rate", now), marks.setdefault("compare", now)
     derived: dict[str, Any] = {}
     if (rate := traces_per_second(rate_mark, now)) is not None:
@@ -200,25 +202,41 @@ def engine_url(target: Target) -> str:
 
 
 def reconcile(now: datetime) -> None:
-    """Ten-second duties: dead replicas, candidates nobody judged, collapses, canaries, alerts, old files."""
+    """Ten-second duties: dead replicas, candidates nobody judged, collapses, canaries, alerts, old files.
+
+    What raises for one target is logged, and done for all others.
+    """
     silent = Replica.objects.filter(
         is_alive=True, seen_at__lt=now - timedelta(seconds=settings.REPLICA_TIMEOUT_SECONDS)
     )
     for replica in silent.select_related("target"):
-        if Replica.objects.filter(pk=replica.pk, seen_at=replica.seen_at).update(is_alive=False):
-            replica.is_alive = False
-            live.publish(replica.target_id, "replica", standing_payload(standing(replica)))
+        with apart(f"replica {replica.name} of {replica.target} is silent"):
+            _note_silence(replica)
     for version in SpeculatorVersion.objects.filter(status=Status.CANDIDATE, gate_decision=None):
-        judge(version)
-    for deployment in Deployment.objects.filter(changed_at__gte=now - WATCH, min_accept_length__gt=0):
-        _watch(deployment)
+        with apart(f"judge {version}"):
+            judge(version)
+    swapped = Deployment.objects.filter(changed_at__gte=now - WATCH, min_accept_length__gt=0)
+    for deployment in swapped.select_related("target", "desired"):
+        with apart(f"watch the swap of {deployment.target}"):
+            _watch(deployment)
     for target in Target.objects.all():
-        if canaries.watch(target, now) is None:
-            take_next(target)
-        alerts.evaluate(target, now)
-        prune(target, now)
-    alerts.evaluate_console(now)
-    notifications.resend(now)
+        with apart(f"canary of {target}"):
+            if canaries.watch(target, now) is None:
+                take_next(target)
+        with apart(f"alerts of {target}"):
+            alerts.evaluate(target, now)
+        with apart(f"old files of {target}"):
+            prune(target, now)
+    with apart("alerts of the console"):
+        alerts.evaluate_console(now)
+    with apart("notifications"):
+        notifications.resend(now)
+
+
+def _note_silence(replica: Replica) -> None:
+    if Replica.objects.filter(pk=replica.pk, seen_at=replica.seen_at).update(is_alive=False):
+        replica.is_alive = False
+        live.publish(replica.target_id, "replica", standing_payload(standing(replica)))
 
 
 def _watch(deployment: Deployment) -> None:

@@ -239,7 +239,7 @@ def rollback(
     if current is None:
         raise RolloutError(f"{target.slug} has no live version to roll back")
     if earlier is None:
-        raise RolloutError(f"{target.slug} has no version {to} to roll back to")
+        raise RolloutError(f"{target.slug} has no version {to:.80} to roll back to")
     if why := cannot_come_back(earlier):
         raise RolloutError(f"{earlier} cannot come back: {why}")
     if expected_live not in (None, current.number):

@@ -5,6 +5,7 @@ import { clock, wall, zoneNote } from "./zone.js";
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const MARKS = ["circle", "square", "diamond", "cross", "x", "triangle-up"];
 const MAX_LINES = 8;
+const ANSWER_MS = 8000;
 const trend = document.getElementById("trend");
 const state = document.getElementById("trend-state");
 let points = [];
@@ -46,7 +47,7 @@ function draw(domains) {
 }
 
 async function load() {
-  const answer = await fetch(trend.dataset.source);
+  const answer = await fetch(trend.dataset.source, { signal: AbortSignal.timeout(ANSWER_MS) });
   if (!answer.ok) throw new Error(`the console answered ${answer.status}`);
   const found = await answer.json();
   points = found.trend;

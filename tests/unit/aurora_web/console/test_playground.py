@@ -286,6 +286,17 @@ def test_an_answer_has_a_largest_size(clients, replica, monkeypatch):
     assert "larger than 1 MiB" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("name", "most", "said"),
+    [("MOST_BYTES", 1 << 20, "is larger than 1 MiB"), ("MOST_SECONDS", 0.0, "takes longer than 0 seconds")],
+)
+def test_a_refusal_has_them_too(clients, replica, monkeypatch, name, most, said):
+    monkeypatch.setattr(replica_stream, name, most)
+    replica.status, replica.is_endless = 500, True
+    [error] = of(send(clients["operator"])[1], "error")
+    assert error["message"] == f"The replica gave no whole answer: it answered 500, and its answer {said}."
+
+
 def test_one_run_at_a_time_for_a_person(clients, users, replica, monkeypatch):
     monkeypatch.setattr(playground, "_running", {users["operator"].pk})
     status, answer = send(clients["operator"])

@@ -4,6 +4,7 @@ import html
 import re
 import uuid
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -291,6 +292,18 @@ def test_files_have_checksums_and_operators_download_them(clients, files):
     assert answer["Content-Length"] == "7000"
     assert AuditEvent.objects.get(action="version.download").detail == {"file": "model.safetensors"}
     assert clients["viewer"].get("/targets/demo/versions/1/files/model.safetensors").status_code == 403
+
+
+def test_a_file_that_goes_while_it_is_listed_is_not_listed(clients, files, monkeypatch):
+    def read(path):
+        path.unlink()  # pruned by the beat
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    answer = clients["operator"].get("/targets/demo/versions/1/")
+    assert answer.status_code == 200
+    assert "files/config.json" not in text(answer)
+    assert "files/model.safetensors" in text(answer)
 
 
 def test_the_api_gives_files_too(client, bearer, files):
