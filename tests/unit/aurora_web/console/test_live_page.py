@@ -92,6 +92,15 @@ def test_a_range_that_cannot_be_is_said_and_the_default_is_shown(clients, target
     assert (answer.status_code, answer["content-type"]) == (422, "application/problem+json")
 
 
+def test_a_wrong_range_is_said_with_the_times_and_the_zone_that_were_typed(clients, target):
+    asked = "from=2026-11-30T09:00&to=2026-11-30T08:00&zone=Asia/Kathmandu"
+    shown = text(clients["viewer"].get(f"/targets/demo/?{asked}"))
+    assert "2026-11-30T09:00 to 2026-11-30T08:00 (Asia/Kathmandu) is no range: its end" in shown
+    assert "02:15" not in time_range(QueryDict(asked), NOW).problem
+    assert time_range(QueryDict("from=early"), NOW).problem.startswith("early to now (UTC) is no range")
+    assert time_range(QueryDict("to=late&zone=Nowhere"), NOW).problem.startswith("nothing to late (UTC)")
+
+
 @pytest.mark.parametrize(("page", "expected"), [("economics", "1h, 24h, 7d, 28d"), ("domains", "1h, 24h, 7d")])
 def test_an_unknown_range_is_said_where_there_are_only_named_ones(clients, target, page, expected):
     answer = text(clients["viewer"].get(f"/targets/demo/{page}/?range=9m"))
