@@ -22,7 +22,9 @@ NOW = timedelta(hours=1)  # ... and none older than this
 
 def latest_requests(target: Target) -> Counter[str]:
     """How many of the latest finished requests were of each domain, whole windows at a time; empty without traffic."""
-    windows = MetricWindow.objects.filter(target=target, started_at__gte=timezone.now() - NOW).order_by("-started_at")
+    since = timezone.now() - NOW
+    served = MetricWindow.objects.filter(target=target, started_at__gte=since).exclude(version=0)  # no control blocks
+    windows = served.order_by("-started_at")
     found, moment = Counter[str](), None
     for at, domain, num_requests in windows.values_list("started_at", "domain").annotate(n=Sum("num_requests")):
         if at != moment and found.total() >= NOW_REQUESTS:

@@ -253,7 +253,7 @@ def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, captur
     answer = clients["viewer"].get("/api/v1/targets/demo/charts.csv?range=5m&domain=sql")
     assert answer["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
-    assert sum(int(row["num_requests"]) for row in rows) == 40
+    assert sum(int(row["num_requests"]) for row in rows) == 20
     assert [float(row["speedup"]) for row in rows if row["speedup"]][-1] == pytest.approx(2.0)
     assert sum(float(row["traces_per_second"] or 0) for row in rows) == pytest.approx(2.0)
     page = text(clients["viewer"].get("/targets/demo/?range=5m&view=table"))

@@ -28,7 +28,9 @@ def test_points_sum_counts_per_domain_and_keep_the_tokens_of_each_version(target
     now = time.time()
     found = {p["domain"]: p for p in charts.points(target, now - 60, now + 10, 120)}
     sql = found["sql"]
-    assert sql["num_requests"] == 60
+    assert sql["num_requests"] == 40  # the control's are blocks of steps of the same requests
+    assert {p["domain"]: p["num_requests"] for p in charts.requests(target, now - 60, now + 10, 120)}["sql"] == 40
+    assert sum(p["num_requests"] for p in metrics.series(target) if p["domain"] == "sql") == 40
     assert sql["tokens"] == sql["drafted_tokens"] == sql["versions"][1] + sql["versions"][2]
     assert sql["control_tokens"] == sql["versions"][0] > 0
     assert sql["proposed_drafts"] / sql["all_steps"] == 4.0
