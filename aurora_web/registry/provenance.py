@@ -21,10 +21,10 @@ LABELS = {
     "step": "Optimiser steps",
     "num_tokens": "Tokens trained on",
     "coverage": "Share of the new traces' tokens that it can propose",
-    "num_fresh_traces": "New traces in its last slice",
-    "num_replay_traces": "Older traces in its last slice",
-    "first_trace": "First new trace",
-    "last_trace": "Last new trace",
+    "num_fresh_traces": "New traces given to its last slice",
+    "num_replay_traces": "Older traces that its last slice could draw",
+    "first_trace": "First of the new traces given",
+    "last_trace": "Last of the new traces given",
 }
 NONE = "none"
 
