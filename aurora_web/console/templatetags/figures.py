@@ -12,6 +12,8 @@ from django.utils import timezone
 
 from aurora_web import moments
 from aurora_web.console.words import what_was_done
+from aurora_web.registry.models import SpeculatorVersion
+from aurora_web.rollouts.gate_table import judged_length
 
 register = template.Library()
 DASH = "–"
@@ -24,6 +26,12 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def ratio(value: Any) -> str:
     """1.8342 -> 1.83"""
     return DASH if value in MISSING else f"{value:.2f}"
+
+
+@register.filter
+def replayed(version: SpeculatorVersion) -> str:
+    """A version's accept length by replay: the number of its verdict and its report."""
+    return ratio(judged_length(version))
 
 
 @register.filter
