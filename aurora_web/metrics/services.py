@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
@@ -225,7 +226,10 @@ def _speedup(rows: list[dict[str, Any]]) -> Interval:
             _moments(speculative), _moments(control), a_name="speculative", b_name="control", b_unit="blocks"
         )
         compared.append((ratio, float(speculative["num_accept_tokens"])))
-    return stratified(sorted(compared, key=lambda pair: -pair[1]))
+    found = stratified(sorted(compared, key=lambda pair: -pair[1]))
+    if found.value is None and len(compared) > 1:
+        return replace(found, reason=f"of one domain and batch size: {found.reason}")
+    return found
 
 
 def summary(

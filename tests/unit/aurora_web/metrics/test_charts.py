@@ -49,6 +49,9 @@ def test_the_speedup_has_the_band_of_the_summary_and_a_reason_where_it_is_unknow
     now = time.time()
     last = charts.speedups(target, now - 600, now + 10, 30)[-1]
     assert (last["value"], last["reason"]) == (None, "0 control blocks, at least 5 are needed")
+    ingest(count_window(n=1, bucket=2))
+    said = metrics.summary(target)["total"]["speedup"]["reason"]
+    assert said == "of one domain and batch size: 0 control blocks, at least 5 are needed"
     ingest(count_window(version=0, seconds=1.0))
     last = charts.speedups(target, now - 600, now + 10, 30)[-1]
     expected = metrics.summary(target)["total"]["speedup"]
