@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from aurora_web import numbers
 from aurora_web.registry.models import SpeculatorVersion
 
 LABELS = {
@@ -36,7 +37,7 @@ def words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}"
+        return numbers.grouped(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):
@@ -59,7 +60,7 @@ def _said(key: str, value: Any) -> str:
     if key in {"seed", "run_id"}:
         return str(value)
     if key == "coverage" and isinstance(value, float):
-        return f"{value:.1%}".replace("%", " %")
+        return numbers.percent(value)
     return words(value)
 
 

@@ -49,7 +49,7 @@ def test_an_empty_inbox_says_what_will_be_here(clients, target):
 def test_the_inbox_shows_gain_and_worst_domain_and_who_may(clients, waiting):
     page = text(clients["operator"].get("/approvals/"))
     assert "2 wait, longest first" in page
-    assert "prose -6.7 %" in page
+    assert "prose −6.7 %" in page
     assert page.index("demo v2") < page.index("demo v3")
     assert 'Approve<span class="hidden"> v2 of demo' in page
     seen = text(clients["viewer"].get("/approvals/"))

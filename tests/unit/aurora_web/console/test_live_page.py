@@ -164,8 +164,8 @@ def test_events_are_sentences_with_numbers(target, judged):
     told = timeline(target, now - 60, now + 1)
     said = [event["text"] for event in told]
     passed = next(each for each in said if each.startswith("candidate v2 passed"))
-    assert "+18 % accept length (95 %: " in passed
-    assert passed.endswith(", 20 traces, worst domain prose +3 %")
+    assert "+18\u00a0% accept length (95 %: " in passed
+    assert passed.endswith(", 20 traces, worst domain prose +3\u00a0%")
     assert any(each.startswith("candidate v3 was rejected: ") for each in said)
     assert "v2 was rolled back by olga: slow at noon" in said
     assert {"swap", "rollback", "candidate"} <= {event["kind"] for event in told}
@@ -257,7 +257,7 @@ def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, captur
     assert [float(row["speedup"]) for row in rows if row["speedup"]][-1] == pytest.approx(2.0)
     assert sum(float(row["traces_per_second"] or 0) for row in rows) == pytest.approx(2.0)
     page = text(clients["viewer"].get("/targets/demo/?range=5m&view=table"))
-    assert "v1 67%, control 33%" in page
+    assert "v1 67 %, control 33 %" in page
 
 
 def test_a_bucket_that_is_not_over_has_no_rate(target, captured, monkeypatch):

@@ -68,7 +68,7 @@ def test_the_target_page_shows_versions_and_the_reasons(clients, passed):
 
 def test_the_version_page_shows_the_replay_per_domain(clients, passed):
     page = text(clients["viewer"].get("/targets/demo/versions/2/"))
-    for expected in ("+33.3 %", "-6.7 %", "Better", "Pass", passed.sha256):
+    for expected in ("+33.3 %", "−6.7 %", "Better", "Pass", passed.sha256):
         assert expected in page
 
 

@@ -86,6 +86,7 @@ def test_the_replayed_length_of_a_version_is_that_of_its_verdict(clients, target
     assert "replayed 2.90" in text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
     report_page = text(clients["viewer"].get("/targets/demo/versions/2/"))
     assert "on 20 held-out traces" in report_page
+    assert ", 20 traces, worst domain" in text(clients["viewer"].get("/targets/demo/parts/?part=events-part"))
     assert 'all</th><td>Accept length</td><td class="n">–</td><td class="n">20</td>' in report_page  # not 30
 
 

@@ -105,7 +105,7 @@ def test_a_shift_of_the_mix_is_found_once_where_it_was():
     points = [p for i in range(20) for p in mix(30 * i, sql=10, prose=10 if i < 10 else 90)]
     (found,) = shifts(points, 30)
     assert found["at"] == 300
-    assert found["text"] == "traffic shifted: sql went from 50 % to 10 % of requests"
+    assert found["text"] == "traffic shifted: sql went from 50\u00a0% to 10\u00a0% of requests"
 
 
 @pytest.mark.parametrize(
