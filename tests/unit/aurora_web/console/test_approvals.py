@@ -131,7 +131,7 @@ def test_only_admins_where_the_policy_says_so(clients, waiting, client, bearer):
     assert "Approve<span" not in page
     refused = clients["operator"].post(approve_path(first), {"expected_status": "passed"})
     assert refused.status_code == 403
-    assert "on demo only an admin may approve" in text(refused)
+    assert "On demo only an admin may approve" in text(refused)
     answer = client.post(f"/api/v1/versions/{first.pk}/approve", **BODY, **bearer("operator"))
     assert (answer.status_code, answer.json()["detail"]) == (403, "on demo only an admin may approve")
     assert find_version(first.target, "@live").number == 1
