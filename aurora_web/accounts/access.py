@@ -55,7 +55,9 @@ def _drop_nul(request: HttpRequest) -> None:
 def need(request: HttpRequest, scope: str) -> None:
     """Behind ``allow``: this part of the page needs another scope. Raises ScopeMissing, a 403."""
     user = user_of(request)
-    scopes.check(scope, user.scopes, f"{user.username}, whose role is {user.role},")
+    if scopes.known(scope) not in user.scopes:
+        words = f"your role is {user.role}, and this is for {scopes.people_with(scope)}"
+        raise scopes.ScopeMissing(user.username, scope, words)
 
 
 def _sign_in(request: HttpRequest) -> HttpResponse:

@@ -155,6 +155,17 @@ def find_invite(secret: str) -> Invite | None:
 
 
 @transaction.atomic
+def revoke_invite(invite: Invite, actor: str) -> bool:
+    """End an invite now; False where it was used, or had ended, before."""
+    now = timezone.now()
+    if not Invite.objects.filter(pk=invite.pk, used_at=None, expires_at__gt=now).update(expires_at=now):
+        return False
+    detail = {"old": {"is_valid": True}, "new": {"is_valid": False}}
+    record(actor, "invite.revoke", f"invite ({invite.role})", detail=detail)
+    return True
+
+
+@transaction.atomic
 def accept_invite(secret: str, username: str, password: str) -> User:
     """Create the invited user and use the invite up.
 

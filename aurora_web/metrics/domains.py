@@ -34,7 +34,8 @@ _DRAFTED = (
 )  # fmt: skip
 _SUMS = f"""
 SELECT ({rollups.BUCKET})::bigint AS at, domain, version,
-       sum(num_requests)::bigint, {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
+       coalesce(sum(num_requests) FILTER (WHERE version <> 0), 0)::bigint,
+       {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
 FROM {{rows}} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
@@ -46,7 +47,7 @@ class DomainSums:
     at: int  # Unix seconds of the window's start
     domain: str
     version: int
-    num_requests: int
+    num_requests: int  # 0 of the control, whose units are blocks of steps, not requests
     accept: Moments  # per ten-second window that verified drafts: x = accept tokens, y = verify steps
 
 

@@ -85,6 +85,11 @@ class Interval:
 NOTHING_MEASURED = Interval(None, None, None, "nothing was measured")
 
 
+def counted(n: int, what: str) -> str:
+    """1 request, 3 requests; ``what`` in the plural."""
+    return f"{n} {what.removesuffix('s') if n == 1 else what}"
+
+
 def divide(numerator: float, denominator: float) -> float | None:
     """None where there is nothing to divide by."""
     return numerator / denominator if denominator else None
@@ -132,7 +137,7 @@ def ratio_of_ratios(
     """
     for moments, what in ((a, f"{a_name} {unit}"), (b, f"{b_name} {b_unit or unit}")):
         if moments.n < MIN_REQUESTS:
-            return Interval(None, None, None, f"{moments.n} {what}, at least {MIN_REQUESTS} are needed")
+            return Interval(None, None, None, f"{counted(moments.n, what)}, at least {MIN_REQUESTS} are needed")
     a_ratio, b_ratio = a.ratio, b.ratio
     a_variance, b_variance = a.relative_variance(), b.relative_variance()
     if a_ratio is None or b_ratio is None or a_variance is None or b_variance is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
@@ -225,7 +226,10 @@ def _speedup(rows: list[dict[str, Any]]) -> Interval:
             _moments(speculative), _moments(control), a_name="speculative", b_name="control", b_unit="blocks"
         )
         compared.append((ratio, float(speculative["num_accept_tokens"])))
-    return stratified(sorted(compared, key=lambda pair: -pair[1]))
+    found = stratified(sorted(compared, key=lambda pair: -pair[1]))
+    if found.value is None and len(compared) > 1:
+        return replace(found, reason=f"of one domain and batch size: {found.reason}")
+    return found
 
 
 def summary(
@@ -319,8 +323,8 @@ def series(target: Target, *, since: float | None = None, until: float | None = 
     ``{"at", "domain", "version", "num_requests", "accept_length", "steps", "drafted_tokens", "tokens", "seconds",
     "control_tokens", "control_seconds"}`` (``at`` = Unix seconds of the window's start; counts, so that the browser
     can add windows and domains up before it divides; accept_length is None where nothing was drafted). ``tokens`` and
-    ``seconds`` are those with speculation; ``num_requests`` has every request. ``since`` (Unix seconds) defaults to
-    ten minutes ago, ``until`` to now.
+    ``seconds`` are those with speculation; ``num_requests`` has no blocks of the control. ``since`` (Unix seconds)
+    defaults to ten minutes ago, ``until`` to now.
     """
     since = time.time() - DEFAULT_SECONDS if since is None else since
     last = None if until is None else _window_start(until)
@@ -336,7 +340,8 @@ _POINT = ("at", "domain", "version", "num_requests", "steps", "drafted_tokens", 
           "control_seconds")  # fmt: skip
 _DRAFTED = "FILTER (WHERE version <> 0 AND lookahead > 0), 0)"
 _SERIES = f"""
-SELECT date_part('epoch', started_at), domain, max(version), sum(num_requests)::bigint,
+SELECT date_part('epoch', started_at), domain, max(version),
+       coalesce(sum(num_requests) FILTER (WHERE version <> 0), 0)::bigint,
        coalesce(sum({DRAFTED_STEPS}) {_DRAFTED}::bigint, coalesce(sum({DRAFTED_TOKENS}) {_DRAFTED}::bigint,
        coalesce(sum(num_accept_tokens) {_DRAFTED}::bigint, coalesce(sum(decode_seconds) {_DRAFTED},
        coalesce(sum(num_accept_tokens) FILTER (WHERE version = 0), 0)::bigint,

@@ -108,7 +108,7 @@ class VersionOut(Schema):
     size_bytes: int
     provenance: dict[str, Any]
     report: dict[str, Any] | None
-    accept_length: float | None
+    accept_length: float | None = Field(description="by replay, every held-out trace alike; its verdict weighs domains")
     created_at: datetime
 
     @staticmethod

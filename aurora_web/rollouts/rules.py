@@ -12,6 +12,7 @@ from django.conf import settings
 
 from aurora_web.metrics import services as metrics
 from aurora_web.metrics.levels import RECENT, accept_levels
+from aurora_web.numbers import signed_percent
 from aurora_web.registry.models import Target
 from aurora_web.rollouts.fleet import CATCH_UP, Standing
 from aurora_web.rollouts.models import Rule
@@ -120,7 +121,7 @@ def _accept_length_disagrees(sight: Sight) -> Iterator[Condition]:
         if found.is_apart(sight.threshold):
             detail = (
                 f"{replica.name}: accept length {replica.accept_length:.2f} by Aurora's records, "
-                f"{replica.engine_accept_length:.2f} by the engine's metrics ({apart:+.1%} over "
+                f"{replica.engine_accept_length:.2f} by the engine's metrics ({signed_percent(apart)} over "
                 f"{replica.compared_steps:,} steps; more than {sight.threshold:g}% apart)."
             )
             yield Condition(Rule.ACCEPT_LENGTH_DISAGREES, replica.name, detail)
@@ -158,7 +159,7 @@ def _accept_length_fell(sight: Sight) -> Iterator[Condition]:
         if value < 1 - sight.threshold / 100 and high < 1:
             detail = (
                 f"{level.domain}: accept length {level.recent:.2f} over the last 10 minutes, {level.earlier:.2f} in "
-                f"the hour before ({value - 1:+.1%}, at best {high - 1:+.1%})."
+                f"the hour before ({signed_percent(value - 1)}, at best {signed_percent(high - 1)})."
             )
             yield Condition(Rule.ACCEPT_LENGTH_FELL, level.domain, detail, timedelta(seconds=60))
 

@@ -51,8 +51,11 @@ class DeleteIn(BodySchema):
 def search_traces(
     request: HttpRequest, slug: str, given: Query[SearchQuery], cursor: str = "", limit: int = PAGE
 ) -> dict[str, Any]:
-    """Traces that match, newest first, without tokens; ``state``: trained, held_out or waiting. ``next`` is the cursor
-    of the next page, null on the last; ``count`` stops at 1,001 and is null when counting takes too long."""
+    """Traces that match, newest first, without tokens; ``state``: trained, held_out, waiting, leased or lost.
+
+    ``next`` is the cursor of the next page, null on the last; ``count`` stops at 1,001 and is null when counting takes
+    too long.
+    """
     if not 1 <= limit <= MAX_PAGE:
         raise Problem(422, f"limit is {limit}, expected 1 to {MAX_PAGE}")
     target = find_target(slug)

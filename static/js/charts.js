@@ -403,5 +403,5 @@ function versions(charts) {
     name, mode: "lines", stackgroup: "tokens", groupnorm: "percent", ...stacked(rows, size, tokens),
     line: { width: 0.5, color: colour(shade) }, hovertemplate: `${name} %{y:.0f} %<extra></extra>`,
   }));
-  return { traces, extra: { yaxis: { range: [0, 100], ticksuffix: " %" } } };
+  return { traces, extra: { yaxis: { range: [0, 100], ticksuffix: "\u00a0%" } } };
 }

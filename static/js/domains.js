@@ -42,8 +42,8 @@ function layout(yaxis) {
 function draw(domains) {
   const config = { displayModeBar: false, responsive: true };
   window.Plotly.react("chart-accept", lines(domains, (point) => point.accept_length), layout({}), config);
-  const share = (point) => point.share;
-  window.Plotly.react("chart-share", lines(domains, share), layout({ tickformat: ".0%", rangemode: "tozero" }), config);
+  const share = (point) => (point.share === null ? null : 100 * point.share);
+  window.Plotly.react("chart-share", lines(domains, share), layout({ ticksuffix: "\u00a0%", rangemode: "tozero" }), config);
 }
 
 async function load() {

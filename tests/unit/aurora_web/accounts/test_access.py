@@ -112,6 +112,7 @@ PAGES = {
     ("GET", "/help/"): READ,
     ("GET", "/accounts/people/"): ADMINISTER,
     ("POST", "/accounts/people/invite/"): ADMINISTER,
+    ("POST", "/accounts/people/invites/1/revoke/"): ADMINISTER,
     ("POST", "/accounts/people/1/role/"): ADMINISTER,
     ("POST", "/accounts/people/1/active/"): ADMINISTER,
     ("GET", "/accounts/tokens/"): ADMINISTER,

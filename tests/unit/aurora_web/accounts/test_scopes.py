@@ -99,11 +99,11 @@ def test_the_command_takes_scopes(client, capsys):
             call_command("create_token", *wrong)
 
 
-def test_a_page_says_which_scope_is_missing(clients, caplog):
+def test_a_page_says_whose_role_it_takes(clients, caplog):
     caplog.set_level(logging.CRITICAL)
     page = clients["viewer"].get("/targets/new/")
     assert page.status_code == 403
-    assert "it needs the scope &#x27;register&#x27;" in page.content.decode()
+    assert "Your role is viewer, and this is for operators and admins." in page.content.decode()
 
 
 def test_a_misspelt_scope_stops_the_start():

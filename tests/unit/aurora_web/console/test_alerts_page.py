@@ -1,9 +1,11 @@
 """What the page of open alerts offers to whom."""
 
+from datetime import UTC, datetime
+
 import pytest
 from django.utils import timezone
 
-from aurora_web.rollouts import board
+from aurora_web.rollouts import board, watching
 from aurora_web.rollouts.models import Alert, RuleReport
 
 pytestmark = pytest.mark.django_db
@@ -23,6 +25,14 @@ def test_a_roll_back_is_offered_to_those_who_may(clients, target, role, may_roll
     assert "slow" in main
     assert ('href="/targets/demo/rollback/"' in main) is may_roll_back
     assert 'href="/targets/demo/#replicas"' in main
+
+
+def test_a_silence_of_a_week_says_its_day(clients, target):
+    Alert.objects.create(target=target, rule="swap_failed", state="firing", detail="late", since=timezone.now())
+    silence = watching.silence("olga", 168, "known", target)
+    silence.expires_at = datetime(2099, 12, 7, 3, 57, tzinfo=UTC)
+    silence.save()
+    assert "silenced until 2099-12-07 03:57 UTC" in text(clients["viewer"].get("/alerts/"))
 
 
 def test_rules_without_an_answer_are_listed_with_their_reason(clients, target):

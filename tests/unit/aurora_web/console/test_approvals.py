@@ -49,7 +49,7 @@ def test_an_empty_inbox_says_what_will_be_here(clients, target):
 def test_the_inbox_shows_gain_and_worst_domain_and_who_may(clients, waiting):
     page = text(clients["operator"].get("/approvals/"))
     assert "2 wait, longest first" in page
-    assert "prose -6.7 %" in page
+    assert "prose −6.7 %" in page
     assert page.index("demo v2") < page.index("demo v3")
     assert 'Approve<span class="hidden"> v2 of demo' in page
     seen = text(clients["viewer"].get("/approvals/"))
@@ -131,7 +131,7 @@ def test_only_admins_where_the_policy_says_so(clients, waiting, client, bearer):
     assert "Approve<span" not in page
     refused = clients["operator"].post(approve_path(first), {"expected_status": "passed"})
     assert refused.status_code == 403
-    assert "on demo only an admin may approve" in text(refused)
+    assert "On demo only an admin may approve" in text(refused)
     answer = client.post(f"/api/v1/versions/{first.pk}/approve", **BODY, **bearer("operator"))
     assert (answer.status_code, answer.json()["detail"]) == (403, "on demo only an admin may approve")
     assert find_version(first.target, "@live").number == 1

@@ -1,5 +1,7 @@
 """What the pages say, with data and without; what the buttons do."""
 
+import re
+
 import pytest
 
 from aurora_web.accounts.models import AuditEvent
@@ -68,7 +70,7 @@ def test_the_target_page_shows_versions_and_the_reasons(clients, passed):
 
 def test_the_version_page_shows_the_replay_per_domain(clients, passed):
     page = text(clients["viewer"].get("/targets/demo/versions/2/"))
-    for expected in ("+33.3 %", "-6.7 %", "Better", "Pass", passed.sha256):
+    for expected in ("+33.3 %", "−6.7 %", "Better", "Pass", passed.sha256):
         assert expected in page
 
 
@@ -169,3 +171,36 @@ def test_a_change_of_policy_says_why(clients, bearer, target):
         "/api/v1/targets/demo", {"reason": 7}, content_type="application/json", **bearer("admin")
     )
     assert "reason is 7: expected text" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "said"),
+    [
+        ("viewer", "/rollback/", "Your role is viewer, and this is for operators and admins."),
+        ("operator", "/accounts/people/", "Your role is operator, and this is for admins."),
+    ],
+)
+def test_a_refused_page_says_whose_it_is_once_and_without_the_words_of_the_api(clients, target, role, path, said):
+    answer = clients[role].get(path)
+    assert answer.status_code == 403
+    assert said in text(answer) and "scope" not in text(answer) and text(answer).count("Your role") == 1
+
+
+def test_documents_of_the_api_lead_nobody_to_a_page_that_is_refused(clients, target):
+    link = 'under <a href="/accounts/tokens/"'
+    assert link in text(clients["admin"].get("/api/docs"))
+    for role in ("viewer", "operator"):
+        assert link not in text(clients[role].get("/api/docs"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/targets/demo/settings/", "/alerts/channels/", "/accounts/tokens/", "/approvals/{}/"]
+)
+def test_why_something_is_done_is_asked_for_by_one_name(clients, passed, path):
+    page = text(clients["admin"].get(path.format(passed.pk)))
+    assert 'name="reason"' in page and ">Reason" in page
+    assert not re.search("Why(</label>|: )|placeholder=.Why", page)
+
+
+def test_alert_rules_stand_in_a_panel(clients, target):
+    assert '<section class="panel" id="rules"' in text(clients["viewer"].get("/alerts/rules/?target=demo"))

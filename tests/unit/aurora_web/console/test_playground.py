@@ -62,6 +62,11 @@ def test_both_answers_come_with_marks_and_speeds(clients, replica):
     assert done == {"event": "done", "ratio": 2.0, "notes": ["Both texts are the same."]}
 
 
+def test_the_page_says_which_tokens_have_no_text(clients, replica):
+    page = " ".join(clients["operator"].get(PAGE).content.decode().split())
+    assert "no text of its own is shown as ∅: the one that ends an answer, or a part of a character" in page
+
+
 def test_the_replica_is_asked_for_both_kinds_and_told_not_to_learn(clients, replica):
     send(clients["operator"], domain="sql", temperature="0.5")
     (path, drafted, body), (_, control, again) = replica.asked

@@ -61,6 +61,8 @@ def test_too_few_requests_give_a_reason_and_no_number():
     found = ratio_of_ratios(moments([(1, 1)] * 4), moments([(1, 1)] * 9), a_name="speculative", b_name="control")
     assert (found.value, found.low) == (None, None)
     assert found.reason == "4 speculative requests, at least 5 are needed"
+    one = ratio_of_ratios(moments([(1, 1)]), moments([(1, 1)] * 9), a_name="speculative", b_name="control")
+    assert one.reason == "1 speculative request, at least 5 are needed"
 
 
 def test_no_time_gives_no_number():

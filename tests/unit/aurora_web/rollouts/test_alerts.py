@@ -69,7 +69,7 @@ def test_accept_lengths_more_than_five_percent_apart_are_an_alert(target, report
     replica = reports(61, 2000, 4500, 1500, 3700)  # 2.0 by ours, 2.2 by the engine's
     assert (replica.accept_length, replica.engine_accept_length) == (2.0, 2.2)
     detail = firing(target)["accept_length_disagrees", "r1"]
-    assert "2.00 by Aurora's records, 2.20 by the engine's metrics (-9.1% over 1,000 steps" in detail
+    assert "2.00 by Aurora's records, 2.20 by the engine's metrics (−9.1\u00a0% over 1,000 steps" in detail
     reports(122, 3000, 6600, 2500, 5800)  # both 2.1
     assert firing(target) == {}
     assert Alert.objects.get().state == "resolved"

@@ -2,12 +2,15 @@
 
 import json
 import uuid
+from collections import Counter
+from datetime import timedelta
 from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.traces import governance, payloads, search, services
@@ -71,6 +74,31 @@ def test_every_filter_finds_what_it_names(target, given, num):
     found = search.search(target, wanted)
     assert len(found.traces) == num
     assert search.count(target, wanted) == search.count(target, wanted, found) == num
+
+
+def test_every_state_that_a_row_says_finds_exactly_these_rows(target):
+    ingest(6)
+    ids = list(Trace.objects.values_list("trace_id", flat=True))
+    soon, past = timezone.now() + timedelta(minutes=1), timezone.now() - timedelta(minutes=1)
+    Trace.objects.update(is_held_out=False)
+    for trace_id, changes in zip(
+        ids,
+        (
+            {"is_held_out": True},
+            {"trained_at": past},
+            {"is_lost": True},
+            {"lease_expires_at": soon},
+            {"lease_expires_at": past},
+            {},
+        ),
+        strict=True,
+    ):
+        Trace.objects.filter(trace_id=trace_id).update(**changes)
+    said = Counter(trace.state for trace in Trace.objects.all())
+    assert said == {"held out": 1, "trained": 1, "lost": 1, "leased": 1, "waiting": 2}
+    for state in search.STATES:
+        found = search.search(target, search.read_filter({"state": state})).traces
+        assert [trace.state for trace in found] == [state] * said[state]
 
 
 @pytest.mark.parametrize(
