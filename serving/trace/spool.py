@@ -162,11 +162,12 @@ class Spool:
 
     def reject(self, announcement: Announcement, answer: bytes) -> None:
         """The console will never take it: set it aside, with its answer, for a person."""
-        self.num_rejected_traces += _num_traces(announcement.path)
+        num_traces = _num_traces(announcement.path)
         aside = self.directory / REJECTED / announcement.path.name
         write_durably(aside.with_name(f"{aside.stem}.response.json"), answer)
         announcement.path.rename(aside)
         self._sizes.pop(announcement.path, None)
+        self.num_rejected_traces += num_traces  # only now: what a full disk refuses comes again
 
     def close(self) -> None:
         """Let another process have the directory; the waiting files stay."""

@@ -107,6 +107,27 @@ def test_traces_of_refused_announcements_are_counted(tmp_path: Path) -> None:
     assert (spool.num_rejected, spool.num_rejected_traces) == (3, 4)
 
 
+def test_a_refused_announcement_that_cannot_be_set_aside_yet_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.put("a", {"traces": [1, 2, 3]})
+    taken = spool.next(0)
+    assert taken
+
+    def full(path: Path, payload: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.trace.spool.write_durably", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                spool.reject(taken, b"{}")
+    assert (spool.num_rejected_traces, len(spool)) == (0, 1)
+    spool.reject(taken, b"{}")
+    assert (spool.num_rejected_traces, len(spool)) == (3, 0)
+
+
 def test_kind_is_the_console_call() -> None:
     assert Announcement(Path("counts-ab.json")).kind == "counts"
     assert Announcement(Path("ab.json")).kind == "segments"
