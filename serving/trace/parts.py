@@ -79,6 +79,7 @@ class Parts:
             gauges["spool_announcements"] = len(self.spool)
             gauges["spool_rejected"] = self.spool.num_rejected
             gauges["announcements_sent"] = self.poster.num_sent
+            gauges["announcements_dropped"] = self.spool.num_dropped
             gauges["segment_bytes"] = self.quota.num_bytes
             gauges["segments_dropped"] = self.quota.num_dropped_segments
             gauges["traces_without_states"] = self.recorder.segments.num_traces_without_states
