@@ -1,6 +1,7 @@
 """One slice from end to end, on real files."""
 
 import functools
+import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -189,6 +190,7 @@ def test_a_trace_is_read_when_its_step_has_come(job, traces, monkeypatch):
 
 def test_traces_whose_states_are_gone_are_drawn_once(job, traces, monkeypatch):
     """Fresh ones and old ones; those that are there are trained on meanwhile."""
+    steps = itertools.count()  # all 17 fit into two steps: by the tenth every one was wanted several times
     monkeypatch.setattr(slices, "_warm", {})
     monkeypatch.setattr(slices, "REPLAY_PER_PASS", 9)
     asked = []
@@ -196,7 +198,7 @@ def test_traces_whose_states_are_gone_are_drawn_once(job, traces, monkeypatch):
     old = traces(9, seed=5)
     gone = [replace(source, segment_uri="/nowhere/gone.safetensors") for source in (*job.fresh[:4], *old[:5])]
     given = replace(job, fresh=(*gone[:4], *job.fresh[4:]), replay=(*gone[4:], *old[5:]), held_out=(), publish=False)
-    result = run_slice(given, lambda progress: None)
+    result = run_slice(replace(given, budget_seconds=1e9), lambda progress: None, lambda: next(steps) == 10)
     assert len(asked) == len(set(asked)) == 9
     assert set(result.missing_trace_ids) == {source.trace_id for source in gone}
     assert set(result.trained_trace_ids) == {source.trace_id for source in job.fresh[4:]}
