@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from aurora_web import live
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_version, transition
 from aurora_web.rollouts.models import Deployment, Replica, Swap, SwapKind
@@ -30,8 +31,7 @@ class RolloutError(ValueError):
 def lock_deployment(target: Target) -> Deployment:
     """The target's deployment, locked until the transaction ends: decisions about one target come one at a time."""
     Deployment.objects.get_or_create(target=target)
-    deployments = Deployment.objects.select_for_update(of=("self",))
-    return deployments.select_related("desired", "previous", "canary", "target").get(target=target)
+    return lock_row(Deployment.objects.select_related("desired", "previous", "canary", "target"), target=target)
 
 
 def collapse_threshold(version: SpeculatorVersion) -> float:
