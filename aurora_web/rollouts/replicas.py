@@ -80,7 +80,7 @@ def _store(target: Target, state: ObservedState) -> tuple[Replica, bool]:
     dropped = since_last_report(known.num_dropped_traces if known else None, state.num_dropped_traces)
     add_capture(target, timezone.now(), kept, dropped)
     replica, _ = Replica.objects.update_or_create(target=target, name=state.replica, defaults=fields)
-    watched = ("is_alive", "state", "capture_state", "generation", "compared_at", "target_sha256")
+    watched = ("is_alive", "state", "capture_state", "generation", "version", "compared_at", "target_sha256")
     return replica, known is None or any(getattr(known, name) != getattr(replica, name) for name in watched)
 
 
