@@ -220,6 +220,6 @@ def set_active(user: User, is_active: bool, actor: str) -> None:
 
 
 def _keep_an_admin(user: User) -> None:
-    admins = User.objects.select_for_update().filter(role=Role.ADMIN, is_active=True)
+    admins = User.objects.select_for_update(no_key=True).filter(role=Role.ADMIN, is_active=True).order_by("pk")
     if [admin.pk for admin in admins] == [user.pk]:
         raise AccountError(f"{user.username} is the last admin: make somebody else admin first")

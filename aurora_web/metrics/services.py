@@ -17,6 +17,7 @@ from django.utils import timezone
 from aurora_web import live
 from aurora_web.metrics import charts, rollups
 from aurora_web.metrics.capture import capture_series
+from aurora_web.metrics.limits import FITS, added, check_has_been, sums_of
 from aurora_web.metrics.models import (
     HOUR,
     WINDOW_SECONDS,
@@ -31,7 +32,7 @@ from aurora_web.metrics.rollups import DRAFTED_STEPS, DRAFTED_TOKENS, SUMMED
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
-from aurora_web.traces.codec import count, finite, identifier, moment, text
+from aurora_web.traces.codec import count, identifier, moment, text
 from aurora_web.traces.domains import mapping
 from speculators.records import NO_DRAFT, CountWindow, RecordError
 
@@ -68,21 +69,20 @@ def ingest_counts(payload: Any) -> tuple[int, int]:
 
 def _count_row(window: CountWindow, target: Target, now: datetime, domain_of: Callable[[str], str]) -> tuple[Any, ...]:
     where = "CountWindow."
-    limit = 2**62
-    counts = [count(getattr(window, name), where + name, limit) for name in SUMMED[:6]]
+    ended = moment(window.ended_at, where + "ended_at")
+    check_has_been(ended, now, where + "ended_at")
     return (
         identifier(window.window_id, where + "window_id"),
         target.pk,
         text(window.replica, where + "replica", 200),
         moment(window.started_at, where + "started_at"),
-        moment(window.ended_at, where + "ended_at"),
+        ended,
         now,
         domain_of(text(window.domain, where + "domain", 100)),
         window.version if window.version == NO_DRAFT else count(window.version, where + "version"),
         count(window.lookahead, where + "lookahead"),
         count(window.batch_bucket, where + "batch_bucket"),
-        *counts,
-        *(finite(getattr(window, name), where + name) for name in SUMMED[6:]),
+        *sums_of(window),
     )
 
 
@@ -98,18 +98,18 @@ WITH picked AS (
     SELECT {_COMMA.join(KEYS)},
            to_timestamp(floor(extract(epoch FROM ended_at) / {WINDOW_SECONDS}) * {WINDOW_SECONDS}) AS started_at,
            count(*) AS num_rows, {_COMMA.join(f"sum({c}) AS {c}" for c in SUMMED)}
-    FROM done GROUP BY {_COMMA.join(KEYS)}, 6
+    FROM done WHERE {FITS} GROUP BY {_COMMA.join(KEYS)}, 6
     ORDER BY {_COMMA.join(KEYS)}, 6
 ), stored AS (
     INSERT INTO metrics_metricwindow ({_COMMA.join(KEYS)}, started_at, {_COMMA.join(SUMMED)})
     SELECT {_COMMA.join(KEYS)}, started_at, {_COMMA.join(SUMMED)} FROM sums
     ON CONFLICT (target_id, started_at, domain, version, lookahead, batch_bucket)
-    DO UPDATE SET {_COMMA.join(f"{c} = metrics_metricwindow.{c} + excluded.{c}" for c in SUMMED)}
+    DO UPDATE SET {_COMMA.join(f"{c} = {added('metrics_metricwindow', c)}" for c in SUMMED)}
 ), totalled AS (
     INSERT INTO metrics_tokentotal (target_id, domain, num_accept_tokens)
     SELECT target_id, domain, sum(num_accept_tokens) FROM sums GROUP BY 1, 2 ORDER BY 1, 2
     ON CONFLICT (target_id, domain)
-    DO UPDATE SET num_accept_tokens = metrics_tokentotal.num_accept_tokens + excluded.num_accept_tokens
+    DO UPDATE SET num_accept_tokens = {added("metrics_tokentotal", "num_accept_tokens")}
 )
 SELECT target_id, min(started_at), sum(num_rows),
        array_agg(DISTINCT to_timestamp(floor(extract(epoch FROM started_at) / {HOUR}) * {HOUR}))

@@ -13,6 +13,7 @@ from django.db.models import Max
 
 from aurora_web import live
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.checks import TOKENS_PER_SECOND, Examined, Origin, examine
 from aurora_web.registry.compatibility import TargetFacts
 from aurora_web.registry.findings import Finding, Topic, ordered, refused
@@ -240,7 +241,7 @@ def change_settings(target: Target, changes: dict[str, Any], actor: str, reason:
     if unknown := changes.keys() - known:
         expected = ", ".join(sorted(known))
         raise IncompatibleTarget([f"{key} is no setting: expected one of {expected}." for key in sorted(unknown)])
-    target = Target.objects.select_for_update().get(pk=target.pk)
+    target = lock_row(Target.objects.all(), pk=target.pk)
     changed = {k: v for k, v in changes.items() if getattr(target, k) != v}
     old = {k: getattr(target, k) for k in changed}
     for key, value in changed.items():
@@ -260,7 +261,7 @@ def register_version(
     target: Target, manifest: VersionManifest, report: EvalReport | None, actor: str
 ) -> SpeculatorVersion:
     """Give a candidate its number and its row; whoever listens to ``candidate_registered`` judges it after commit."""
-    Target.objects.select_for_update().get(pk=target.pk)  # numbers are given one at a time
+    lock_row(Target.objects.all(), pk=target.pk)  # numbers are given one at a time
     number = (target.versions.aggregate(n=Max("number"))["n"] or 0) + 1
     parent = target.versions.filter(number=manifest.parent).first() if manifest.parent else None
     version = SpeculatorVersion.objects.create(
@@ -289,6 +290,11 @@ def find_target(slug: Any) -> Target:
     if target is None:
         raise UnknownTarget(f"there is no target {slug!r:.80}: register it first")
     return target
+
+
+def lock_version(version: SpeculatorVersion) -> SpeculatorVersion:
+    """The version as it is now, with its target, locked until the transaction ends."""
+    return lock_row(SpeculatorVersion.objects.select_related("target"), pk=version.pk)
 
 
 def find_version(target: Target, name: str) -> SpeculatorVersion | None:

@@ -23,7 +23,7 @@ from aurora_web.retention.services import kept
 from aurora_web.rollouts import alerts, canaries, notifications
 from aurora_web.rollouts.counters import COMPARED_FOR_SECONDS, Counters, compare, traces_per_second
 from aurora_web.rollouts.fleet import blames_version, standing, standing_payload
-from aurora_web.rollouts.intent import RolloutError, desired_state
+from aurora_web.rollouts.intent import RolloutError, desired_state, lock_deployment
 from aurora_web.rollouts.models import Deployment, Replica
 from aurora_web.rollouts.services import judge, revert, take_next
 from aurora_web.rollouts.swaps import record_arrival
@@ -81,7 +81,7 @@ def _store(target: Target, state: ObservedState) -> tuple[Replica, bool]:
     dropped = since_last_report(known.num_dropped_traces if known else None, state.num_dropped_traces)
     add_capture(target, timezone.now(), kept, dropped)
     replica, _ = Replica.objects.update_or_create(target=target, name=state.replica, defaults=fields)
-    watched = ("is_alive", "state", "capture_state", "generation", "compared_at", "target_sha256")
+    watched = ("is_alive", "state", "capture_state", "generation", "version", "compared_at", "target_sha256")
     return replica, known is None or any(getattr(known, name) != getattr(replica, name) for name in watched)
 
 
@@ -279,26 +279,29 @@ def _by_domain(windows: QuerySet[MetricWindow]) -> dict[str, tuple[int, int]]:
 
 def prune(target: Target, now: datetime) -> int:
     """Delete the files of old versions that nobody needs; the rows stay. Returns how many."""
+    with transaction.atomic():
+        given_up = _give_up_files(lock_deployment(target), now)  # locked: nobody brings one of them back meanwhile
+    for path in given_up:
+        if path.is_relative_to(Path(settings.VERSIONS_DIR).resolve()):
+            shutil.rmtree(path, ignore_errors=True)
+    return len(given_up)
+
+
+def _give_up_files(deployment: Deployment, now: datetime) -> list[Path]:
+    """Say of the versions that nobody needs that their files are deleted; returns the directories."""
+    target = deployment.target
     newest = list(target.versions.values_list("pk", flat=True)[: kept().num_versions])
     over = target.versions.filter(
         pruned_at=None, status__in=[Status.REJECTED, Status.RETIRED, Status.ROLLED_BACK]
     ).exclude(pk__in=newest)
-    deployment = Deployment.objects.filter(target=target).first()
-    if deployment is not None:
-        over = over.exclude(pk__in=[pk for pk in (deployment.desired_id, deployment.previous_id) if pk])
+    over = over.exclude(pk__in=[pk for pk in (deployment.desired_id, deployment.previous_id) if pk])
     served = target.versions.filter(status=Status.RETIRED).values_list("pk", flat=True)[:KEPT_RETIRED]
     over = over.exclude(pk__in=list(served))
     if target.is_on_sglang:
         over = over.exclude(number=1)  # launch commands name it
     # A copy reads them when its target's version 1 is made.
     over = over.exclude(copies__in=Target.objects.filter(versions=None))
-    num_pruned = 0
-    for version in over:
-        if target.replicas.filter(is_alive=True, version=version.number).exists():
-            continue
-        if SpeculatorVersion.objects.filter(pk=version.pk, pruned_at=None).update(pruned_at=now):
-            num_pruned += 1
-            path = Path(version.uri).resolve()
-            if path.is_relative_to(Path(settings.VERSIONS_DIR).resolve()):
-                shutil.rmtree(path, ignore_errors=True)
-    return num_pruned
+    over = over.exclude(number__in=list(target.replicas.filter(is_alive=True).values_list("version", flat=True)))
+    given_up = list(over)
+    SpeculatorVersion.objects.filter(pk__in=[version.pk for version in given_up]).update(pruned_at=now)
+    return [Path(version.uri).resolve() for version in given_up]

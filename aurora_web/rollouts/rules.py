@@ -103,7 +103,7 @@ def _swap_failed(sight: Sight) -> Iterator[Condition]:
 def _replica_behind(sight: Sight) -> Iterator[Condition]:
     for found in sight.alive:
         replica = found.replica
-        if replica.generation < found.desired_generation:
+        if replica.generation < found.desired_generation or found.runs_another:
             detail = (
                 f"{replica.name} runs v{replica.version} of generation {replica.generation}; "
                 f"desired is v{found.desired_version} of generation {found.desired_generation}."
@@ -237,8 +237,8 @@ SPECS: dict[Rule, Spec] = {
              _accept_length_fell, 15, "percent", 1, 90),
         Spec(Rule.SWAP_FAILED, "A replica could not swap, or went back by itself.", _swap_failed,
              needs_only_reports=True),
-        Spec(Rule.REPLICA_BEHIND, "A replica has run an older generation than desired for so long.", _replica_behind,
-             CATCH_UP.total_seconds(), "seconds", 10, 86400, needs_only_reports=True),
+        Spec(Rule.REPLICA_BEHIND, "A replica has run an older generation or another version than desired for so long.",
+             _replica_behind, CATCH_UP.total_seconds(), "seconds", 10, 86400, needs_only_reports=True),
         Spec(Rule.CAPTURE_BROKEN, "A replica serves, but keeps no traces.", _capture_broken, needs_only_reports=True),
         Spec(Rule.ACCEPT_LENGTH_DISAGREES, "Our accept length and the engine's own differ by more than this.",
              _accept_length_disagrees, 5, "percent", 0.1, 100, needs_only_reports=True),

@@ -13,6 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.models import Target
 from aurora_web.traces.codec import text
 from aurora_web.traces.models import DomainRule, RuleKind
@@ -54,7 +55,7 @@ def add_rules(
     target: Target, kind: str, patterns: Sequence[str], domain: str, actor: str, reason: str = ""
 ) -> list[DomainRule]:
     """One rule for each pattern (several = a merge); an active rule for the same pattern ends. Raises RuleError."""
-    Target.objects.select_for_update().get(pk=target.pk)  # one change of the rules at a time
+    lock_row(Target.objects.all(), pk=target.pk)  # one change of the rules at a time
     if kind not in RuleKind.values:
         raise RuleError("kind", f"{kind!r:.40} is unknown: expected one of {', '.join(RuleKind.values)}")
     try:

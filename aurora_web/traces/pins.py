@@ -13,6 +13,7 @@ from django.db.models import Max
 
 from aurora_web import live
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.models import Target
 from aurora_web.traces.codec import text
 from aurora_web.traces.domains import active_rules
@@ -116,7 +117,7 @@ def _lock(target: Target, domain: str, expected: int | None) -> PinChange | None
         text(domain, "domain", 100)
     except RecordError as error:
         raise PinError("domain", f"{domain!r:.120} is no domain: expected 1 to 100 characters") from error
-    Target.objects.select_for_update().get(pk=target.pk)
+    lock_row(Target.objects.all(), pk=target.pk)
     newest = newest_of(target, domain)
     if expected is not None and expected != (newest.revision if newest else 0):
         said = f"{newest.actor} changed it to: {newest.words} (revision {newest.revision})" if newest else "it is gone"
