@@ -114,6 +114,29 @@ def test_a_second_click_starts_nothing(sourced):
     assert Target.objects.count() == 1
 
 
+def seen_on(page):
+    return re.search(r'name="seen" value="(\w+)"', page)[1]
+
+
+def test_what_another_tab_has_changed_is_read_again_before_it_is_registered(sourced):
+    sourced.post(at("plan"), plan(slug="tab-one"))
+    seen = seen_on(text(sourced.get(at("review"))))
+    sourced.post(at("plan"), plan(slug="tab-two"))
+    assert sourced.post(at("review"), {"seen": seen})["location"] == at("review")
+    assert not Target.objects.exists()
+    page = text(sourced.get(at("review")))
+    assert "Nothing was registered: the plan is not the one that you read: it was changed in another tab." in page
+    assert "tab-two is registered" in page
+    assert sourced.post(at("review"), {"seen": seen_on(page)})["location"] == "/targets/tab-two/"
+
+
+def test_what_changes_between_reading_and_locking_is_not_registered(operator, users, sourced):
+    read = registration_drafts.find_draft(users["operator"], UUID(DRAFT))
+    sourced.post(at("plan"), plan(slug="other"))
+    with pytest.raises(registration_drafts.DraftChanged, match="another tab"):
+        registration_drafts.start(read, "operator", {}, registration_drafts.digest(read))
+
+
 def test_what_was_typed_is_kept_right_or_wrong(operator):
     said = refused(operator, "source", {"source": "embedded", "path": "/nowhere"})
     for page in (said, text(operator.get(at("source")))):  # and a reload, or another tab
