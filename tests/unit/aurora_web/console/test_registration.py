@@ -137,6 +137,11 @@ def test_what_changes_between_reading_and_locking_is_not_registered(operator, us
         registration_drafts.start(read, "operator", {}, registration_drafts.digest(read))
 
 
+def test_an_empty_source_is_called_empty(operator):
+    said = refused(operator, "source", {"source": "embedded", "path": ""})
+    assert "No directory is given. Give the directory with config.json" in said
+
+
 def test_what_was_typed_is_kept_right_or_wrong(operator):
     said = refused(operator, "source", {"source": "embedded", "path": "/nowhere"})
     for page in (said, text(operator.get(at("source")))):  # and a reload, or another tab
@@ -206,7 +211,7 @@ def test_the_load_of_the_estimate_is_in_the_address(sourced):
         ({"slug": "new"}, "is an address of the console"),
         ({"trace_days": "0"}, "greater than or equal to 1"),
         ({"trace_days": "many"}, "Enter a whole number"),
-        ({"expected_domains": "a, a"}, "each domain once"),
+        ({"expected_domains": "a, a"}, "is there more than once"),
         ({"min_gain": "lots"}, "Enter a number"),
         ({"canary_share": "2"}, "less than or equal to 1"),
     ],
