@@ -25,6 +25,7 @@ from aurora_web.registry.models import (
     Target,
     Transition,
 )
+from aurora_web.registry.sendable import given_by_rules, validate_sendable
 from aurora_web.registry.signals import candidate_registered
 from speculators.records import EvalReport, VersionManifest
 
@@ -142,10 +143,10 @@ def propose(
     target = _unsaved(examined, origin, slug=slug, name=name or slug, created_by=actor, **known)
     if target is not None:
         target.traffic_enabled = is_traffic_enabled
-        found += _field_findings(target)
+        found += _wrong(lambda: target.clean_fields(exclude=["slug"]))
     else:  # what is wrong with the policy is said at once, not when the model has been mended
-        others = {field.name for field in Target._meta.fields} - known.keys()
-        found += _wrong(lambda: Target(**known).clean_fields(exclude=others))
+        found += _wrong(lambda: Target(**known).clean_fields(exclude=_but(known)))
+    found += _domain_findings(known.get("expected_domains"))
     findings = ordered([*examined.findings, *found])
     return Proposal(slug, origin, examined.facts, findings, None if refused(findings) else target)
 
@@ -217,8 +218,20 @@ def _slug_findings(slug: str, origin: Origin) -> list[Finding]:
     return []
 
 
-def _field_findings(target: Target) -> list[Finding]:
-    return _wrong(lambda: target.full_clean(exclude=["slug"], validate_unique=False, validate_constraints=False))
+def _but(names: Iterable[str]) -> set[str]:
+    """All fields of a target but these."""
+    return {field.name for field in Target._meta.fields} - set(names)
+
+
+def _domain_findings(names: Any, given: Iterable[str] = ()) -> list[Finding]:
+    """About expected domains that no request can have; what is no list of names has a finding of its own."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return []
+    try:
+        validate_sendable([name for name in names if name.strip()], given)
+    except ValidationError as error:
+        return [Finding(Topic.SETTINGS, f"expected_domains: {' '.join(error.messages)}.")]
+    return []
 
 
 def _wrong(clean: Callable[[], None]) -> list[Finding]:
@@ -246,8 +259,11 @@ def change_settings(target: Target, changes: dict[str, Any], actor: str, reason:
     old = {k: getattr(target, k) for k in changed}
     for key, value in changed.items():
         setattr(target, key, value)
-    if problems := [str(finding) for finding in _field_findings(target)]:
-        raise IncompatibleTarget(problems)
+    # Only what changes: a value from before a bound must not stand in the way of the other settings.
+    found = _wrong(lambda: target.clean_fields(exclude=_but(changed)))
+    found += _domain_findings(changed.get("expected_domains"), given_by_rules(target))
+    if found:
+        raise IncompatibleTarget([str(finding) for finding in found])
     if changed:
         target.save(update_fields=list(changed))
         detail = {"old": old, "new": changed}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Query, Router
+from ninja import Field, Query, Router
 
 from aurora_web.accounts.auth import Allow, Reason, caller, said_by
 from aurora_web.problems import Problem
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.registry.services import embedded_engines, find_target
+from aurora_web.registry.traffic_reports import keep
 from aurora_web.rollouts import canaries, replicas, services
 from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts.alerts import alert_payload, firing_alerts
@@ -48,6 +49,21 @@ class RollbackIn(BodySchema):
     to: str = "@previous"
     expected_live: int | None = None
     expected_canary: int | None = None
+
+
+class TrafficReportIn(BodySchema):
+    """Of one target: ``num_requests`` were answered; ``problem`` says why its settings cannot be followed."""
+
+    slug: str
+    seconds: float = Field(ge=0, le=1e6)
+    num_requests: int = Field(ge=0, le=2**31 - 1)
+    num_failures: int = Field(ge=0, le=2**31 - 1)
+    last_failure: str = ""
+    problem: str = ""
+
+
+class TrafficReports(BodySchema):
+    targets: list[TrafficReportIn] = Field(max_length=1000)
 
 
 def _version(version_id: int) -> SpeculatorVersion:
@@ -208,6 +224,12 @@ def fleet(request: HttpRequest) -> list[dict[str, Any]]:
 def observed(request: HttpRequest) -> dict[str, Any]:
     """What a replica runs; the answer is what it should run (DesiredState)."""
     return replicas.observe(ObservedState.from_json(read_json(request))).to_json()
+
+
+@ingest_router.post("/traffic", response=dict[str, int])
+def traffic_reports(request: HttpRequest, body: TrafficReports) -> dict[str, int]:
+    """What the demo's traffic generator has sent since its last report, and what failed of it."""
+    return {"kept": keep([report.dict() for report in body.targets])}
 
 
 @machine_router.get("/targets/{slug}/desired", response=dict[str, Any])

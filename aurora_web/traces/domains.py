@@ -15,9 +15,10 @@ from django.utils import timezone
 from aurora_web.accounts.services import record
 from aurora_web.locks import lock_row
 from aurora_web.registry.models import Target
+from aurora_web.registry.sendable import SENDABLE
 from aurora_web.traces.codec import text
 from aurora_web.traces.models import DomainRule, RuleKind
-from speculators.domain_names import resolver
+from speculators.domain_names import CLIENTS_NAME, resolver
 from speculators.patterns import MAX_PATTERN, PatternError, compiled
 from speculators.records import RecordError
 
@@ -73,6 +74,8 @@ def add_rules(
 def _check(kind: str, pattern: str) -> None:
     if not 0 < len(pattern) <= MAX_PATTERN or "\0" in pattern:
         raise RuleError("pattern", f"{pattern!r:.80} cannot be used: expected 1 to {MAX_PATTERN} characters")
+    if kind != RuleKind.REGEX and not CLIENTS_NAME.fullmatch(pattern):
+        raise RuleError("pattern", f"{pattern!r:.80} fits no name that a client can send: expected {SENDABLE}")
     if kind == RuleKind.REGEX:
         try:
             compiled(pattern)

@@ -204,7 +204,7 @@ def test_secrets_are_not_kept(client, bearer):
 
 @pytest.mark.django_db
 def test_a_bug_leaves_no_answer_behind(register, bearer, monkeypatch):
-    monkeypatch.setattr("aurora_web.registry.api.services.register_target", lambda **given: 1 / 0)
+    monkeypatch.setattr("aurora_web.registry.api.bulk.check_one", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         register("k1")
     monkeypatch.undo()
@@ -228,12 +228,12 @@ def test_a_request_that_runs_for_long_is_told_to_the_second(checkpoint_dir, monk
     monkeypatch.setattr(idempotency, "WAIT_MS", 100)
     entered, leave, answers = threading.Event(), threading.Event(), []
 
-    def slow(**given):
+    def slow(*given):
         entered.set()
         leave.wait(60)
         raise StaleVersion("changed meanwhile")
 
-    monkeypatch.setattr("aurora_web.registry.api.services.register_target", slow)
+    monkeypatch.setattr("aurora_web.registry.api.bulk.check_one", slow)
 
     def send():
         answers.append(Client().post("/api/v1/targets", "{}", **JSON, **headers))

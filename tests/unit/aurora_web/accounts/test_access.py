@@ -127,6 +127,7 @@ API = {
     ("GET", "/api/v1/announced"): READ,
     ("POST", "/api/v1/announced/token"): REGISTER,
     ("POST", "/api/v1/ingest/announce"): INGEST,
+    ("POST", "/api/v1/ingest/traffic"): INGEST,
     ("GET", "/api/v1/targets/demo"): READ,
     ("PATCH", "/api/v1/targets/demo"): OPERATE,
     ("GET", "/api/v1/targets/demo/versions"): READ,

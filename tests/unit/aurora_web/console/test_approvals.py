@@ -96,6 +96,13 @@ def test_two_clicks_from_a_mail_to_a_decision(clients, waiting):
     assert "Roll back to v1" in text(answer)
 
 
+def test_approving_says_which_older_versions_it_sets_aside(clients, waiting):
+    older, newer = waiting
+    said = "v2, which waits too and is older, is set aside with it and cannot come back."
+    assert said in text(clients["operator"].get(f"/approvals/{newer.pk}/"))
+    assert "set aside with it" not in text(clients["operator"].get(f"/approvals/{older.pk}/"))
+
+
 def test_a_decision_in_the_inbox_comes_back_to_the_inbox(clients, waiting):
     path = "/targets/demo/versions/3/reject/"
     answer = clients["operator"].post(path, {"expected_status": "passed", "back": "inbox"}, follow=True)

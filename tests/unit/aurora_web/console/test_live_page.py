@@ -142,6 +142,8 @@ FACTS = phases.Facts(
         ({"is_paused": True}, "collect", "training is paused", None),
         ({"slice_state": SliceState.RUNNING, "slice_elapsed": 3.0, "phase": "train"}, "train", "step 40", 5.0),
         ({"slice_state": SliceState.RUNNING, "slice_elapsed": 9.0, "phase": "train"}, "train", "step 40", None),
+        ({"slice_state": SliceState.QUEUED, "step": 0}, "train", "a slice is queued", None),
+        ({"slice_state": SliceState.QUEUED}, "train", "a slice is queued, step 40", None),
         ({"num_fresh": 8}, "collect", "8 or more new traces wait", None),
         ({"slice_state": SliceState.RUNNING, "phase": "evaluate"}, "evaluate", "3 versions judged so far", None),
         ({"canary": 4, "canary_elapsed": 60.0}, "canary", "v4, 1.0 of 5 minutes", 240.0),
