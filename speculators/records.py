@@ -287,7 +287,7 @@ class ObservedState(Record):
     # The rest has defaults, so that an older replica is understood. Counters run since the replica's start.
     capture_state: str = "working"  # "working" | "off" | "broken"; off = no traces are kept
     capture_detail: str = ""  # why, when it is off or broken
-    num_traces: int = 0
+    num_traces: int = 0  # announced; those that the console refused later are among num_dropped_traces, too
     queue_bytes: int = 0  # captured, not yet written
     num_verify_steps: int = 0  # as our records count them
     num_accept_tokens: int = 0

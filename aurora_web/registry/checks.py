@@ -108,7 +108,7 @@ def _directory(path: str) -> tuple[str, list[Finding]]:
     there = ", ".join(each.name for each in packages.prepared()) or "none"
     says = f"No package {path!r} is prepared on this machine; prepared: {there}."
     fix = (
-        f"Prepare it, if it is one that Aurora knows: python -m serving.model_sources {path} --out "
+        f"Prepare it, if it is one that Aurora knows: .venv/bin/python -m serving.model_sources {path} --out "
         f"{settings.STATE_DIR / 'models' / path}. Or give a prepared one, or a checkpoint directory, from / on."
     )
     return "", [Finding(Topic.SOURCE, says, fix)]

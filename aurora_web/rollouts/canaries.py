@@ -11,7 +11,7 @@ from django.db import transaction
 from aurora_web.accounts.services import record
 from aurora_web.metrics.by_replica import sums_by_replica
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
-from aurora_web.registry.services import StaleVersion, find_version, transition
+from aurora_web.registry.services import StaleVersion, find_version, lock_version, transition
 from aurora_web.rollouts import telling
 from aurora_web.rollouts.approvals import EVERY_SCOPE, check_may_approve, stale_verdict, waits_for_person
 from aurora_web.rollouts.canary_verdict import Action, CanaryPolicy, CanaryVerdict, judge
@@ -131,7 +131,7 @@ def abort(version: SpeculatorVersion, actor: str, reason: str = "", expected_sta
 
 
 def _expect(deployment: Deployment, version: SpeculatorVersion, expected_status: str | None) -> SpeculatorVersion:
-    version = SpeculatorVersion.objects.select_for_update().select_related("target").get(pk=version.pk)
+    version = lock_version(version)
     if expected_status is not None and version.status != expected_status:
         raise StaleVersion(f"{version} is {version.status}, not {expected_status} any more: reload and decide again")
     if version.status != Status.CANARY or deployment.canary_id != version.pk:

@@ -200,7 +200,6 @@ class DomainStats:
 
     domain: str
     tokens_per_step: float  # of late; 1 = as without speculation
-    position_rates: tuple[float, ...]  # acceptance of draft 1, 2, ... given that those before it passed
 
 
 @dataclass(frozen=True, slots=True)

@@ -428,7 +428,7 @@ class Engine:
         if self._costs is None or self._versions.live.draft is None:
             return ()
         return tuple(
-            DomainStats(domain, acceptance.tokens_per_step, tuple(acceptance.rates()[: self._max_lookahead]))
+            DomainStats(domain, acceptance.tokens_per_step)
             for domain, acceptance in sorted(self._versions.chooser.domains().items())
         )
 

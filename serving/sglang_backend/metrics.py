@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE = re.compile(r"^(sglang:\w+?)(?:_total)?(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 INTERVAL_SECONDS = 3.0
+MOST = 2.0**63  # what the console can keep; no counter gets there
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,24 @@ class Reading:
 
 
 def parse(text: str) -> EngineCounts | None:
-    """Read Prometheus text; None when the counters are not in it (yet, or ever)."""
+    """Read Prometheus text; None when the counters are not in it (yet, or ever). NaN and +Inf count nothing."""
     sums: dict[str, float] = {}
     for name, value in SAMPLE.findall(text):
-        sums[name] = sums.get(name, 0.0) + float(value)
+        if (number := _number(value)) is not None:
+            sums[name] = sums.get(name, 0.0) + number
     tokens, requests = sums.get("sglang:generation_tokens"), sums.get("sglang:num_requests")
     if tokens is None or requests is None:
         return None
     return EngineCounts(int(sums.get("sglang:spec_verify_calls", 0)), max(0, int(tokens - requests)))
+
+
+def _number(text: str) -> float | None:
+    """None for what no counter can be at."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 <= number < MOST else None
 
 
 class MetricsReader:
@@ -86,4 +97,7 @@ class MetricsReader:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_seconds):
-            self.read()
+            try:
+                self.read()
+            except Exception:
+                log.exception("SGLang's /metrics could not be read; the next look is in a few seconds")

@@ -71,7 +71,7 @@ def test_accept_lengths_more_than_five_percent_apart_twice_in_a_row_are_an_alert
     assert firing(target) == {}
     reports(122, 3000, 6500, 2500, 5900)  # the same again
     detail = firing(target)["accept_length_disagrees", "r1"]
-    assert "2.00 by Aurora's records, 2.20 by the engine's metrics (-9.1% over 1,000 steps" in detail
+    assert "2.00 by Aurora's records, 2.20 by the engine's metrics (−9.1\u00a0% over 1,000 steps" in detail
     reports(183, 4000, 8600, 3500, 8000)  # both 2.1
     assert firing(target) == {}
     assert Alert.objects.get().state == "resolved"
@@ -167,6 +167,19 @@ def test_a_failed_swap_and_one_that_is_down(target, observed):
     Replica.objects.update(is_alive=False)
     alerts.evaluate(target, timezone.now())
     assert firing(target) == {}
+
+
+def test_a_clock_that_is_set_back_is_no_restart(target, reports):
+    reports(0, 0, 0, 0, 0, target_sha256="a" * 64)
+    reports(61, 1000, 2000, 1000, 2200, target_sha256="b" * 64)
+    before = firing(target)
+    assert set(before) == {("target_changed", "r1"), ("accept_length_disagrees", "r1")}
+    replica = reports(-3600, 1001, 2002, 1001, 2202, target_sha256="b" * 64)
+    assert firing(target) == before
+    assert (replica.first_target_sha256, replica.compared_steps) == ("a" * 64, 1000)
+    replica = reports(-3530, 2001, 4202, 2001, 4402, target_sha256="b" * 64, num_traces=70)
+    assert (replica.accept_length, replica.traces_per_second) == (2.2, 1.0)  # windows of the new clock
+    assert set(firing(target)) == {("target_changed", "r1")}
 
 
 def test_target_weights_that_change_are_an_alert_unless_the_replica_restarted(target, observed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from serving.sglang_backend.guard import SILENT_STEPS, Guard
 from serving.sglang_backend.labels import Label, label_of, seen, was_seen, with_headers
 from serving.sglang_backend.metrics import EngineCounts, MetricsReader, Reading, parse
 from serving.sglang_backend.prefixes import keep_apart
+from tests.unit.serving.fakes import wait_until
 from tests.unit.serving.sglang_backend.fakes import CAPTURE_HOOKS
 
 GOOD = {"AURORA_CONSOLE_URL": "http://10.0.0.1:8000", "AURORA_TARGET_SLUG": "demo", "AURORA_STATE_DIR": "/var/aurora"}
@@ -277,4 +279,28 @@ def test_both_counts_are_of_one_moment(scripted):
     scripted.metrics = "nothing of SGLang's"
     reader.read()
     assert reader.latest == first
+    reader.stop()
+
+
+@pytest.mark.parametrize("odd", ["NaN", "+Inf", "-Inf", "1e300", "x"])
+def test_what_is_no_count_is_skipped(odd):
+    assert parse(f'{METRICS}sglang:spec_verify_calls_total{{tp_rank="2"}} {odd}\n') == parse(METRICS)
+    assert parse(f"sglang:generation_tokens_total {odd}\nsglang:num_requests_total 1.0\n") is None
+
+
+def test_sglangs_counters_are_read_again_whatever_a_read_has_come_to():
+    reader = MetricsReader("http://127.0.0.1:1", lambda: (0, 0), interval_seconds=0.001)
+    answers = iter(
+        [RuntimeError("not HTTP at all"), httpx.Response(200, text=METRICS, request=httpx.Request("GET", "/"))]
+    )
+
+    def get(path):
+        found = next(answers, httpx.ConnectError("that was all"))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    reader._http.get = get
+    reader.start()
+    wait_until(lambda: reader.latest.engine == parse(METRICS))
     reader.stop()
