@@ -23,6 +23,11 @@ def wrong(name: str, value: object, right: str) -> ImproperlyConfigured:
     return ImproperlyConfigured(f"{name}={value!r} cannot be used: {right}")
 
 
+def given(env: Mapping[str, str]) -> dict[str, str]:
+    """What is set to something: compose files pass on as "" what nobody has set, and that is as good as not there."""
+    return {name: value for name, value in env.items() if value}
+
+
 def address(host: str, port: int) -> str:
     """Where this machine finds what listens on ``host``; an IPv6 address stands in brackets."""
     dialled = bracketed(LOOPBACK.get(host, host))

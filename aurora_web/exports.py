@@ -25,13 +25,18 @@ def safe_cell(value: Any) -> Any:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """A header and one line per row."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(columns)
-    writer.writerows([safe_cell(row[name]) for name in columns] for row in rows)
+    writer = csv.writer(out)
+    writer.writerow(header)
+    writer.writerows([safe_cell(cell) for cell in row] for row in rows)
     return out.getvalue()
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The ``columns`` of each row."""
+    return csv_text(columns, ([row[name] for name in columns] for row in rows))
 
 
 def to_json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -151,7 +151,8 @@ class Hub:
         self.num_guests -= 1
         if self.num_guests:
             return
-        _hubs.pop(_key(self.group), None)
+        if _hubs.get(_key(self.group)) is self:  # not the one that has taken the place of one that never began
+            del _hubs[_key(self.group)]
         ending = list(self.tasks)
         for task in ending:
             task.cancel()

@@ -58,19 +58,14 @@ def moment_of(name: str, text: str) -> datetime | None:
     try:
         return datetime.fromtimestamp(float(text), UTC)
     except (OverflowError, OSError):
-        found = None
+        raise WrongMoment(name, text) from None
     except ValueError:
-        found = _from_iso(text)
-    if found is None:
-        raise WrongMoment(name, text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _from_iso(text: str) -> datetime | None:
+        pass
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (OverflowError, ValueError):  # too early or too late, once its offset is taken into account
+        raise WrongMoment(name, text) from None
 
 
 def in_utc(query: QueryDict, names: Iterable[str]) -> QueryDict:
@@ -99,7 +94,7 @@ def _utc(text: str, zone: zoneinfo.ZoneInfo) -> str:
         at = (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         return text
-    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
+    return _of_field(at)
 
 
 def for_input(text: str) -> str:
@@ -109,4 +104,19 @@ def for_input(text: str) -> str:
         at = timezone.localtime(at if at.tzinfo else at.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         return text
-    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
+    return _of_field(at)
+
+
+def _of_field(at: datetime) -> str:
+    """Without its zone; not by strftime, which writes the year 1 as 1, and nothing reads that again."""
+    return at.replace(tzinfo=None).isoformat(timespec="seconds" if at.second else "minutes")
+
+
+def as_typed(query: QueryDict, begin: str, end: str) -> str:
+    """Two times of an address as they were typed, with their zone: 2026-11-30T09:00 to now (Asia/Kathmandu)."""
+    try:
+        zone = zone_named(query.get(ZONE, "") or "UTC").key
+    except UnknownZone:
+        zone = "UTC"  # as in_utc takes them
+    since, until = (query.get(name, "").strip()[:60] for name in (begin, end))
+    return f"{since or 'nothing'} to {until or 'now'} ({zone})"

@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 CONTENT_TYPE = "application/problem+json"
 API_PREFIX = "/api/v1"
+LONGEST_DETAIL = 2000  # characters: what was given is in it, and can be megabytes
 
 
 class Problem(Exception):
@@ -24,6 +25,7 @@ class Problem(Exception):
 
 def problem_response(status: int, detail: str, **extra: Any) -> JsonResponse:
     """One error as problem+json."""
+    detail = detail if len(detail) <= LONGEST_DETAIL else f"{detail[: LONGEST_DETAIL - 1]}…"
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **extra}
     response = JsonResponse(body, status=status, content_type=CONTENT_TYPE)
     if status == 401:
@@ -38,8 +40,11 @@ class ApiProblemMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        response = self.get_response(request)
         is_api = request.path == API_PREFIX or request.path.startswith(f"{API_PREFIX}/")
+        nul = [name for name, values in request.GET.lists() if any("\0" in text for text in (name, *values))]
+        if is_api and nul:
+            return problem_response(422, f"{nul[0]!r:.80} holds a NUL character: expected text without it")
+        response = self.get_response(request)
         if not is_api or response.status_code < 400 or response.headers.get("Content-Type") == CONTENT_TYPE:
             return response
         problem = problem_response(response.status_code, _words(request, response))

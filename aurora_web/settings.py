@@ -9,16 +9,15 @@ from csp.constants import NONE, SELF
 
 from aurora_web import environment as env
 
+_given = env.given(os.environ)
 BASE_DIR = Path(__file__).resolve().parent.parent
-STATE_DIR = env.directory(os.environ, "AURORA_STATE_DIR", BASE_DIR / ".state")
-WEB_HOST = os.environ.get("AURORA_WEB_HOST", "127.0.0.1")
-WEB_PORT = env.port(os.environ, "AURORA_WEB_PORT", 8000)
-ENGINE_HOST = os.environ.get("AURORA_ENGINE_HOST", "127.0.0.1")
-ENGINE_PORT = env.port(os.environ, "AURORA_ENGINE_PORT", 8100)
-CONSOLE_URL = env.console_url(os.environ, env.address(WEB_HOST, WEB_PORT))
-SECRET_KEY = env.secret_key(os.environ, STATE_DIR)
-DEBUG = env.flag(os.environ, "AURORA_DEBUG", False)
-ALLOWED_HOSTS = env.allowed_hosts(os.environ, WEB_HOST)
+STATE_DIR = env.directory(_given, "AURORA_STATE_DIR", BASE_DIR / ".state")
+WEB_HOST = _given.get("AURORA_WEB_HOST", "127.0.0.1")
+WEB_PORT = env.port(_given, "AURORA_WEB_PORT", 8000)
+CONSOLE_URL = env.console_url(_given, env.address(WEB_HOST, WEB_PORT))
+SECRET_KEY = env.secret_key(_given, STATE_DIR)
+DEBUG = env.flag(_given, "AURORA_DEBUG", False)
+ALLOWED_HOSTS = env.allowed_hosts(_given, WEB_HOST)
 CSRF_TRUSTED_ORIGINS = [CONSOLE_URL] if CONSOLE_URL.startswith("https://") else []
 
 # Where things lie on disk (design: tokens are kept, hidden states expire), and how long: an admin's settings win.
@@ -26,14 +25,14 @@ SEGMENTS_DIR = STATE_DIR / "segments"
 VERSIONS_DIR = STATE_DIR / "versions"
 TRAINING_DIR = STATE_DIR / "training"
 # Where model ids are looked for, as <directory>/<model id>; None = a target registered by its id has no weights here.
-MODELS_DIR = env.directory(os.environ, "AURORA_MODELS_DIR", STATE_DIR) if os.environ.get("AURORA_MODELS_DIR") else None
-SEGMENT_HOURS, TRACE_DAYS, FIGURE_DAYS, KEEP_VERSIONS = env.kept(os.environ)
+MODELS_DIR = env.directory(_given, "AURORA_MODELS_DIR", STATE_DIR) if _given.get("AURORA_MODELS_DIR") else None
+SEGMENT_HOURS, TRACE_DAYS, FIGURE_DAYS, KEEP_VERSIONS = env.kept(_given)
 
 # --- Postgres and Valkey: the environment first, else what the supervisor started in this state directory.
 _services = env.services_file(STATE_DIR)
-DATABASE_URL = os.environ.get("DATABASE_URL") or _services.get("DATABASE_URL") or "postgresql:///aurora"
+DATABASE_URL = _given.get("DATABASE_URL") or _services.get("DATABASE_URL") or "postgresql:///aurora"
 REDIS_URL, CELERY_BROKER_URL = env.redis_urls(
-    os.environ.get("REDIS_URL") or _services.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
+    _given.get("REDIS_URL") or _services.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
 )
 DATABASES = {"default": env.postgres(DATABASE_URL) | {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True}}
 # CONN_MAX_AGE stays 0 with Django's pool: an ASGI request runs in a thread of its own.
@@ -115,7 +114,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
 ]
-OIDC = env.oidc(os.environ)  # None: people sign in here only
+OIDC = env.oidc(_given)  # None: people sign in here only
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = CONSOLE_URL.startswith("https://")
@@ -156,6 +155,7 @@ CELERY_BEAT_SCHEDULE = {
     "metrics.refresh": {"task": "metrics.refresh", "schedule": 10.0, "options": {"expires": 10}},
     "rollouts.reconcile": {"task": "rollouts.reconcile", "schedule": 10.0, "options": {"expires": 20}},
     "training.reconcile": {"task": "training.reconcile", "schedule": 10.0, "options": {"expires": 20}},
+    "training.sweep": {"task": "training.sweep", "schedule": 3600.0, "options": {"expires": 600}},
     "traces.maintain": {"task": "traces.maintain", "schedule": 60.0, "options": {"expires": 60}},
     "system.beat": {"task": "system.beat", "schedule": 5.0, "options": {"expires": 5}},
     "accounts.forget": {"task": "accounts.forget", "schedule": 3600.0, "options": {"expires": 600}},
@@ -170,15 +170,15 @@ CHANNEL_LAYERS = {
 }
 
 # --- notifications: e-mail goes through AURORA_EMAIL_URL, e.g. smtp://user:password@mail.example.org:587
-EMAIL_URL = os.environ.get("AURORA_EMAIL_URL", "")
+EMAIL_URL = _given.get("AURORA_EMAIL_URL", "")
 globals().update(env.email(EMAIL_URL))
-DEFAULT_FROM_EMAIL = os.environ.get("AURORA_EMAIL_FROM", "aurora@localhost")
+DEFAULT_FROM_EMAIL = _given.get("AURORA_EMAIL_FROM", "aurora@localhost")
 
 # --- the playground: the --api-key of the SGLang servers, sent to replicas on SGLang alone
-SGLANG_API_KEY = env.secret(os.environ, "AURORA_SGLANG_API_KEY")
+SGLANG_API_KEY = env.secret(_given, "AURORA_SGLANG_API_KEY")
 
 # --- training and rollouts
-CODE_VERSION = os.environ.get("AURORA_CODE_VERSION", "0.1.0")
+CODE_VERSION = _given.get("AURORA_CODE_VERSION", "0.1.0")
 FRESH_TRACES_PER_SLICE = 128
 REPLAY_TRACES_PER_SLICE = 256
 HELD_OUT_TRACES_PER_DOMAIN = 12
@@ -192,6 +192,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
     "filters": {"request_id": {"()": "aurora_web.request_id.RequestIdFilter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
-    "root": {"handlers": ["stderr"], "level": env.log_level(os.environ)},
+    "root": {"handlers": ["stderr"], "level": env.log_level(_given)},
     "loggers": {"httpx": {"level": "WARNING"}, "django.channels.server": {"level": "WARNING"}},
 }

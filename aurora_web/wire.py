@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from django.http import HttpRequest, HttpResponse
 from ninja import Schema
 from ninja.parser import Parser
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict, model_validator
 
 from speculators.records import RecordError
+
+LONGEST_REASON = 500  # characters that are kept
+ReasonText = Annotated[str, AfterValidator(lambda text: text[:LONGEST_REASON])]
 
 
 def body_schema(description: str, properties: dict[str, Any]) -> dict[str, Any]:
     """OpenAPI for a body that is decoded by speculators.records and not by pydantic."""
     schema = {"type": "object", "description": description, "required": list(properties), "properties": properties}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def file_schema(description: str, *content_types: str) -> dict[str, Any]:
+    """OpenAPI for an answer that is a file of one of these types."""
+    kind = {"type": "string"}
+    if "application/octet-stream" in content_types:
+        kind |= {"format": "binary"}
+    content = {each: {"schema": kind} for each in content_types}
+    return {"responses": {200: {"description": description, "content": content}}}
 
 
 def read_json(request: HttpRequest) -> Any:
@@ -28,9 +40,26 @@ def read_json(request: HttpRequest) -> Any:
 
 
 class BodySchema(Schema):
-    """A body in which a field that nobody knows is refused by name: a slip must not pass for "not given"."""
+    """A body in which a field that nobody knows is refused by name: a slip must not pass for "not given".
+
+    So is a text with a NUL character, which Postgres cannot keep.
+    """
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nul(cls, given: Any) -> Any:
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if _has_nul(value):
+                raise ValueError(f"{name} holds a NUL character: expected text without it")
+        return given
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_nul, value)) or any(map(_has_nul, value.values()))
+    return "\0" in value if isinstance(value, str) else isinstance(value, list) and any(map(_has_nul, value))
 
 
 class JsonParser(Parser):

@@ -29,6 +29,10 @@ class CheckpointError(ValueError):
     retryable = False
 
 
+class OtherLayersError(CheckpointError):
+    """A draft that reads other layers of the target than an engine captures: what it captures is for another one."""
+
+
 def state_digest(state: dict[str, Tensor]) -> str:
     """sha256 (hex) of the bytes that ``save`` would write for these tensors."""
     return hashlib.sha256(_payload(state)).hexdigest()

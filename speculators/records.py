@@ -276,7 +276,7 @@ class ObservedState(Record):
     version: int
     sha256: str  # of the draft weights in memory, same digest as the checkpoint file's; "" = none
     state: str  # "starting" | "serving" | "swapping" | "swap_failed" | "reverted"
-    detail: str  # why, when the state is swap_failed or reverted
+    detail: str  # why, when the state is swap_failed or reverted, or starting or swapping takes more than one try
     swap_ms: float
     probe_accept_length: float  # over the first steps after the swap; 0 = not measured yet
     probe_num_steps: int
@@ -287,7 +287,7 @@ class ObservedState(Record):
     # The rest has defaults, so that an older replica is understood. Counters run since the replica's start.
     capture_state: str = "working"  # "working" | "off" | "broken"; off = no traces are kept
     capture_detail: str = ""  # why, when it is off or broken
-    num_traces: int = 0
+    num_traces: int = 0  # announced; those that the console refused later are among num_dropped_traces, too
     queue_bytes: int = 0  # captured, not yet written
     num_verify_steps: int = 0  # as our records count them
     num_accept_tokens: int = 0

@@ -38,6 +38,7 @@ class TraceSource:
     segment_uri: str  # absolute path of the .safetensors segment; "" = expired
     first_state: int  # first token position whose hidden states are in the segment
     lookahead: int
+    aux_layer_ids: tuple[int, ...] = ()  # that the segment's states are of; () = there is none, or nobody knows
 
     @property
     def num_positions(self) -> int:

@@ -1,4 +1,7 @@
-"""Traces with their hidden states: from segment files, else recomputed by the target, else missing."""
+"""Traces with their hidden states: from segment files, else recomputed by the target, else missing.
+
+States of other layers than the draft reads are as good as none: a draft would learn to read what it is never given.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ class Examples:
         self._cache_bytes = 0
         self._answers: OrderedDict[Key, tuple[Teacher, Tensor]] = OrderedDict()
         self._answer_bytes = 0
+        self._of_others: set[str] = set()  # segments with states of other layers that the log has told of
 
     def load(self, sources: Iterable[TraceSource], use: Use = EVERYTHING) -> tuple[list[Example], list[str]]:
         """(examples, ids of traces whose states are gone and could not be recomputed)."""
@@ -49,7 +53,7 @@ class Examples:
         return found, missing
 
     def _read(self, source: TraceSource, use: Use, files: dict[str, Any], stack: ExitStack) -> Example | None:
-        if not source.segment_uri:
+        if not source.segment_uri or not self._are_its_layers(source):
             return None
         try:
             if source.segment_uri not in files:
@@ -69,6 +73,14 @@ class Examples:
             )
             return None
         return example
+
+    def _are_its_layers(self, source: TraceSource) -> bool:
+        is_right = source.aux_layer_ids == self.aux_layer_ids
+        if not is_right and source.segment_uri not in self._of_others:
+            self._of_others.add(source.segment_uri)
+            ids = f"{source.aux_layer_ids}, the draft reads {self.aux_layer_ids}"
+            log.warning("segment %s has states of layers %s", source.segment_uri, ids)
+        return is_right
 
     def _answered(self, source: TraceSource, use: Use, features: Tensor, final: Tensor) -> Example:
         """What the target says of a trace's states is asked once, for as long as there is room for its answers."""

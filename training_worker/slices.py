@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import random
+import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -88,18 +90,27 @@ def run_slice(
     """
     torch.set_num_threads(1)
     try:
-        if is_first(job):
-            return _publish_first(job)
-        run = _take_up(job)
-        return _Slice(job, run, report, is_stopping).run()
+        with _forgotten_on_failure(job.target_path):
+            if is_first(job):
+                return _publish_first(job)
+            run = _take_up(job)
+            return _Slice(job, run, report, is_stopping).run()
     except (OSError, ConfigError, torch.OutOfMemoryError) as error:
-        _warm.pop(job.target_path, None)
         raise TrainingError(f"{type(error).__name__}: {error}", retryable=True) from error
     except (CheckpointError, KeyError, ValueError) as error:
-        _warm.pop(job.target_path, None)
         raise TrainingError(f"{type(error).__name__}: {error}", retryable=False) from error
     finally:
         give_back_memory()
+
+
+@contextmanager
+def _forgotten_on_failure(target_path: str) -> Iterator[None]:
+    """Whatever ends a slice: a run with steps that are on no disk is never taken up, the next slice reads the disk."""
+    try:
+        yield
+    except BaseException:
+        _warm.pop(target_path, None)
+        raise
 
 
 def _publish_first(job: SliceJob) -> SliceResult:
@@ -107,14 +118,23 @@ def _publish_first(job: SliceJob) -> SliceResult:
     config, state, source = first_draft(job)
     progress = TrainProgress(job.target_slug, job.run_id, 0, 0, 0.0, 0.0, "save", time.time())
     provenance = {"code_version": job.code_version, "torch": torch.__version__, "seed": job.seed, **source}
-    return SliceResult(_save(job, config, state, provenance), None, progress, (), ())
+    return SliceResult(_save(job, _new_folder(job), config, state, provenance), None, progress, (), ())
+
+
+def _new_folder(job: SliceJob) -> Path:
+    return Path(job.versions_dir) / uuid.uuid4().hex
 
 
 def _save(
-    job: SliceJob, config: DraftConfig, state: dict[str, torch.Tensor], provenance: dict[str, object]
+    job: SliceJob, folder: Path, config: DraftConfig, state: dict[str, torch.Tensor], provenance: dict[str, object]
 ) -> VersionManifest:
-    folder = Path(job.versions_dir) / uuid.uuid4().hex
-    sha256 = checkpoint.save(folder, config, state)
+    """Write a draft; one that cannot be written whole leaves nothing behind."""
+    try:
+        sha256 = checkpoint.save(folder, config, state)
+    except BaseException:
+        for unfinished in folder.parent.glob(f"*{folder.name}*"):  # its name is nobody else's
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     return VersionManifest(
         target=job.target_slug,
         number=0,
@@ -248,9 +268,11 @@ class _Slice:
         return missing
 
     def _publish(self) -> tuple[VersionManifest, EvalReport | None]:
+        """Written last: of a draft that cannot be evaluated there would be files that nobody knows."""
         self._tell("evaluate", now=True)
-        manifest = _save(self.job, self.trainer.config, self.trainer.averaged, self._provenance())
-        return manifest, self._evaluate(manifest.uri) if self.job.held_out else None
+        folder = _new_folder(self.job)
+        report = self._evaluate(str(folder)) if self.job.held_out else None
+        return _save(self.job, folder, self.trainer.config, self.trainer.averaged, self._provenance()), report
 
     def _provenance(self) -> dict[str, object]:
         return {

@@ -34,6 +34,7 @@ def allow(scope: str, *methods: str) -> Callable[[View[P]], View[P]]:
             if not request.user.is_authenticated:
                 return _sign_in(request)
             need(request, scope)
+            _drop_nul(request)
             return view(request, *args, **kwargs)
 
         vars(checked)["allowed_methods"] = tuple(methods) or ("GET", "HEAD")  # the permission matrix asks for them
@@ -42,10 +43,21 @@ def allow(scope: str, *methods: str) -> Callable[[View[P]], View[P]]:
     return decorate
 
 
+def _drop_nul(request: HttpRequest) -> None:
+    """Out of a form's fields: nobody can type it, and the database cannot keep it."""
+    if any("\0" in text for _, texts in request.POST.lists() for text in texts):
+        clean = request.POST.copy()
+        for name, texts in request.POST.lists():
+            clean.setlist(name, [text.replace("\0", "") for text in texts])
+        request.POST = clean  # type: ignore[assignment]  # django-stubs say it never changes
+
+
 def need(request: HttpRequest, scope: str) -> None:
     """Behind ``allow``: this part of the page needs another scope. Raises ScopeMissing, a 403."""
     user = user_of(request)
-    scopes.check(scope, user.scopes, f"{user.username}, whose role is {user.role},")
+    if scopes.known(scope) not in user.scopes:
+        words = f"your role is {user.role}, and this is for {scopes.people_with(scope)}"
+        raise scopes.ScopeMissing(user.username, scope, words)
 
 
 def _sign_in(request: HttpRequest) -> HttpResponse:

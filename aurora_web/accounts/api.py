@@ -18,7 +18,7 @@ from aurora_web.accounts.auth import Allow, caller
 from aurora_web.accounts.models import ApiToken, AuditEvent, User
 from aurora_web.accounts.scopes import MEANINGS
 from aurora_web.problems import Problem
-from aurora_web.wire import BodySchema
+from aurora_web.wire import BodySchema, file_schema
 
 audit_router = Router(tags=["audit"], auth=Allow("read"))
 token_router = Router(tags=["people and tokens"], auth=Allow("administer"))
@@ -68,7 +68,9 @@ def list_events(
     return {"items": [event_payload(event) for event in events], "next": following}
 
 
-@audit_router.get("/export", response={200: str}, openapi_extra={"description": "CSV or JSON lines as a file."})
+@audit_router.get(
+    "/export", response=None, openapi_extra=file_schema("The log as a file", "text/csv", "application/x-ndjson")
+)
 def export_events(request: HttpRequest, given: Query[AuditQuery], format: str = "csv") -> HttpResponse:
     """The filtered log as a file: ``format`` csv or jsonl; at most 50,000 rows, the newest."""
     if format not in {"csv", "jsonl"}:
@@ -180,18 +182,19 @@ def change_user(request: HttpRequest, user_id: int, body: UserIn) -> User:
     user = User.objects.filter(pk=user_id).first()
     if user is None:
         raise Problem(404, f"there is no user with the id {user_id}")
-    actor = caller(request).name
+    who = caller(request)
     with transaction.atomic():
         if body.role is not None:
-            services.set_role(user, body.role, actor)
+            services.set_role(user, body.role, who.name, who.scopes)
         if body.is_active is not None:
-            services.set_active(user, body.is_active, actor)
+            services.set_active(user, body.is_active, who.name)
     return user
 
 
 @people_router.post("/invites", response={201: dict[str, str]})
 def create_invite(request: HttpRequest, body: RoleIn, response: HttpResponse) -> tuple[int, dict[str, str]]:
     """A link that creates one user of a role; it works once and is shown this once."""
-    _, secret = services.create_invite(body.role, caller(request).name)
+    who = caller(request)
+    _, secret = services.create_invite(body.role, who.name, maker_scopes=who.scopes)
     response["Cache-Control"] = NEVER_STORED
     return 201, {"role": body.role, "url": f"{settings.CONSOLE_URL}/accounts/invite/{secret}/"}

@@ -11,7 +11,7 @@ from aurora_web.accounts import scopes
 from aurora_web.accounts.models import User
 from aurora_web.accounts.services import authenticate_token
 from aurora_web.problems import Problem
-from aurora_web.wire import BodySchema
+from aurora_web.wire import BodySchema, ReasonText
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ def caller(request: HttpRequest) -> Principal:
 class Reason(BodySchema):
     """Why; it is kept in the audit log."""
 
-    reason: str = ""
+    reason: ReasonText = ""
 
 
 def said_by(request: HttpRequest, body: Reason | None) -> tuple[str, str]:
     """(who calls, why): what a change of state is recorded with."""
-    return caller(request).name, (body.reason if body else "")[:500]
+    return caller(request).name, body.reason if body else ""
 
 
 def principal_of(request: HttpRequest) -> Principal:

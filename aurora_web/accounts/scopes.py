@@ -25,8 +25,8 @@ SCOPES: dict[str, frozenset[str]] = {
 class ScopeMissing(PermissionDenied):
     """403: ``scope`` is what the caller lacks."""
 
-    def __init__(self, who: str, scope: str) -> None:
-        super().__init__(f"{who} may not do this: it needs the scope {scope!r}")
+    def __init__(self, who: str, scope: str, words: str = "") -> None:
+        super().__init__(words or f"{who} may not do this: it needs the scope {scope!r}")
         self.scope = scope
 
 
@@ -41,6 +41,11 @@ def check(scope: str, has: Iterable[str], who: str) -> None:
     """Raises ScopeMissing when ``who``, with the scopes ``has``, lacks ``scope``."""
     if known(scope) not in has:
         raise ScopeMissing(who, scope)
+
+
+def people_with(scope: str) -> str:
+    """Those whose role has the scope: operators and admins."""
+    return " and ".join(f"{role}s" for role, has in SCOPES.items() if scope in has and role != "replica")
 
 
 def grantable(has: frozenset[str]) -> frozenset[str]:

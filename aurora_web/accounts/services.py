@@ -71,10 +71,7 @@ def create_token(
     None = made on the server. Raises AccountError, ScopeMissing.
     """
     granted = _granted(role, scopes)
-    if maker_scopes is not None:
-        for scope in granted:
-            if scope not in grantable(maker_scopes):
-                raise ScopeMissing(actor, scope)
+    _may_give(granted, actor, maker_scopes)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     token = ApiToken.objects.create(
         name=name,
@@ -89,6 +86,13 @@ def create_token(
     new = {"scopes": granted} | ({"expires_at": expires_at.isoformat()} if expires_at else {})
     record(actor, "token.create", f"token {token}", detail={"new": new})
     return token, secret
+
+
+def _may_give(scopes: Iterable[str], actor: str, maker_scopes: frozenset[str] | None) -> None:
+    """Raises ScopeMissing where somebody would give away more than there is to give; None = has everything."""
+    lacking = set() if maker_scopes is None else set(scopes) - grantable(maker_scopes)
+    if lacking:
+        raise ScopeMissing(actor, next(scope for scope in MEANINGS if scope in lacking))
 
 
 def _granted(role: str, scopes: Iterable[str]) -> list[str]:
@@ -121,10 +125,20 @@ def revoke_token(token: ApiToken, actor: str) -> None:
 
 
 @transaction.atomic
-def create_invite(role: str, actor: str, lifetime: timedelta = timedelta(days=7)) -> tuple[Invite, str]:
-    """A one-time invite and its secret, the last part of the link ``/accounts/invite/<secret>/``."""
+def create_invite(
+    role: str,
+    actor: str,
+    lifetime: timedelta = timedelta(days=7),
+    maker_scopes: frozenset[str] | None = None,
+) -> tuple[Invite, str]:
+    """A one-time invite and its secret, the last part of the link ``/accounts/invite/<secret>/``.
+
+    ``maker_scopes``: of who asks, who can make nobody more than that; None = whoever runs a command on the machine.
+    Raises AccountError and ScopeMissing.
+    """
     if role not in Role.values:
         raise AccountError(f"role {role!r} is unknown: expected one of {', '.join(Role.values)}")
+    _may_give(SCOPES[role], actor, maker_scopes)
     secret = secrets.token_urlsafe(24)
     invite = Invite.objects.create(
         digest=_digest(secret), role=role, created_by=actor, expires_at=timezone.now() + lifetime
@@ -138,6 +152,17 @@ def find_invite(secret: str) -> Invite | None:
     """The usable invite with this secret; None when it is unknown, used or expired."""
     invite = Invite.objects.filter(digest=_digest(secret)).first()
     return invite if invite is not None and invite.is_usable else None
+
+
+@transaction.atomic
+def revoke_invite(invite: Invite, actor: str) -> bool:
+    """End an invite now; False where it was used, or had ended, before."""
+    now = timezone.now()
+    if not Invite.objects.filter(pk=invite.pk, used_at=None, expires_at__gt=now).update(expires_at=now):
+        return False
+    detail = {"old": {"is_valid": True}, "new": {"is_valid": False}}
+    record(actor, "invite.revoke", f"invite ({invite.role})", detail=detail)
+    return True
 
 
 @transaction.atomic
@@ -165,10 +190,14 @@ def accept_invite(secret: str, username: str, password: str) -> User:
 
 
 @transaction.atomic
-def set_role(user: User, role: str, actor: str) -> None:
-    """Change what a user may do. Raises AccountError rather than leave nobody with the role admin."""
+def set_role(user: User, role: str, actor: str, maker_scopes: frozenset[str] | None = None) -> None:
+    """Change what a user may do. Raises AccountError rather than leave nobody with the role admin.
+
+    ``maker_scopes`` as for an invite: raises ScopeMissing.
+    """
     if role not in Role.values:
         raise AccountError(f"role {role!r} is unknown: expected one of {', '.join(Role.values)}")
+    _may_give(SCOPES[role], actor, maker_scopes)
     if role != Role.ADMIN:
         _keep_an_admin(user)
     old, user.role = user.role, role
@@ -191,6 +220,6 @@ def set_active(user: User, is_active: bool, actor: str) -> None:
 
 
 def _keep_an_admin(user: User) -> None:
-    admins = User.objects.select_for_update().filter(role=Role.ADMIN, is_active=True)
+    admins = User.objects.select_for_update(no_key=True).filter(role=Role.ADMIN, is_active=True).order_by("pk")
     if [admin.pk for admin in admins] == [user.pk]:
         raise AccountError(f"{user.username} is the last admin: make somebody else admin first")

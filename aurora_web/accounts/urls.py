@@ -18,6 +18,7 @@ urlpatterns = [
     path("invite/<str:secret>/", views.invite, name="invite"),
     path("people/", views.people, name="people"),
     path("people/invite/", views.create_invite, name="create_invite"),
+    path("people/invites/<int:pk>/revoke/", views.revoke_invite, name="revoke_invite"),
     path("people/<int:pk>/role/", views.change_role, name="change_role"),
     path("people/<int:pk>/active/", views.change_active, name="change_active"),
     path("tokens/", views.tokens, name="tokens"),

@@ -12,13 +12,15 @@ from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from aurora_web.accounts import services
 from aurora_web.accounts.access import allow, user_of
 from aurora_web.accounts.forms import InviteForm, NewInviteForm, NewTokenForm, RoleForm
-from aurora_web.accounts.models import ApiToken, Role, User
+from aurora_web.accounts.models import ApiToken, Invite, Role, User
 from aurora_web.accounts.services import AccountError
+from aurora_web.moments import said
 
 MAX_TOKENS = 200  # on the page; the API lists all
 
@@ -65,6 +67,7 @@ def people(request: HttpRequest) -> HttpResponse:
         "users": User.objects.order_by("username").prefetch_related("identities"),
         "roles": Role,
         "invite_form": NewInviteForm(),
+        "invites": Invite.objects.filter(used_at=None, expires_at__gt=timezone.now()).order_by("expires_at"),
         "new_secret": request.session.pop("new_secret", None),  # shown once
     }
     return render(request, "accounts/people.html", context)
@@ -74,12 +77,22 @@ def people(request: HttpRequest) -> HttpResponse:
 def create_invite(request: HttpRequest) -> HttpResponse:
     form = NewInviteForm(request.POST)
     if form.is_valid():
-        _, secret = services.create_invite(form.cleaned_data["role"], user_of(request).username)
+        made, secret = services.create_invite(form.cleaned_data["role"], user_of(request).username)
         link = f"{settings.CONSOLE_URL}/accounts/invite/{secret}/"
         request.session["new_secret"] = {
-            "label": f"Invite link ({form.cleaned_data['role']}), works once",
+            "label": f"Invite link ({made.role}), works once, until {said(made.expires_at, '%Y-%m-%d %H:%M')}",
             "text": link,
         }
+    return redirect("accounts:people")
+
+
+@allow("administer", "POST")
+def revoke_invite(request: HttpRequest, pk: int) -> HttpResponse:
+    found = get_object_or_404(Invite, pk=pk)
+    if services.revoke_invite(found, user_of(request).username):
+        messages.success(request, f"The invite ({found.role}) is revoked: its link leads nowhere from now on.")
+    else:
+        messages.error(request, f"Nothing was changed: the invite ({found.role}) was used, or had ended, before.")
     return redirect("accounts:people")
 
 

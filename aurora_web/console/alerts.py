@@ -74,11 +74,15 @@ def alerts(request: HttpRequest) -> HttpResponse:
 @allow("read", "GET", "HEAD", "POST")
 def rules(request: HttpRequest) -> HttpResponse:
     """Every rule of one target, or of the console: its state, and its threshold (admins change it)."""
+    problem = ""
     slug = request.GET.get("target", "")
     target = get_object_or_404(Target, slug=slug) if slug else None
     if request.method == "POST":
         need(request, "administer")
-        return _change_rule(request, target)
+        if not (problem := _change_rule(request, target)):
+            answer = redirect("console:alert_rules")
+            answer["Location"] += f"?target={target.slug}" if target else ""
+            return answer
     rows, asked_at = board.ruled(target)
     context = {
         "target": target,
@@ -86,11 +90,14 @@ def rules(request: HttpRequest) -> HttpResponse:
         "asked_at": asked_at,
         "is_stale": asked_at is not None and timezone.now() - asked_at > board.STALE,
         "targets": Target.objects.values_list("slug", flat=True),
+        "problem": problem,
+        "given": request.POST,
     }
-    return render(request, "console/alert_rules.html", context)
+    return render(request, "console/alert_rules.html", context, status=422 if problem else 200)
 
 
-def _change_rule(request: HttpRequest, target: Target | None) -> HttpResponse:
+def _change_rule(request: HttpRequest, target: Target | None) -> str:
+    """What is wrong with what was sent; "" = it is saved."""
     typed = request.POST.get("threshold", "").strip()
     try:
         threshold = float(typed) if typed else None
@@ -98,14 +105,11 @@ def _change_rule(request: HttpRequest, target: Target | None) -> HttpResponse:
         actor = user_of(request).username
         row = watching.set_rule(target, request.POST.get("rule", ""), actor, threshold=threshold, is_enabled=is_enabled)
     except WatchError as error:
-        messages.error(request, f"Nothing was changed: {error}.")
+        return f"Nothing was changed: {error}."
     except ValueError:
-        messages.error(request, f"Nothing was changed: the threshold {typed!r:.40} is no number.")
-    else:
-        messages.success(request, f"{Rule(row.rule).label}: saved. It counts from the next look, within ten seconds.")
-    answer = redirect("console:alert_rules")
-    answer["Location"] += f"?target={target.slug}" if target else ""
-    return answer
+        return f"Nothing was changed: the threshold {typed!r:.40} is no number."
+    messages.success(request, f"{Rule(row.rule).label}: saved. It counts from the next look, within ten seconds.")
+    return ""
 
 
 @allow("operate", "GET", "HEAD", "POST")

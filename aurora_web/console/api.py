@@ -17,7 +17,7 @@ from aurora_web.problems import Problem
 from aurora_web.registry.services import find_target, find_version
 from aurora_web.snapshots import target_snapshot
 from aurora_web.training.models import TrainingRun
-from aurora_web.wire import json_answer
+from aurora_web.wire import file_schema, json_answer
 
 router = Router(tags=["targets"], auth=Allow("read"))
 
@@ -46,7 +46,7 @@ def target_charts(request: HttpRequest, slug: str, domain: str = "") -> HttpResp
     return json_answer(charts.chart_data(find_target(slug), found.since, found.until, domain))
 
 
-@router.get("/{slug}/charts.csv", response=None)
+@router.get("/{slug}/charts.csv", response=None, openapi_extra=file_schema("The charts as a table", "text/csv"))
 def charts_csv(request: HttpRequest, slug: str, domain: str = "") -> HttpResponse:
     """The charts as a table, one line per bucket, oldest first; the range as for charts."""
     target, found = find_target(slug), _range(request)

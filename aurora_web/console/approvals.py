@@ -55,6 +55,8 @@ def approval(request: HttpRequest, version_id: int) -> HttpResponse:
     )
     user, target = user_of(request), found.target
     [line] = inbox([found], user.username, user.scopes)
+    waiting = waiting_versions().filter(target=target, status=Status.PASSED)
+    others = list(waiting.exclude(pk=found.pk).order_by("-number"))
     context: dict[str, Any] = {
         "target": target,
         "version": found,
@@ -67,10 +69,8 @@ def approval(request: HttpRequest, version_id: int) -> HttpResponse:
         "num_alive": target.replicas.filter(is_alive=True).count(),
         "words": list(found.approvals.all()[:20]),
         "last": found.transitions.first(),
-        "others": waiting_versions()
-        .filter(target=target, status=Status.PASSED)
-        .exclude(pk=found.pk)
-        .order_by("-number"),
+        "others": others,
+        "older": [other for other in others if other.number < found.number],  # rollouts.intent.supersede
         "swaps": recent_swaps(target, NUM_SWAPS, found.number),
         **(canary_context(target) if found.status == Status.CANARY else {}),
     }

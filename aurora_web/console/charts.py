@@ -15,6 +15,7 @@ from aurora_web.metrics import charts
 from aurora_web.metrics.capture import capture_series
 from aurora_web.metrics.models import WINDOW_SECONDS
 from aurora_web.metrics.ratios import divide
+from aurora_web.numbers import percent
 from aurora_web.registry.models import Target
 from aurora_web.training.history import loss_points
 
@@ -113,7 +114,7 @@ def _row(at: float, points: list[dict[str, Any]], bucket: int) -> dict[str, Any]
         "tokens_per_second": divide(sums["tokens"], sums["seconds"]),
         "control_tokens_per_second": divide(sums["control_tokens"], sums["control_seconds"]),
         "mean_lookahead": divide(sums["proposed_drafts"], sums["all_steps"]),
-        "versions": ", ".join(f"{version_name(int(v))} {tokens / total:.0%}" for v, tokens in shares if total),
+        "versions": ", ".join(f"{version_name(int(v))} {percent(tokens / total, 0)}" for v, tokens in shares if total),
     }
 
 

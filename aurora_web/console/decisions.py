@@ -15,7 +15,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from aurora_web.accounts.access import allow, user_of
 from aurora_web.console.back import back_to
 from aurora_web.console.forms import DecisionForm
-from aurora_web.registry.models import SpeculatorVersion, Status, Target
+from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, change_settings, find_version, previous_versions
 from aurora_web.rollouts import canaries, services
 from aurora_web.rollouts.alerts import open_alerts
@@ -153,7 +153,8 @@ def rollback(request: HttpRequest, slug: str) -> HttpResponse:
         deployment = services.rollback(target, actor, reason, to, *seen)
     except (StaleVersion, RolloutError) as error:
         return _ask_again(request, target, to, reason, str(error))
-    messages.success(request, "Rolled back. Nothing goes live by itself until somebody approves a version or resumes.")
+    until = "" if target.approval == ApprovalPolicy.MANUAL else " or lets the policy decide again"
+    messages.success(request, f"Rolled back. Nothing goes live by itself until somebody approves a version{until}.")
     return redirect("console:swap", slug=slug, generation=deployment.generation)
 
 

@@ -23,6 +23,7 @@ from aurora_web.metrics.domains_api import domain_figures
 from aurora_web.registry.models import Target
 from aurora_web.traces import domains as rules
 from aurora_web.traces.models import DomainRule, RuleKind
+from aurora_web.traces.pins import losing
 
 MAX_SLICES = 20
 MAX_DRIFT = 30
@@ -44,13 +45,17 @@ def domains(request: HttpRequest, slug: str) -> HttpResponse:
         if form is None:
             return back_to(request, "console:domains", slug, part="pins")
     elif request.method == "POST":
+        before = rules.active_rules(found)
         try:
             added = _add(request, found)
         except rules.RuleError as error:
             problem = error
         else:
             names = ", ".join(rule.pattern for rule in added)
-            messages.success(request, f"What arrives from now on as {names} is kept as {added[0].domain}.")
+            messages.success(
+                request, f"What arrives from now on as {names} is kept as {added[0].domain}.{_ended(before)}"
+            )
+            _warn_of_pins(request, found, before)
             return back_to(request, "console:domains", slug, part="rules")
     context = _context(found, request.GET.get("range", "")) | {"problem": problem, "given": request.POST}
     context["is_table"] = request.GET.get("view") == "table"
@@ -63,6 +68,19 @@ def _add(request: HttpRequest, target: Target) -> list[DomainRule]:
     several = [part.strip() for part in pattern.split(",")] if kind == RuleKind.EXACT else [pattern]
     domain, reason = request.POST.get("domain", "").strip(), request.POST.get("reason", "")[:500]
     return rules.add_rules(target, kind, [p for p in several if p], domain, user_of(request).username, reason)
+
+
+def _ended(before: list[DomainRule]) -> str:
+    """Which of these rules have been replaced since, as a sentence after another."""
+    gone = DomainRule.objects.filter(pk__in=[rule.pk for rule in before]).exclude(ended_at=None)
+    words = ", ".join(str(rule) for rule in gone)
+    return f" In its place ends: {words}." if words else ""
+
+
+def _warn_of_pins(request: HttpRequest, target: Target, before: list[DomainRule]) -> None:
+    """A rule may take requests away from a pin, which says no word about it where the rule is made."""
+    for words in losing(target, before):
+        messages.warning(request, f"Pinned {words}. Look at the pins.")
 
 
 def _context(found: Target, asked: str) -> dict[str, Any]:
@@ -124,10 +142,12 @@ def _said(drift: Drift, width: int) -> dict[str, Any]:
 def end_rule(request: HttpRequest, slug: str, rule_id: int) -> HttpResponse:
     """A rule holds no more."""
     rule = get_object_or_404(DomainRule.objects.select_related("target"), target__slug=slug, pk=rule_id)
+    before = rules.active_rules(rule.target)
     try:
         rules.end_rule(rule, user_of(request).username, request.POST.get("reason", "")[:500])
     except rules.RuleEnded as error:
         messages.error(request, f"Nothing was changed: {error}.")
     else:
         messages.success(request, "The rule holds no more for what arrives from now on.")
+        _warn_of_pins(request, rule.target, before)
     return back_to(request, "console:domains", slug, part="rules")

@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 
 from aurora_web.registry.models import Target, validate_schedule
+from aurora_web.registry.sendable import given_by_rules, validate_sendable
 from aurora_web.registry.services import POLICY_FIELDS
 from aurora_web.registry.traffic_domains import POCKET, REAL, validate_known
 from aurora_web.traces.pins import MAX_LOOKAHEAD
@@ -22,7 +23,7 @@ POLICY_LABELS = {
     ),
     "min_gain": (
         "Least gain",
-        "Relative gain of accept length over the live version that the gate asks for (0.01 = 1 %).",
+        "Relative gain of accept length over the live version that the gate asks for (0.01 = 1 %), -0.5 to 10.",
     ),
     "domain_tolerance": (
         "Tolerance per domain",
@@ -43,7 +44,7 @@ POLICY_LABELS = {
     ),
     "min_accept_length": (
         "Least accept length",
-        "A swap that measures less is undone. 0 = only the relative threshold.",
+        "A swap that measures less is undone, 0 to 17. 0 = only the relative threshold.",
     ),
     "canary_share": (
         "Canary share",
@@ -53,7 +54,8 @@ POLICY_LABELS = {
     "canary_min_requests": ("Canary requests", "On either side at least, before a canary is judged."),
     "expected_domains": (
         "Domains expected",
-        "Names that clients will send in x-aurora-domain, like sql, prose. They have rows before the first request.",
+        "Names that clients will send in x-aurora-domain, or that rules give, like sql, prose. They have rows before "
+        "the first request.",
     ),
     "trace_days": (
         "Days that traces are kept",
@@ -88,6 +90,12 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
         help_texts = {name: text for name, (_, text) in POLICY_LABELS.items()} | {
             "is_active": "Inactive: no engine, no training. Versions and figures stay."
         }
+
+    def clean_expected_domains(self) -> list[str]:
+        names: list[str] = self.cleaned_data["expected_domains"]
+        if "expected_domains" in self.changed_data:  # names from before this was asked may stay
+            validate_sendable(names, given_by_rules(self.instance))
+        return names
 
 
 class MixField(forms.CharField):

@@ -118,7 +118,7 @@ def _collect(facts: Facts) -> str:
 
 def _train(facts: Facts) -> str:
     if facts.slice_state == SliceState.QUEUED:
-        return f"a slice is queued, step {facts.step:,}"
+        return f"a slice is queued{f', step {facts.step:,}' if facts.step else ''}"
     return f"step {facts.step:,}" if facts.step else "no optimiser step yet"
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from django.http import QueryDict
 
-from aurora_web.moments import in_utc, said
+from aurora_web.moments import as_typed, in_utc, said
 
 RANGES = {"5m": 300, "30m": 1800, "3h": 10800, "24h": 86400}
 DEFAULT_RANGE = "30m"
@@ -59,7 +59,7 @@ def time_range(query: QueryDict, now: float | None = None) -> TimeRange:
 
     Times without an offset are of ``zone``, else UTC.
     """
-    query = in_utc(query, ("from", "to"))
+    typed, query = query, in_utc(query, ("from", "to"))
     now = time.time() if now is None else now
     name = query.get("range", "")
     begin, end = query.get("from", "").strip(), query.get("to", "").strip()
@@ -68,6 +68,7 @@ def time_range(query: QueryDict, now: float | None = None) -> TimeRange:
         custom, problem = _custom(begin, end, now)
         if custom is not None:
             return custom
+        problem = f"{as_typed(typed, 'from', 'to')} {problem}"
     name, unknown = named(name, RANGES, DEFAULT_RANGE)
     return TimeRange(name, now - RANGES[name], now, True, problem or unknown)
 
@@ -83,14 +84,15 @@ def named(asked: str, known: Iterable[str], default: str) -> tuple[str, str]:
 
 
 def _custom(begin: str, end: str, now: float) -> tuple[TimeRange | None, str]:
+    """The range, or None and what is wrong with it."""
     try:
         since, until = _moment(begin), _moment(end) if end else now
     except ValueError:
-        return None, f"{begin or 'nothing'} to {end or 'now'} is no range: expected times like 2026-01-31T10:00 (UTC)"
+        return None, "is no range: expected times like 2026-01-31T10:00"
     if until - since < MIN_SECONDS:
-        return None, f"{begin} to {end or 'now'} is no range: its end has to be a minute after its beginning or later"
+        return None, "is no range: its end has to be a minute after its beginning or later"
     if until - since > MAX_SECONDS:
-        return None, f"{begin} to {end or 'now'} is more than {MAX_SECONDS / 86400:.0f} days: choose a shorter range"
+        return None, f"is more than {MAX_SECONDS / 86400:.0f} days: choose a shorter range"
     return TimeRange("", since, min(until, now), not end or until >= now), ""
 
 

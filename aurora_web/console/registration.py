@@ -211,12 +211,17 @@ def review(request: HttpRequest, wizard: Wizard) -> HttpResponse:
         return redirect("console:register_plan", draft_id=wizard.draft.pk)
     if request.method == "POST":
         try:
-            target = drafts.start(wizard.draft, user_of(request).username, wizard.arguments())
+            seen = request.POST.get("seen", "")
+            target = drafts.start(wizard.draft, user_of(request).username, wizard.arguments(), seen)
         except IncompatibleTarget:  # the page says why
+            return redirect("console:register_review", draft_id=wizard.draft.pk)
+        except drafts.DraftChanged as error:
+            messages.error(request, f"Nothing was registered: {error}. Read it again below.")
             return redirect("console:register_review", draft_id=wizard.draft.pk)
         messages.success(request, f"{target.slug} is registered. {_next(target)}")
         return redirect(_landing(target))
     context = wizard.context("review") | {
+        "seen": drafts.digest(wizard.draft),
         "problems": proposal.problems,
         "sentences": sentences(proposal.target, proposal.origin) if proposal.target else [],
         "warnings": [finding for finding in proposal.findings if finding.state == State.WARNING],

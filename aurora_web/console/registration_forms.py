@@ -16,6 +16,7 @@ from aurora_web.console.forms import POLICY_LABELS, DomainsField
 from aurora_web.registry.bulk import MAX_FILE_BYTES, MODES
 from aurora_web.registry.checks import REPORTED
 from aurora_web.registry.models import AnnouncedReplica, Source, SpeculatorVersion, Status, Target
+from aurora_web.registry.sendable import validate_sendable
 from aurora_web.registry.services import POLICY_FIELDS
 
 MAX_CONFIG_BYTES = 200_000
@@ -169,6 +170,11 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def has_wrong_threshold(self) -> bool:
         return any(field.errors for field in self.thresholds())
+
+    def clean_expected_domains(self) -> list[str]:
+        names: list[str] = self.cleaned_data["expected_domains"]
+        validate_sendable(names)
+        return names
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

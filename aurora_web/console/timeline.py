@@ -13,7 +13,9 @@ from aurora_web.accounts.models import AuditEvent
 from aurora_web.console.words import READINGS, what_was_done
 from aurora_web.metrics import charts
 from aurora_web.metrics.mix import shifts
+from aurora_web.numbers import grouped, signed_percent
 from aurora_web.registry.models import Status, Target, Transition
+from aurora_web.rollouts.gate_table import num_counted
 from aurora_web.rollouts.models import GateDecision
 from aurora_web.training.models import SliceState, TrainingSlice
 
@@ -117,7 +119,7 @@ def _measured(decision: GateDecision) -> str:
     said += f"{_percent(decision.gain)} accept length"
     if decision.gain_low is not None and decision.gain_high is not None:
         said += f" (95 %: {_percent(decision.gain_low)} to {_percent(decision.gain_high)})"
-    said += f", {sum(domain['num_traces'] for domain in decision.domains):,} traces"
+    said += f", {grouped(num_counted(decision.domains))} traces"
     known = [domain for domain in decision.domains if domain["gain"] is not None]
     if known:
         worst = min(known, key=lambda domain: domain["gain"])
@@ -126,7 +128,7 @@ def _measured(decision: GateDecision) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:+.0%}".replace("%", " %")
+    return signed_percent(share, 0)
 
 
 def _alerts(target: Target, begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:

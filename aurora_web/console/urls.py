@@ -25,7 +25,9 @@ from aurora_web.console import (
     training,
     versions,
 )
+from aurora_web.traces.addresses import register_trace_ids
 
+register_trace_ids()
 app_name = "console"
 urlpatterns = [
     path("", pages.overview, name="overview"),
@@ -77,8 +79,8 @@ urlpatterns = [
     path("targets/<str:slug>/traces/", traces.traces, name="traces"),
     path("targets/<str:slug>/traces/export/", traces.export, name="export_traces"),
     path("targets/<str:slug>/traces/access/", traces.access, name="trace_access"),
-    path("targets/<str:slug>/traces/<uuid:trace_id>/", traces.trace, name="trace"),
-    path("targets/<str:slug>/traces/<uuid:trace_id>/delete/", traces.delete, name="delete_trace"),
+    path("targets/<str:slug>/traces/<trace_id:trace_id>/", traces.trace, name="trace"),
+    path("targets/<str:slug>/traces/<trace_id:trace_id>/delete/", traces.delete, name="delete_trace"),
     path("targets/<str:slug>/playground/", playground.playground, name="playground"),
     path("targets/<str:slug>/playground/play/", playground.play_prompt, name="play_prompt"),
     path("targets/<str:slug>/domains/", domains.domains, name="domains"),

@@ -18,6 +18,7 @@ from aurora_web.registry.version_files import list_files
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.models import GateDecision
 from aurora_web.training.learnt import learnt_from
+from aurora_web.wire import file_schema
 
 router = Router(tags=["versions"], auth=Allow("read"))
 DECISION = ("passed", "reasons", "policy", "accept_length", "gain", "gain_low", "gain_high", "predicted_speedup",
@@ -67,7 +68,12 @@ def _gate(found: SpeculatorVersion) -> dict[str, Any] | None:
     return {name: getattr(decision, name) for name in DECISION} | {"rows": [asdict(r) for r in gate_rows(decision)]}
 
 
-@router.get("/{slug}/versions/{int:number}/files/{name}", response=None, auth=Allow("operate"))
+@router.get(
+    "/{slug}/versions/{int:number}/files/{name}",
+    response=None,
+    auth=Allow("operate"),
+    openapi_extra=file_schema("The file", "application/octet-stream", "application/json"),
+)
 def get_file(request: HttpRequest, slug: str, number: int, name: str) -> HttpResponse:
     """One file of a version as a stream of bytes."""
     try:

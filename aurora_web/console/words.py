@@ -23,6 +23,7 @@ WORDS = {
     "domain.unpin": "unpinned the domain {subject}",
     "invite.accept": "followed an invitation and is {subject}",
     "invite.create": "made an {subject}",
+    "invite.revoke": "revoked the {subject}",
     "retention.change": "changed for how long data is kept",
     "target.costs": "changed what is assumed to cost money at {subject}",
     "target.freeze": "froze {subject}: no version goes live by itself",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from aurora_web.metrics.ratios import MIN_REQUESTS, Interval, Moments, ratio_of_ratios, student95
+from aurora_web.metrics.ratios import MIN_REQUESTS, Interval, Moments, ratio_of_ratios, student
 
 NUM_SUMS = 6  # the fields of Moments
 OURS, CONTROL = 0, 1
@@ -60,7 +60,7 @@ def _stratified(sums: Floats) -> tuple[Floats, Floats]:
         log = np.log(ratio[..., OURS]) - np.log(ratio[..., CONTROL])
         summed = variance.sum(-1)
         freedom = summed**2 / (variance**2 / (n - 1)).sum(-1)
-        half = student95(np.where(np.isfinite(freedom), freedom, n.min(-1) - 1)) * np.sqrt(summed)
+        half = student(np.where(np.isfinite(freedom), freedom, n.min(-1) - 1)) * np.sqrt(summed)
         is_known = (n >= MIN_REQUESTS).all(-1) & (x > 0).all(-1) & (y > 0).all(-1)
         weight = np.where(is_known, x[..., OURS], 0.0)
         total = weight.sum(-1)

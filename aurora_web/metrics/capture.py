@@ -17,6 +17,7 @@ INSERT INTO metrics_{table} AS kept (target_id, started_at, num_traces, num_drop
 ON CONFLICT (target_id, started_at) DO UPDATE SET num_traces = kept.num_traces + excluded.num_traces,
                                                   num_dropped = kept.num_dropped + excluded.num_dropped
 """
+LARGEST_STEP = 10**9  # of a counter between two reports: one that says more must not fill the sum of an hour
 _TABLES = {"capturewindow": WINDOW_SECONDS, "capturehour": HOUR}
 _SERIES = f"""
 SELECT {BUCKET}, sum(num_traces)::bigint, sum(num_dropped)::bigint FROM ({{parts}}) counted GROUP BY 1 ORDER BY 1
@@ -31,7 +32,7 @@ def add_capture(target: Target, at: datetime, num_traces: int, num_dropped: int)
     """Add what one replica kept and dropped since its last report to the window of ``at``."""
     if num_traces <= 0 and num_dropped <= 0:
         return
-    counts = max(num_traces, 0), max(num_dropped, 0)
+    counts = [min(max(counted, 0), LARGEST_STEP) for counted in (num_traces, num_dropped)]
     with transaction.atomic(), connection.cursor() as cursor:
         for table, width in _TABLES.items():
             start = math.floor(at.timestamp() / width) * width

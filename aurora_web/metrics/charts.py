@@ -26,9 +26,10 @@ SELECT {rollups.BUCKET} AS at, domain, version, lookahead > 0 AS is_drafted, sum
 FROM {{rows}} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3
 """
 _POINTS_OF = ("num_requests", *rollups.OF_DRAFTED, "num_proposed_drafts", "decode_seconds")
-_REQUESTS = (
-    f"SELECT {rollups.BUCKET} AS at, domain, sum(num_requests)::bigint FROM {{rows}} GROUP BY 1, 2 ORDER BY 1, 2"
-)
+_REQUESTS = f"""
+SELECT {rollups.BUCKET} AS at, domain, sum(num_requests)::bigint FROM {{rows}} WHERE version <> 0
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
 _MOMENTS = f"""
 SELECT {rollups.BUCKET} AS at, domain, batch_bucket, version = 0 AS is_control, sum(num_requests)::bigint,
        sum(num_accept_tokens)::float8, sum(decode_seconds), sum(sum_xx), sum(sum_yy), sum(sum_xy)
@@ -60,7 +61,8 @@ def points(target: Target, since: float, until: float, bucket: int = WINDOW_SECO
     """One point per domain and bucket, oldest first: ``{"at", "domain", COUNTS..., "versions": {number: tokens}}``.
 
     ``steps`` and ``drafted_tokens`` are of steps with drafts, ``all_steps``, ``tokens`` and ``seconds`` of every step
-    of requests with speculation; ``versions`` has the tokens of each, drafting or not, 0 = control, -1 = none yet.
+    of requests with speculation; ``num_requests`` has no blocks of the control; ``versions`` has the tokens of each,
+    drafting or not, 0 = control, -1 = none yet.
     """
     found: dict[tuple[float, str], dict[str, Any]] = {}
     for at, domain, *sums in _rows(_POINTS, _POINTS_OF, target, since, until, bucket):
@@ -88,13 +90,14 @@ def _add(
     tokens: int,
     s: float,
 ) -> None:
-    point["num_requests"] += requests
     versions = point["versions"]
     versions[version] = versions.get(version, 0) + tokens
     if version == 0:
         point["control_tokens"] += tokens
         point["control_seconds"] += s
-    elif is_drafted:
+        return
+    point["num_requests"] += requests
+    if is_drafted:
         point["tokens"] += tokens
         point["seconds"] += s
         point["all_steps"] += steps

@@ -18,7 +18,7 @@ from typing import Any
 from django.db import connection
 
 from aurora_web.metrics import rollups
-from aurora_web.metrics.ratios import MIN_REQUESTS, Z95, Moments, ratio_of_ratios, student95
+from aurora_web.metrics.ratios import MIN_REQUESTS, NOTHING, Z95, Moments, ratio_of_ratios, student
 from aurora_web.registry.models import Target
 
 RANGES = {"1h": (3600, 300), "24h": (86400, 3600), "7d": (604800, 21600)}  # seconds, and those of one window
@@ -27,7 +27,6 @@ DRIFT_ERRORS = 3.0
 MIN_DRIFT_REQUESTS = 50  # in either window, all domains together
 MIN_SHARE_CHANGE = 0.05
 MIN_ACCEPT_CHANGE = 0.05
-NOTHING = Moments(0, 0, 0, 0, 0, 0)
 
 _OF = ("num_requests", *rollups.OF_DRAFTED, *rollups.OF_ONE_WINDOW)
 _DRAFTED = (
@@ -35,7 +34,8 @@ _DRAFTED = (
 )  # fmt: skip
 _SUMS = f"""
 SELECT ({rollups.BUCKET})::bigint AS at, domain, version,
-       sum(num_requests)::bigint, {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
+       coalesce(sum(num_requests) FILTER (WHERE version <> 0), 0)::bigint,
+       {", ".join(f"sum({name}) FILTER (WHERE lookahead > 0)" for name in _DRAFTED)}
 FROM {{rows}} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
@@ -47,7 +47,7 @@ class DomainSums:
     at: int  # Unix seconds of the window's start
     domain: str
     version: int
-    num_requests: int
+    num_requests: int  # 0 of the control, whose units are blocks of steps, not requests
     accept: Moments  # per ten-second window that verified drafts: x = accept tokens, y = verify steps
 
 
@@ -180,7 +180,7 @@ def interval_of(moments: Moments) -> tuple[float | None, float | None]:
     variance = moments.relative_variance()
     if moments.ratio is None or variance is None or moments.n < MIN_REQUESTS:
         return None, None
-    half = student95(moments.n - 1.0) * math.sqrt(variance) * moments.ratio
+    half = student(moments.n - 1.0) * math.sqrt(variance) * moments.ratio
     return max(0.0, moments.ratio - half), moments.ratio + half
 
 

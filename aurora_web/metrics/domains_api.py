@@ -16,6 +16,7 @@ from aurora_web.metrics import domains, slices
 from aurora_web.problems import Problem
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
+from aurora_web.wire import file_schema
 
 TREND_COLUMNS = ("at", "domain", "num_requests", "share", "num_accept_tokens", "num_verify_steps", "accept_length")
 router = Router(tags=["domains"], auth=Allow("read"))
@@ -57,7 +58,7 @@ def target_domains(request: HttpRequest, slug: str, range: str = domains.DEFAULT
     return found | {"domains": [asdict(d) for d in found["domains"]], "drift": [asdict(d) for d in found["drift"]]}
 
 
-@router.get("/{slug}/domains.csv", response=None)
+@router.get("/{slug}/domains.csv", response=None, openapi_extra=file_schema("The trends as a table", "text/csv"))
 def target_domains_csv(request: HttpRequest, slug: str, range: str = domains.DEFAULT_RANGE) -> HttpResponse:
     """The trend of each domain, one line per window and domain, oldest first; ``range`` as for domains."""
     points = domain_figures(find_target(slug), _checked(range))["trend"]

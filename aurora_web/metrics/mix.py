@@ -11,6 +11,7 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from aurora_web.metrics.models import MetricWindow
+from aurora_web.numbers import percent
 from aurora_web.registry.models import Target
 
 MIN_DISTANCE = 0.3  # share of the requests that went to another domain
@@ -22,7 +23,9 @@ NOW = timedelta(hours=1)  # ... and none older than this
 
 def latest_requests(target: Target) -> Counter[str]:
     """How many of the latest finished requests were of each domain, whole windows at a time; empty without traffic."""
-    windows = MetricWindow.objects.filter(target=target, started_at__gte=timezone.now() - NOW).order_by("-started_at")
+    since = timezone.now() - NOW
+    served = MetricWindow.objects.filter(target=target, started_at__gte=since).exclude(version=0)  # no control blocks
+    windows = served.order_by("-started_at")
     found, moment = Counter[str](), None
     for at, domain, num_requests in windows.values_list("started_at", "domain").annotate(n=Sum("num_requests")):
         if at != moment and found.total() >= NOW_REQUESTS:
@@ -64,7 +67,9 @@ def _compare(by_bucket: Mapping[int, Counter[str]], moment: int, span: int) -> t
     changes = {name: after[name] / num_after - before[name] / num_before for name in names}
     most = max(changes, key=lambda name: abs(changes[name]))
     old, new = before[most] / num_before, after[most] / num_after
-    return sum(map(abs, changes.values())) / 2, f"traffic shifted: {most} went from {old:.0%} to {new:.0%} of requests"
+    return sum(
+        map(abs, changes.values())
+    ) / 2, f"traffic shifted: {most} went from {percent(old, 0)} to {percent(new, 0)} of requests"
 
 
 def _added(by_bucket: Mapping[int, Counter[str]], numbers: Iterable[int]) -> Counter[str]:
@@ -80,5 +85,5 @@ def _apart(peaks: Sequence[tuple[int, float, str]], span: int, bucket: int) -> l
     for moment, distance, text in peaks:
         at = float(moment * bucket)
         if not kept or at - kept[-1]["at"] > span * bucket:
-            kept.append({"at": at, "distance": distance, "text": text.replace("%", " %")})
+            kept.append({"at": at, "distance": distance, "text": text})
     return kept

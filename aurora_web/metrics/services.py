@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
@@ -16,6 +17,7 @@ from django.utils import timezone
 from aurora_web import live
 from aurora_web.metrics import charts, rollups
 from aurora_web.metrics.capture import capture_series
+from aurora_web.metrics.limits import FITS, added, check_has_been, sums_of
 from aurora_web.metrics.models import (
     HOUR,
     WINDOW_SECONDS,
@@ -30,7 +32,7 @@ from aurora_web.metrics.rollups import DRAFTED_STEPS, DRAFTED_TOKENS, SUMMED
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
-from aurora_web.traces.codec import count, finite, identifier, moment, text
+from aurora_web.traces.codec import count, identifier, moment, text
 from aurora_web.traces.domains import mapping
 from speculators.records import NO_DRAFT, CountWindow, RecordError
 
@@ -67,21 +69,20 @@ def ingest_counts(payload: Any) -> tuple[int, int]:
 
 def _count_row(window: CountWindow, target: Target, now: datetime, domain_of: Callable[[str], str]) -> tuple[Any, ...]:
     where = "CountWindow."
-    limit = 2**62
-    counts = [count(getattr(window, name), where + name, limit) for name in SUMMED[:6]]
+    ended = moment(window.ended_at, where + "ended_at")
+    check_has_been(ended, now, where + "ended_at")
     return (
         identifier(window.window_id, where + "window_id"),
         target.pk,
         text(window.replica, where + "replica", 200),
         moment(window.started_at, where + "started_at"),
-        moment(window.ended_at, where + "ended_at"),
+        ended,
         now,
         domain_of(text(window.domain, where + "domain", 100)),
         window.version if window.version == NO_DRAFT else count(window.version, where + "version"),
         count(window.lookahead, where + "lookahead"),
         count(window.batch_bucket, where + "batch_bucket"),
-        *counts,
-        *(finite(getattr(window, name), where + name) for name in SUMMED[6:]),
+        *sums_of(window),
     )
 
 
@@ -97,18 +98,18 @@ WITH picked AS (
     SELECT {_COMMA.join(KEYS)},
            to_timestamp(floor(extract(epoch FROM ended_at) / {WINDOW_SECONDS}) * {WINDOW_SECONDS}) AS started_at,
            count(*) AS num_rows, {_COMMA.join(f"sum({c}) AS {c}" for c in SUMMED)}
-    FROM done GROUP BY {_COMMA.join(KEYS)}, 6
+    FROM done WHERE {FITS} GROUP BY {_COMMA.join(KEYS)}, 6
     ORDER BY {_COMMA.join(KEYS)}, 6
 ), stored AS (
     INSERT INTO metrics_metricwindow ({_COMMA.join(KEYS)}, started_at, {_COMMA.join(SUMMED)})
     SELECT {_COMMA.join(KEYS)}, started_at, {_COMMA.join(SUMMED)} FROM sums
     ON CONFLICT (target_id, started_at, domain, version, lookahead, batch_bucket)
-    DO UPDATE SET {_COMMA.join(f"{c} = metrics_metricwindow.{c} + excluded.{c}" for c in SUMMED)}
+    DO UPDATE SET {_COMMA.join(f"{c} = {added('metrics_metricwindow', c)}" for c in SUMMED)}
 ), totalled AS (
     INSERT INTO metrics_tokentotal (target_id, domain, num_accept_tokens)
     SELECT target_id, domain, sum(num_accept_tokens) FROM sums GROUP BY 1, 2 ORDER BY 1, 2
     ON CONFLICT (target_id, domain)
-    DO UPDATE SET num_accept_tokens = metrics_tokentotal.num_accept_tokens + excluded.num_accept_tokens
+    DO UPDATE SET num_accept_tokens = {added("metrics_tokentotal", "num_accept_tokens")}
 )
 SELECT target_id, min(started_at), sum(num_rows),
        array_agg(DISTINCT to_timestamp(floor(extract(epoch FROM started_at) / {HOUR}) * {HOUR}))
@@ -225,7 +226,10 @@ def _speedup(rows: list[dict[str, Any]]) -> Interval:
             _moments(speculative), _moments(control), a_name="speculative", b_name="control", b_unit="blocks"
         )
         compared.append((ratio, float(speculative["num_accept_tokens"])))
-    return stratified(sorted(compared, key=lambda pair: -pair[1]))
+    found = stratified(sorted(compared, key=lambda pair: -pair[1]))
+    if found.value is None and len(compared) > 1:
+        return replace(found, reason=f"of one domain and batch size: {found.reason}")
+    return found
 
 
 def summary(
@@ -319,8 +323,8 @@ def series(target: Target, *, since: float | None = None, until: float | None = 
     ``{"at", "domain", "version", "num_requests", "accept_length", "steps", "drafted_tokens", "tokens", "seconds",
     "control_tokens", "control_seconds"}`` (``at`` = Unix seconds of the window's start; counts, so that the browser
     can add windows and domains up before it divides; accept_length is None where nothing was drafted). ``tokens`` and
-    ``seconds`` are those with speculation; ``num_requests`` has every request. ``since`` (Unix seconds) defaults to
-    ten minutes ago, ``until`` to now.
+    ``seconds`` are those with speculation; ``num_requests`` has no blocks of the control. ``since`` (Unix seconds)
+    defaults to ten minutes ago, ``until`` to now.
     """
     since = time.time() - DEFAULT_SECONDS if since is None else since
     last = None if until is None else _window_start(until)
@@ -336,7 +340,8 @@ _POINT = ("at", "domain", "version", "num_requests", "steps", "drafted_tokens", 
           "control_seconds")  # fmt: skip
 _DRAFTED = "FILTER (WHERE version <> 0 AND lookahead > 0), 0)"
 _SERIES = f"""
-SELECT date_part('epoch', started_at), domain, max(version), sum(num_requests)::bigint,
+SELECT date_part('epoch', started_at), domain, max(version),
+       coalesce(sum(num_requests) FILTER (WHERE version <> 0), 0)::bigint,
        coalesce(sum({DRAFTED_STEPS}) {_DRAFTED}::bigint, coalesce(sum({DRAFTED_TOKENS}) {_DRAFTED}::bigint,
        coalesce(sum(num_accept_tokens) {_DRAFTED}::bigint, coalesce(sum(decode_seconds) {_DRAFTED},
        coalesce(sum(num_accept_tokens) FILTER (WHERE version = 0), 0)::bigint,

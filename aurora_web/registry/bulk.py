@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from django.db import transaction
 
+from aurora_web.registry.checks import TOKENS_PER_SECOND, Origin
 from aurora_web.registry.findings import Finding, Topic, ordered, refused
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import POLICY_FIELDS, IncompatibleTarget, Proposal, propose, register_proposed
@@ -117,36 +118,44 @@ def _kind(value: Any) -> str:
 
 def arguments_of(given: Any) -> dict[str, Any]:
     """What ``propose`` takes, from one entry. Raises IncompatibleTarget naming each field that is wrong."""
+    found, problems = _understood(given)
+    if problems:
+        raise IncompatibleTarget(list(problems.values()))
+    return found
+
+
+def _understood(given: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """What ``propose`` takes of what can be used; what is wrong with the rest, by field."""
     if not isinstance(given, dict):
-        raise IncompatibleTarget([f"{given!r:.80} is no entry: expected fields like slug: and path:."])
-    problems = [
-        f"{name!s:.40} is no field of a registration. Expected one of {', '.join(FIELDS)}."
+        return {}, {"": f"{given!r:.80} is no entry: expected fields like slug: and path:."}
+    problems = {
+        str(name): f"{name!s:.40} is no field of a registration. Expected one of {', '.join(FIELDS)}."
         for name in given
         if name not in FIELDS
-    ]
+    }
     for name, kind in FIELDS.items():
         value = given.get(name)
         if value is not None and not isinstance(value, kind):
-            problems.append(f"{name} is {value!r:.80}. Expected {WORDS[kind]}.")
-    policy = given.get("policy") or {}
-    if isinstance(policy, dict):
-        expected = ", ".join(POLICY_FIELDS)
-        problems += [
-            f"policy: {k!s:.40} is no setting. Expected one of {expected}." for k in policy if k not in POLICY_FIELDS
-        ]
-    if problems:
-        raise IncompatibleTarget(problems)
-    named = {name: value for name, value in given.items() if value is not None and name != "policy"}
+            problems[name] = f"{name} is {value!r:.80}. Expected {WORDS[kind]}."
+    policy = given.get("policy") if "policy" not in problems else None
+    expected = ", ".join(POLICY_FIELDS)
+    problems |= {
+        f"policy: {name}": f"policy: {name!s:.40} is no setting. Expected one of {expected}."
+        for name in policy or {}
+        if name not in POLICY_FIELDS
+    }
+    named = {name: given[name] for name in FIELDS if given.get(name) is not None and name not in problems}
+    named.pop("policy", None)
     if "traffic_enabled" in named:
         named["is_traffic_enabled"] = named.pop("traffic_enabled")
-    return named | policy
+    return named | {name: value for name, value in (policy or {}).items() if name in POLICY_FIELDS}, problems
 
 
 def check_all(entries: Sequence[Any], actor: str) -> list[Entry]:
     """Every entry on its own, and that no two have one slug. Nothing is made."""
     found: list[Entry] = []
     for number, given in enumerate(entries, 1):
-        entry = _check(number, given, actor)
+        entry = check_one(given, actor, number)
         twin = next((other for other in found if entry.slug and other.slug == entry.slug), None)
         if twin is not None:
             says = f"The slug {entry.slug!r} is that of entry {twin.number} too."
@@ -156,14 +165,17 @@ def check_all(entries: Sequence[Any], actor: str) -> list[Entry]:
     return found
 
 
-def _check(number: int, given: Any, actor: str) -> Entry:
-    try:
-        proposal = propose(actor=actor, **arguments_of(given))
-    except IncompatibleTarget as error:
-        slug = given.get("slug") if isinstance(given, dict) else ""
-        findings = [Finding(Topic.SETTINGS, problem) for problem in error.problems]
-        return Entry(number, slug if isinstance(slug, str) else "", None, findings)
-    return Entry(number, proposal.slug, proposal, proposal.findings)
+def check_one(given: Any, actor: str, number: int = 1, tokens_per_second: float = TOKENS_PER_SECOND) -> Entry:
+    """One entry, with everything that is wrong with it: fields, name, policy and model. Nothing is made."""
+    arguments, problems = _understood(given)
+    findings = [Finding(Topic.SETTINGS, problem) for problem in problems.values()]
+    if not isinstance(given, dict):
+        return Entry(number, "", None, findings)
+    proposal = propose(actor=actor, tokens_per_second=tokens_per_second, **arguments)
+    # Where the model comes from was said, in a way that cannot be read: that nothing was said would not be true.
+    is_origin_read = problems.keys().isdisjoint(Origin.__dataclass_fields__)
+    findings += [found for found in proposal.findings if is_origin_read or found.topic == Topic.SETTINGS]
+    return Entry(number, "" if "slug" in problems else proposal.slug, proposal, ordered(findings))
 
 
 def register_all(entries: Sequence[Entry], actor: str, mode: str) -> list[Target]:

@@ -108,7 +108,7 @@ def _directory(path: str) -> tuple[str, list[Finding]]:
     there = ", ".join(each.name for each in packages.prepared()) or "none"
     says = f"No package {path!r} is prepared on this machine; prepared: {there}."
     fix = (
-        f"Prepare it, if it is one that Aurora knows: python -m serving.model_sources {path} --out "
+        f"Prepare it, if it is one that Aurora knows: .venv/bin/python -m serving.model_sources {path} --out "
         f"{settings.STATE_DIR / 'models' / path}. Or give a prepared one, or a checkpoint directory, from / on."
     )
     return "", [Finding(Topic.SOURCE, says, fix)]
@@ -129,15 +129,16 @@ def _draft(origin: Origin, facts: TargetFacts) -> tuple[str, SpeculatorVersion |
     if origin.draft_path and origin.draft_version:
         says = "Draft: either an imported checkpoint or a copy of a version can be the first one."
         return "", None, [Finding(Topic.DRAFT, says, "Give draft_path or draft_version.")]
+    is_embedded = origin.source == Source.EMBEDDED
     if origin.draft_path:
-        path, found = inspect_draft(origin.draft_path, facts)
+        path, found = inspect_draft(origin.draft_path, facts, is_embedded=is_embedded)
         return path, None, found or [ok(Topic.DRAFT, f"Version 1 is made of the checkpoint in {path}.")]
     if origin.draft_version:
         version = find_copied(origin.draft_version)
         if version is None:
             says = f"Draft: there is no version {origin.draft_version!r}."
             return "", None, [Finding(Topic.DRAFT, says, "Name target and number of one, like demo:3.")]
-        found = inspect_copy(version, facts)
+        found = inspect_copy(version, facts, is_embedded=is_embedded)
         return version.uri, version, found or [ok(Topic.DRAFT, f"Version 1 is a copy of {version}.")]
     return (
         "",

@@ -92,7 +92,9 @@ def find_directory(path: str, contents: str) -> tuple[Path | None, list[Finding]
     """The directory that somebody typed, or what is wrong with it."""
     folder = Path(path).expanduser()
     fix = f"Give the directory with {contents}, from / on."
-    if not path or not folder.is_absolute():
+    if not path:
+        return None, [Finding(Topic.SOURCE, "No directory is given.", fix)]
+    if not folder.is_absolute():
         return None, [Finding(Topic.SOURCE, f"The path {path!r} is not absolute.", fix)]
     try:
         if folder.is_dir():

@@ -11,6 +11,7 @@ from typing import Any
 
 from aurora_web.registry.compatibility import (
     TargetFacts,
+    aux_layer_ids,
     find_directory,
     positive_integer,
     read_config,
@@ -27,7 +28,7 @@ UNLIKE = "Give a draft that computes as Aurora's do, or begin with random weight
 SAVE = f"Save the weights as {WEIGHTS}, or begin with random ones."
 
 
-def inspect_draft(path: str, target: TargetFacts) -> tuple[str, list[Finding]]:
+def inspect_draft(path: str, target: TargetFacts, *, is_embedded: bool = False) -> tuple[str, list[Finding]]:
     """The resolved directory of an EAGLE-3 draft, and every reason why it does not fit ``target``."""
     folder, found = find_directory(path, f"config.json and {WEIGHTS} of an EAGLE-3 draft")
     if folder is None:
@@ -37,7 +38,7 @@ def inspect_draft(path: str, target: TargetFacts) -> tuple[str, list[Finding]]:
         if config is None:
             return str(folder.resolve()), [_about_draft(finding) for finding in found]
         found = [Finding(Topic.DRAFT, f"Draft: {problem}.", UNLIKE) for problem in unlike_ours(config)]
-        problems = _misfits(config, target)
+        problems = _misfits(config, target, is_embedded)
         if missing := weights_problem(folder):
             found.append(Finding(Topic.DRAFT, f"Draft: {missing}.", SAVE))
         else:
@@ -51,12 +52,12 @@ def _about_draft(finding: Finding) -> Finding:
     return Finding(Topic.DRAFT, f"Draft: {finding.says}", finding.fix, finding.state)
 
 
-def inspect_copy(version: SpeculatorVersion, target: TargetFacts) -> list[Finding]:
+def inspect_copy(version: SpeculatorVersion, target: TargetFacts, *, is_embedded: bool = False) -> list[Finding]:
     """Every reason why another target's version cannot be the first of ``target``."""
     if version.pruned_at is not None:
         says = f"Draft: the files of {version} were deleted to save space."
         return [Finding(Topic.DRAFT, says, "Choose a version that is kept.")]
-    _, found = inspect_draft(version.uri, target)
+    _, found = inspect_draft(version.uri, target, is_embedded=is_embedded)
     source = version.target
     if (source.num_layers, source.architecture) != (target.num_layers, target.architecture):
         says = (
@@ -81,7 +82,7 @@ def _differ(one: str, other: str) -> bool:
         return False
 
 
-def _misfits(config: dict[str, Any], target: TargetFacts) -> list[str]:
+def _misfits(config: dict[str, Any], target: TargetFacts, is_embedded: bool) -> list[str]:
     """What its config says of another target than this one."""
     problems = []
     pairs = (
@@ -96,6 +97,8 @@ def _misfits(config: dict[str, Any], target: TargetFacts) -> list[str]:
     layers = eagle.get("eagle_aux_hidden_state_layer_ids") if isinstance(eagle, dict) else None
     if layers is not None and not _are_layers(layers, target.num_layers):
         problems.append(f"it reads layers {layers!r}: expected three rising ids below {target.num_layers}.")
+    elif layers is not None and is_embedded and layers != (captured := list(aux_layer_ids(target.num_layers))):
+        problems.append(f"it reads layers {layers!r}, the embedded engine captures {captured!r}: SGLang can serve it.")
     return problems
 
 

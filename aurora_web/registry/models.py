@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from typing import Any
 
@@ -11,6 +12,8 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.utils import timezone
+
+MAX_WEIGHT = 1_000_000  # of a domain in the demo traffic's mix
 
 
 class Source(models.TextChoices):
@@ -50,26 +53,48 @@ ALLOWED_TRANSITIONS: dict[str, frozenset[str]] = {
 }
 
 
+def validate_finite(number: float) -> None:
+    """No NaN, which every comparison lets through, and no infinity."""
+    if not math.isfinite(number):
+        raise ValidationError(f"{number} is no number that can be compared")
+
+
+def bounds(low: float, high: float) -> list[Any]:
+    return [validate_finite, MinValueValidator(low), MaxValueValidator(high)]
+
+
 def unit_interval() -> list[Any]:
-    return [MinValueValidator(0.0), MaxValueValidator(1.0)]
+    return bounds(0.0, 1.0)
 
 
 def validate_mix(mix: Any) -> None:
-    """{domain: weight}, weights from 0 on."""
-    if not isinstance(mix, dict) or not all(
-        isinstance(k, str) and isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for k, v in mix.items()
-    ):
-        raise ValidationError(f"{mix!r:.120} is no mix: expected domains with weights from 0 on, like {{'sql': 2}}")
+    """{domain: weight}, weights from 0 to MAX_WEIGHT."""
+    if not isinstance(mix, dict):
+        raise ValidationError(f'{_json(mix)} is no mix: expected domains with weights, like {{"sql": 2, "chat": 1}}')
+    for name, weight in mix.items():
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not 0 <= weight <= MAX_WEIGHT:
+            raise ValidationError(f"the weight of {name!s:.40} is {_json(weight)}: expected 0 to {MAX_WEIGHT:,}")
 
 
 def validate_schedule(schedule: Any) -> None:
     """[{"seconds": s, "mix": {...}}, ...], s above 0."""
     for phase in schedule if isinstance(schedule, list) else [schedule]:
         if not isinstance(phase, dict) or phase.keys() != {"seconds", "mix"}:
-            raise ValidationError(f"{phase!r:.120} is no phase: expected {{'seconds': 120, 'mix': {{'sql': 1}}}}")
-        if not isinstance(phase["seconds"], int | float) or not 1 <= phase["seconds"] <= 86400:
-            raise ValidationError(f"seconds is {phase['seconds']!r:.40}: expected 1 to 86400")
+            raise ValidationError(f'{_json(phase)} is no phase: expected {{"seconds": 120, "mix": {{"sql": 1}}}}')
+        seconds = phase["seconds"]
+        if not isinstance(seconds, int | float) or not 1 <= seconds <= 86400:
+            raise ValidationError(f"seconds is {_json(seconds)}: expected 1 to 86400")
         validate_mix(phase["mix"])
+
+
+def _json(value: Any) -> str:
+    """A value as people and scripts write it, cut short."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = str(value)
+    return text if len(text) <= 120 else f"{text[:119]}…"
 
 
 def validate_json(content: Any) -> int:
@@ -90,12 +115,15 @@ def validate_stored(content: Any) -> None:
 
 def validate_domains(names: Any) -> None:
     """["sql", "prose"]: up to 50 different names of 1 to 100 characters."""
-    if not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n.strip()) <= 100 for n in names):
-        raise ValidationError(
-            f"{names!r:.120} is no list of domains: expected names of 1 to 100 characters, like ['sql']"
-        )
-    if len(set(names)) != len(names) or len(names) > 50:
-        raise ValidationError(f"{names!r:.120}: expected each domain once, and at most 50 of them")
+    if not isinstance(names, list):
+        raise ValidationError(f'{_json(names)} is no list of domains: expected one like ["sql", "prose"]')
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name.strip()) <= 100:
+            raise ValidationError(f"{_json(name)} is no domain: expected names of 1 to 100 characters, like sql, prose")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValidationError(f"{_json(twice)} is there more than once")
+    if len(names) > 50:
+        raise ValidationError(f"there are {len(names)} domains: expected at most 50")
 
 
 class Target(models.Model):
@@ -127,15 +155,17 @@ class Target(models.Model):
     approval = models.CharField(max_length=16, choices=ApprovalPolicy.choices, default=ApprovalPolicy.AUTOMATIC)
     approvers = models.CharField(max_length=16, choices=Approvers.choices, default=Approvers.OPERATOR)
     may_approve_own = models.BooleanField(default=True)  # what oneself registered or asked to have judged again
-    min_gain = models.FloatField(default=0.01)  # relative gain of accept_length over live that the gate asks for
+    # Relative gain of accept_length over live that the gate asks for
+    min_gain = models.FloatField(default=0.01, validators=bounds(-0.5, 10.0))
     domain_tolerance = models.FloatField(default=0.1, validators=unit_interval())  # relative loss one domain may take
     min_held_out_traces = models.PositiveIntegerField(default=4)
-    slice_seconds = models.FloatField(default=8.0, validators=[MinValueValidator(0.5), MaxValueValidator(600.0)])
+    slice_seconds = models.FloatField(default=8.0, validators=bounds(0.5, 600.0))
     control_share = models.FloatField(default=0.02, validators=unit_interval())  # of the steps, without speculation
     max_lookahead = models.PositiveIntegerField(default=4, validators=[MaxValueValidator(16)])
-    min_accept_length = models.FloatField(default=0.0)  # absolute floor after a swap; 0 = only the relative one
+    # Absolute floor after a swap; 0 = only the relative one. No step accepts more than 16 drafts and a token.
+    min_accept_length = models.FloatField(default=0.0, validators=bounds(0.0, 17.0))
     canary_share = models.FloatField(default=0.0, validators=unit_interval())  # of the replicas; 0 = no canary
-    canary_minutes = models.FloatField(default=5.0, validators=[MinValueValidator(0.1), MaxValueValidator(10080.0)])
+    canary_minutes = models.FloatField(default=5.0, validators=bounds(0.1, 10080.0))
     canary_min_requests = models.PositiveIntegerField(default=50)  # on either side, before a canary is judged
     expected_domains = models.JSONField(
         default=list, blank=True, validators=[validate_domains]
@@ -150,7 +180,7 @@ class Target(models.Model):
         default=1, validators=[MinValueValidator(1), MaxValueValidator(64)]
     )
     traffic_requests_per_second = models.FloatField(
-        default=0.0, validators=[MinValueValidator(0.0)]
+        default=0.0, validators=bounds(0.0, 10_000.0)
     )  # 0 = closed loop at the given concurrency
     traffic_mix = models.JSONField(
         default=dict, blank=True, validators=[validate_mix]
@@ -189,6 +219,21 @@ class Target(models.Model):
             "sampled_share": self.traffic_sampled_share,
             "schedule": self.traffic_schedule,
         }
+
+
+class TrafficReport(models.Model):
+    """What the generator of demo traffic last said about a target; one row each, written over."""
+
+    target = models.OneToOneField(Target, on_delete=models.CASCADE, related_name="traffic_report")
+    at = models.DateTimeField()  # when it arrived
+    seconds = models.FloatField()  # that the counts are of
+    num_requests = models.PositiveIntegerField()  # that were answered
+    num_failures = models.PositiveIntegerField()
+    last_failure = models.CharField(max_length=500, blank=True)
+    problem = models.CharField(max_length=500, blank=True)  # why its settings cannot be followed; "" = they are
+
+    def __str__(self) -> str:
+        return f"{self.target.slug}: {self.num_failures} failed, {self.num_requests} answered"
 
 
 class SpeculatorVersion(models.Model):

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from aurora_web import numbers
 from aurora_web.registry.models import SpeculatorVersion
 
 LABELS = {
@@ -21,10 +22,10 @@ LABELS = {
     "step": "Optimiser steps",
     "num_tokens": "Tokens trained on",
     "coverage": "Share of the new traces' tokens that it can propose",
-    "num_fresh_traces": "New traces in its last slice",
-    "num_replay_traces": "Older traces in its last slice",
-    "first_trace": "First new trace",
-    "last_trace": "Last new trace",
+    "num_fresh_traces": "New traces given to its last slice",
+    "num_replay_traces": "Older traces that its last slice could draw",
+    "first_trace": "First of the new traces given",
+    "last_trace": "Last of the new traces given",
 }
 NONE = "none"
 
@@ -36,7 +37,7 @@ def words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}"
+        return numbers.grouped(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):
@@ -59,7 +60,7 @@ def _said(key: str, value: Any) -> str:
     if key in {"seed", "run_id"}:
         return str(value)
     if key == "coverage" and isinstance(value, float):
-        return f"{value:.1%}".replace("%", " %")
+        return numbers.percent(value)
     return words(value)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +18,10 @@ from aurora_web.registry.services import register_target
 
 KEPT = timedelta(days=14)  # since somebody last typed into it
 MAX_DRAFTS = 20  # of one person; the oldest goes
+
+
+class DraftChanged(RuntimeError):
+    """What was typed is not what the person has read: another tab has changed it since."""
 
 
 def find_draft(user: User, draft_id: UUID) -> RegistrationDraft | None:
@@ -45,12 +51,23 @@ def save_step(draft: RegistrationDraft, step: str, typed: Mapping[str, str]) -> 
     draft.given = given
 
 
-def start(draft: RegistrationDraft, actor: str, arguments: Mapping[str, Any]) -> Target:
-    """Register what the draft describes; a second click gets the target of the first. Raises IncompatibleTarget."""
+def digest(draft: RegistrationDraft) -> str:
+    """What was typed so far, in a few characters: whoever sends them back has read just that."""
+    return hashlib.sha256(json.dumps(draft.given, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def start(draft: RegistrationDraft, actor: str, arguments: Mapping[str, Any], seen: str = "") -> Target:
+    """Register what the draft describes; a second click gets the target of the first.
+
+    ``arguments``: made of ``draft.given``; ``seen``: the digest of what the person has read ("" = whatever it is).
+    Raises IncompatibleTarget, DraftChanged.
+    """
     with transaction.atomic():
         locked = RegistrationDraft.objects.select_for_update().filter(pk=draft.pk).first()
         if locked is not None and locked.target is not None:
             return locked.target
+        if (locked is not None and locked.given != draft.given) or seen not in ("", digest(draft)):
+            raise DraftChanged("the plan is not the one that you read: it was changed in another tab")
         target = register_target(actor=actor, **arguments)
         RegistrationDraft.objects.filter(pk=draft.pk).update(target=target)
     return target

@@ -13,6 +13,7 @@ from django.db.models import Max
 
 from aurora_web import live
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.checks import TOKENS_PER_SECOND, Examined, Origin, examine
 from aurora_web.registry.compatibility import TargetFacts
 from aurora_web.registry.findings import Finding, Topic, ordered, refused
@@ -24,6 +25,7 @@ from aurora_web.registry.models import (
     Target,
     Transition,
 )
+from aurora_web.registry.sendable import given_by_rules, validate_sendable
 from aurora_web.registry.signals import candidate_registered
 from speculators.records import EvalReport, VersionManifest
 
@@ -141,10 +143,10 @@ def propose(
     target = _unsaved(examined, origin, slug=slug, name=name or slug, created_by=actor, **known)
     if target is not None:
         target.traffic_enabled = is_traffic_enabled
-        found += _field_findings(target)
+        found += _wrong(lambda: target.clean_fields(exclude=["slug"]))
     else:  # what is wrong with the policy is said at once, not when the model has been mended
-        others = {field.name for field in Target._meta.fields} - known.keys()
-        found += _wrong(lambda: Target(**known).clean_fields(exclude=others))
+        found += _wrong(lambda: Target(**known).clean_fields(exclude=_but(known)))
+    found += _domain_findings(known.get("expected_domains"))
     findings = ordered([*examined.findings, *found])
     return Proposal(slug, origin, examined.facts, findings, None if refused(findings) else target)
 
@@ -216,8 +218,20 @@ def _slug_findings(slug: str, origin: Origin) -> list[Finding]:
     return []
 
 
-def _field_findings(target: Target) -> list[Finding]:
-    return _wrong(lambda: target.full_clean(exclude=["slug"], validate_unique=False, validate_constraints=False))
+def _but(names: Iterable[str]) -> set[str]:
+    """All fields of a target but these."""
+    return {field.name for field in Target._meta.fields} - set(names)
+
+
+def _domain_findings(names: Any, given: Iterable[str] = ()) -> list[Finding]:
+    """About expected domains that no request can have; what is no list of names has a finding of its own."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return []
+    try:
+        validate_sendable([name for name in names if name.strip()], given)
+    except ValidationError as error:
+        return [Finding(Topic.SETTINGS, f"expected_domains: {' '.join(error.messages)}.")]
+    return []
 
 
 def _wrong(clean: Callable[[], None]) -> list[Finding]:
@@ -240,13 +254,16 @@ def change_settings(target: Target, changes: dict[str, Any], actor: str, reason:
     if unknown := changes.keys() - known:
         expected = ", ".join(sorted(known))
         raise IncompatibleTarget([f"{key} is no setting: expected one of {expected}." for key in sorted(unknown)])
-    target = Target.objects.select_for_update().get(pk=target.pk)
+    target = lock_row(Target.objects.all(), pk=target.pk)
     changed = {k: v for k, v in changes.items() if getattr(target, k) != v}
     old = {k: getattr(target, k) for k in changed}
     for key, value in changed.items():
         setattr(target, key, value)
-    if problems := [str(finding) for finding in _field_findings(target)]:
-        raise IncompatibleTarget(problems)
+    # Only what changes: a value from before a bound must not stand in the way of the other settings.
+    found = _wrong(lambda: target.clean_fields(exclude=_but(changed)))
+    found += _domain_findings(changed.get("expected_domains"), given_by_rules(target))
+    if found:
+        raise IncompatibleTarget([str(finding) for finding in found])
     if changed:
         target.save(update_fields=list(changed))
         detail = {"old": old, "new": changed}
@@ -260,7 +277,7 @@ def register_version(
     target: Target, manifest: VersionManifest, report: EvalReport | None, actor: str
 ) -> SpeculatorVersion:
     """Give a candidate its number and its row; whoever listens to ``candidate_registered`` judges it after commit."""
-    Target.objects.select_for_update().get(pk=target.pk)  # numbers are given one at a time
+    lock_row(Target.objects.all(), pk=target.pk)  # numbers are given one at a time
     number = (target.versions.aggregate(n=Max("number"))["n"] or 0) + 1
     parent = target.versions.filter(number=manifest.parent).first() if manifest.parent else None
     version = SpeculatorVersion.objects.create(
@@ -291,6 +308,11 @@ def find_target(slug: Any) -> Target:
     return target
 
 
+def lock_version(version: SpeculatorVersion) -> SpeculatorVersion:
+    """The version as it is now, with its target, locked until the transaction ends."""
+    return lock_row(SpeculatorVersion.objects.select_related("target"), pk=version.pk)
+
+
 def find_version(target: Target, name: str) -> SpeculatorVersion | None:
     """The version called ``name``: a number, ``@live``, ``@previous`` or ``@candidate``; None when there is none."""
     versions = SpeculatorVersion.objects.filter(target=target)
@@ -300,7 +322,8 @@ def find_version(target: Target, name: str) -> SpeculatorVersion | None:
         return versions.filter(status__in=["candidate", "passed"]).first()
     if name == "@previous":
         return previous_versions([target.pk]).get(target.pk)
-    return versions.filter(number=int(name)).first() if name.isdecimal() else None
+    is_number = name.isascii() and name.isdigit() and len(name) < 10
+    return versions.filter(number=int(name)).first() if is_number else None
 
 
 def previous_versions(target_ids: Iterable[int]) -> dict[int, SpeculatorVersion]:

@@ -34,15 +34,18 @@ def list_files(version: SpeculatorVersion) -> list[VersionFile]:
         paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
     except OSError:
         return []
-    return [_file(version, path) for path in paths]
+    return [file for path in paths if (file := _file(version, path))]
 
 
-def _file(version: SpeculatorVersion, path: Path) -> VersionFile:
-    size = path.stat().st_size
-    if path.name == WEIGHTS:
-        sha256 = version.sha256
-    else:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if size <= MAX_HASHED_BYTES else ""
+def _file(version: SpeculatorVersion, path: Path) -> VersionFile | None:
+    """None for a file that cannot be read: what is being pruned has gone since it was listed."""
+    try:
+        size = path.stat().st_size
+        sha256 = version.sha256 if path.name == WEIGHTS else ""
+        if path.name != WEIGHTS and size <= MAX_HASHED_BYTES:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
     return VersionFile(path.name, path, size, sha256)
 
 

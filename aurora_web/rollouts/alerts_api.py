@@ -15,7 +15,7 @@ from aurora_web.registry.services import find_target
 from aurora_web.rollouts import board, watching
 from aurora_web.rollouts.alerts import alert_payload
 from aurora_web.rollouts.models import AlertState, Channel, Delivery, Silence
-from aurora_web.wire import BodySchema
+from aurora_web.wire import BodySchema, ReasonText
 
 router = Router(tags=["alerts"], auth=Allow("read"))
 CONSOLE = "console"  # in place of a target's slug: the console's own rules
@@ -33,7 +33,7 @@ class RuleIn(BodySchema):
 
 class SilenceIn(BodySchema):
     hours: float
-    reason: str
+    reason: ReasonText
     target: str = Field("", description="a slug; empty = every target")
     rule: str = Field("", description="empty = every rule")
     replica: str = Field("", description="a replica or a domain; empty = all")

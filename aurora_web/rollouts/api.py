@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Query, Router
+from ninja import Field, Query, Router
 
 from aurora_web.accounts.auth import Allow, Reason, caller, said_by
 from aurora_web.problems import Problem
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.registry.services import embedded_engines, find_target
+from aurora_web.registry.traffic_reports import keep
 from aurora_web.rollouts import canaries, replicas, services
 from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts.alerts import alert_payload, firing_alerts
@@ -20,7 +21,7 @@ from aurora_web.rollouts.fleet import fleet_standings, standing_payload, standin
 from aurora_web.rollouts.intent import deployment_payload, desired_state
 from aurora_web.rollouts.services import gate_payload
 from aurora_web.rollouts.swaps import find_swap, progress, recent_swaps, swap_payload
-from aurora_web.wire import BodySchema, body_schema, read_json
+from aurora_web.wire import BodySchema, ReasonText, body_schema, read_json
 from speculators.records import ObservedState
 
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
@@ -33,7 +34,7 @@ target_router = Router(tags=["targets"], auth=Allow("operate"))
 class Decision(BodySchema):
     """Why; and the status that the caller saw: 409 when it has changed since."""
 
-    reason: str = ""
+    reason: ReasonText = ""
     expected_status: str | None = None
 
 
@@ -44,10 +45,25 @@ class RollbackIn(BodySchema):
     another version has come since. Without them whatever is live goes, and whatever is in canary ends.
     """
 
-    reason: str = ""
+    reason: ReasonText = ""
     to: str = "@previous"
     expected_live: int | None = None
     expected_canary: int | None = None
+
+
+class TrafficReportIn(BodySchema):
+    """Of one target: ``num_requests`` were answered; ``problem`` says why its settings cannot be followed."""
+
+    slug: str
+    seconds: float = Field(ge=0, le=1e6)
+    num_requests: int = Field(ge=0, le=2**31 - 1)
+    num_failures: int = Field(ge=0, le=2**31 - 1)
+    last_failure: str = ""
+    problem: str = ""
+
+
+class TrafficReports(BodySchema):
+    targets: list[TrafficReportIn] = Field(max_length=1000)
 
 
 def _version(version_id: int) -> SpeculatorVersion:
@@ -208,6 +224,12 @@ def fleet(request: HttpRequest) -> list[dict[str, Any]]:
 def observed(request: HttpRequest) -> dict[str, Any]:
     """What a replica runs; the answer is what it should run (DesiredState)."""
     return replicas.observe(ObservedState.from_json(read_json(request))).to_json()
+
+
+@ingest_router.post("/traffic", response=dict[str, int])
+def traffic_reports(request: HttpRequest, body: TrafficReports) -> dict[str, int]:
+    """What the demo's traffic generator has sent since its last report, and what failed of it."""
+    return {"kept": keep([report.dict() for report in body.targets])}
 
 
 @machine_router.get("/targets/{slug}/desired", response=dict[str, Any])

@@ -11,11 +11,11 @@ from django.db import transaction
 from aurora_web.accounts.services import record
 from aurora_web.metrics.by_replica import sums_by_replica
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
-from aurora_web.registry.services import StaleVersion, find_version, transition
+from aurora_web.registry.services import StaleVersion, find_version, lock_version, transition
 from aurora_web.rollouts import telling
 from aurora_web.rollouts.approvals import EVERY_SCOPE, check_may_approve, stale_verdict, waits_for_person
 from aurora_web.rollouts.canary_verdict import Action, CanaryPolicy, CanaryVerdict, judge
-from aurora_web.rollouts.fleet import FAILED
+from aurora_web.rollouts.fleet import Standing, standings
 from aurora_web.rollouts.freeze import frozen
 from aurora_web.rollouts.intent import (
     RolloutError,
@@ -40,23 +40,34 @@ class Plan:
 
 
 def plan(target: Target) -> Plan:
-    """The replicas of the next canary: the policy's share of those alive, at least one and never all.
+    """The replicas of the next canary: the policy's share of those that can be compared, at least one and never all.
 
-    The same ones come first every time (order of a digest of their names), after them those whose last swap failed.
+    The same ones come first every time (order of a digest of their names).
     """
     if target.canary_share <= 0:
         return Plan((), "")
     if find_version(target, "@live") is None:
         return Plan((), "No canary: no version is live to compare with.")
-    alive = sorted(
-        target.replicas.filter(is_alive=True).exclude(state="starting"),
-        key=lambda replica: (replica.state in FAILED, hashlib.sha256(replica.name.encode()).digest()),
+    found = standings(target)
+    num_alive = sum(each.replica.is_alive and each.replica.state != "starting" for each in found)
+    able = sorted(
+        (each.replica for each in found if _is_measured(each)),
+        key=lambda replica: hashlib.sha256(replica.name.encode()).digest(),
     )
-    if len(alive) < 2:
-        replicas = "1 replica is" if len(alive) == 1 else f"{len(alive)} replicas are"
+    if num_alive < 2:
+        replicas = "1 replica is" if num_alive == 1 else f"{num_alive} replicas are"
         return Plan((), f"No canary: {replicas} alive, at least 2 are needed.")
-    wanted = round(target.canary_share * len(alive))
-    return Plan(tuple(alive[: min(max(wanted, 1), len(alive) - 1)]))
+    if len(able) < 2:
+        serve = f"{len(able)} of {num_alive} replicas {'serves' if len(able) == 1 else 'serve'}"
+        return Plan((), f"No canary: {serve} the live version, at least 2 are needed.")
+    wanted = round(target.canary_share * len(able))
+    return Plan(tuple(able[: min(max(wanted, 1), len(able) - 1)]))
+
+
+def _is_measured(found: Standing) -> bool:
+    """It serves what is wanted of it, or is on its way there: of any other replica nothing is ever compared."""
+    is_there = found.progress == "up to date" and found.replica.version == found.desired_version
+    return is_there or found.progress == "catching up"
 
 
 def release(deployment: Deployment, version: SpeculatorVersion, actor: str, reason: str) -> None:
@@ -120,7 +131,7 @@ def abort(version: SpeculatorVersion, actor: str, reason: str = "", expected_sta
 
 
 def _expect(deployment: Deployment, version: SpeculatorVersion, expected_status: str | None) -> SpeculatorVersion:
-    version = SpeculatorVersion.objects.select_for_update().select_related("target").get(pk=version.pk)
+    version = lock_version(version)
     if expected_status is not None and version.status != expected_status:
         raise StaleVersion(f"{version} is {version.status}, not {expected_status} any more: reload and decide again")
     if version.status != Status.CANARY or deployment.canary_id != version.pk:
@@ -192,14 +203,19 @@ def watch(target: Target, now: datetime) -> Action | None:
 
 
 def _missing_side(deployment: Deployment, now: datetime) -> str:
-    """Why nothing will ever be measured: replicas come and go, and a canary must not wait for ever; "" = it may."""
+    """Why nothing will ever be measured: replicas come, go and fail, and no canary may wait for ever; "" = it may."""
     target, started = deployment.target, deployment.canary_started_at
     if started is None or now - started < timedelta(minutes=target.canary_minutes):
         return ""
-    alive = set(target.replicas.filter(is_alive=True).values_list("is_canary", flat=True))
-    if True not in alive:
-        return "No replica of the canary reports any more, so nothing can be compared."
-    return "" if False in alive else "Only replicas of the canary report, so nothing can be compared."
+    found = standings(target, now, deployment)
+    alive = {each.replica.is_canary for each in found if each.replica.is_alive}
+    sides = {each.replica.is_canary for each in found if _is_measured(each)}
+    if True not in sides:
+        does_not = "serves it" if True in alive else "reports any more"
+        return f"No replica of the canary {does_not}, so nothing can be compared."
+    if False not in alive:
+        return "Only replicas of the canary report, so nothing can be compared."
+    return "" if False in sides else f"No other replica serves {deployment.desired}, so nothing can be compared."
 
 
 def next_in_turn(deployment: Deployment) -> SpeculatorVersion | None:

@@ -1,6 +1,7 @@
 """What two reports of one replica say about the time between them; pure functions over counters.
 
-Counters run since the replica's start, so only differences mean anything, and a counter that fell means a restart.
+Counters run since the replica's start, so only differences mean anything, and a counter that fell means a restart. A
+time that fell does not: the clock was set back, and the windows that had begun cannot be timed any more.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Counters:
     def has_restarted(self, later: Counters) -> bool:
         """Some counter of ``later`` is smaller: it began again."""
         mine, others = asdict(self), asdict(later)
-        return any(others[name] < mine[name] for name in mine)
+        return any(others[name] < mine[name] for name in mine if name != "at")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
 
 from aurora_web.registry.models import SpeculatorVersion, Target
+from aurora_web.rollouts.intent import read_intent
 from aurora_web.rollouts.models import Deployment, Replica
 
 UNASKED = ("marks", "target__config")  # JSON that no standing is about
@@ -54,14 +55,27 @@ class Standing:
         return self.replica.target_sha256 == self.replica.first_target_sha256
 
     @property
+    def runs_another(self) -> bool:
+        """It has followed the newest generation, and serves another version than that wants of it."""
+        replica = self.replica
+        is_there = self.desired_generation > 0 and replica.generation == self.desired_generation
+        return is_there and replica.state == "serving" and replica.version != self.desired_version
+
+    @property
     def disagreement(self) -> float | None:
         """Our accept length over the engine's own, minus 1; None = not compared."""
-        ours, engines = self.replica.accept_length, self.replica.engine_accept_length
-        return ours / engines - 1 if ours and engines else None
+        return disagreement(self.replica)
 
     def is_apart(self, percent: float) -> bool:
-        """Compared, and further from the engine's own than that."""
-        return self.disagreement is not None and abs(self.disagreement) * 100 > percent
+        """Further from the engine's own than that, in the last two comparisons: one alone may be chance."""
+        both = self.disagreement, self.replica.disagreement_before
+        return all(each is not None and abs(each) * 100 > percent for each in both)
+
+
+def disagreement(replica: Replica) -> float | None:
+    """Our accept length over the engine's own, minus 1, in the last comparison; None = not compared."""
+    ours, engines = replica.accept_length, replica.engine_accept_length
+    return ours / engines - 1 if ours and engines else None
 
 
 def standings(target: Target, now: datetime | None = None, deployment: Deployment | None = None) -> list[Standing]:
@@ -95,9 +109,7 @@ def fleet_standings(now: datetime | None = None) -> list[Standing]:
 
 def standing(replica: Replica) -> Standing:
     """One replica beside the intent."""
-    deployment = (
-        Deployment.objects.filter(target_id=replica.target_id).select_related("desired", "canary", "target").first()
-    )
+    deployment = read_intent(replica.target_id, replica)
     versions = SpeculatorVersion.objects.filter(target_id=replica.target_id, number=replica.version)
     return _standing(replica, deployment, dict(versions.values_list("number", "sha256")), timezone.now())
 
@@ -106,21 +118,23 @@ def _standing(replica: Replica, deployment: Deployment | None, digests: dict[int
     wanted = None
     if deployment is not None:
         wanted = deployment.canary if replica.is_canary and deployment.canary else deployment.desired
-    return Standing(
+    found = Standing(
         replica=replica,
         desired_generation=deployment.generation if deployment else 0,
         desired_version=wanted.number if wanted else 0,
-        progress=_progress(replica, deployment, now),
+        progress="",
         expected_sha256=digests.get(replica.version, ""),
     )
+    return replace(found, progress=_progress(found, deployment, now))
 
 
-def _progress(replica: Replica, deployment: Deployment | None, now: datetime) -> str:
+def _progress(found: Standing, deployment: Deployment | None, now: datetime) -> str:
+    replica = found.replica
     if not replica.is_alive:
         return "down"
     if replica.state == "starting":
         return "starting"
-    if deployment is None or replica.generation >= deployment.generation:
+    if deployment is None or (replica.generation >= deployment.generation and not found.runs_another):
         return "catching up" if replica.state == "swapping" else "behind" if replica.state in FAILED else "up to date"
     return "catching up" if now - deployment.changed_at < CATCH_UP else "behind"
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from aurora_web.metrics.ratios import Interval
+from aurora_web.numbers import ARROW, signed_percent
 from aurora_web.rollouts.replayed import replay_gain, replay_moments, shares_of, sum_moments
 from speculators.records import DomainScore, EvalReport
 
@@ -91,8 +92,9 @@ def decide(report: EvalReport | None, policy: Policy, requests: Mapping[str, int
         if verdict.is_worse and verdict.gain is not None:
             passed = False
             reasons.append(
-                f"{verdict.domain} gets worse: accept length {verdict.live_accept_length:.2f} -> "
-                f"{verdict.accept_length:.2f} ({verdict.gain:+.1%}, tolerance -{policy.domain_tolerance:.0%})."
+                f"{verdict.domain} gets worse: accept length {verdict.live_accept_length:.2f} {ARROW} "
+                f"{verdict.accept_length:.2f} ({signed_percent(verdict.gain)}, "
+                f"tolerance {signed_percent(-policy.domain_tolerance, 0)})."
             )
     return Verdict(passed, tuple(reasons), domains, gain, sum_moments(report.candidate, shares).ratio)
 
@@ -111,11 +113,13 @@ def _gain_reason(report: EvalReport, gain: Interval, policy: Policy, shares: Map
     candidate, live = sum_moments(report.candidate, shares), sum_moments(report.live, shares)
     if gain.value is None:
         return f"The gain cannot be known: {gain.reason}."
-    between = f", 95 % between {gain.low:+.1%} and {gain.high:+.1%}" if gain.low is not None else ""
+    between = ""
+    if gain.low is not None and gain.high is not None:
+        between = f", 95 % between {signed_percent(gain.low)} and {signed_percent(gain.high)}"
     how = ", by the domains' shares of the latest requests" if shares else ""
     return (
-        f"Accept length {live.ratio:.2f} -> {candidate.ratio:.2f} on {candidate.n} held-out traces{how} "
-        f"({gain.value:+.1%}{between}; the policy asks for more than {policy.min_gain:+.1%})."
+        f"Accept length {live.ratio:.2f} {ARROW} {candidate.ratio:.2f} on {candidate.n} held-out traces{how} "
+        f"({signed_percent(gain.value)}{between}; the policy asks for more than {signed_percent(policy.min_gain)})."
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from aurora_web.registry.models import SpeculatorVersion
 from aurora_web.rollouts.gate import DomainVerdict
 from aurora_web.rollouts.models import GateDecision
 
@@ -35,31 +38,45 @@ def gate_rows(decision: GateDecision | None) -> list[GateRow]:
     domains = [DomainVerdict(**domain) for domain in decision.domains] if decision else []
     if decision is None or not domains:
         return []
-    rows = [_total(decision, domains), *_predicted(decision, domains)]
+    rows = [_total(decision), *_predicted(decision)]
     for domain in domains:
         rows += [_accept_length(domain), _accept_rate(domain)]
     return rows
 
 
-def _total(decision: GateDecision, domains: list[DomainVerdict]) -> GateRow:
+def judged_length(version: SpeculatorVersion) -> float | None:
+    """Accept length by replay as the gate judged it, by the traffic's shares then; unjudged ones: by their traces."""
+    decision: GateDecision | None = getattr(version, "gate_decision", None)
+    judged = decision.accept_length if decision else None
+    return judged if judged is not None else version.accept_length()
+
+
+def num_counted(domains: Sequence[Mapping[str, Any]]) -> int:
+    """Held-out traces that the figure over all domains is made of: where shares are known, of those that have one.
+
+    ``domains``: of a GateDecision.
+    """
+    return sum(domain["num_traces"] for domain in [each for each in domains if each.get("share")] or domains)
+
+
+def _total(decision: GateDecision) -> GateRow:
     word = NO_DATA
     if decision.gain is not None:
         least = decision.policy.get("min_gain", 0.0)
         is_enough = decision.gain > 0 and decision.gain >= least
         is_certain = decision.gain_low is not None and decision.gain_low > 0
         word = WORSE if not is_enough else BETTER if is_certain else PASS
-    num_traces = sum(domain.num_traces for domain in domains)
-    ours = decision.accept_length if decision.accept_length is not None else decision.version.accept_length()
+    num_traces, ours = num_counted(decision.domains), judged_length(decision.version)
     theirs = ours / (1 + decision.gain) if ours is not None and decision.gain is not None else None
     low, high = decision.gain_low, decision.gain_high
     return GateRow("", None, num_traces, "Accept length", ours, theirs, decision.gain, low, high, word)
 
 
-def _predicted(decision: GateDecision, domains: list[DomainVerdict]) -> list[GateRow]:
+def _predicted(decision: GateDecision) -> list[GateRow]:
     """An estimate beside what is judged; none where no replica has measured what its steps cost."""
     if decision.predicted_speed_gain is None:
         return []
-    num_traces = sum(domain.num_traces for domain in domains)
+    num_traces = num_counted(decision.domains)
     ours, theirs = decision.predicted_speedup, decision.live_predicted_speedup
     gain = decision.predicted_speed_gain
     return [GateRow("", None, num_traces, "Speedup, predicted", ours, theirs, gain, None, None, "Not judged")]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.models import Exists
 from django.utils import timezone
 
 from aurora_web import live
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_version, transition
 from aurora_web.rollouts.models import Deployment, Replica, Swap, SwapKind
@@ -30,8 +32,7 @@ class RolloutError(ValueError):
 def lock_deployment(target: Target) -> Deployment:
     """The target's deployment, locked until the transaction ends: decisions about one target come one at a time."""
     Deployment.objects.get_or_create(target=target)
-    deployments = Deployment.objects.select_for_update(of=("self",))
-    return deployments.select_related("desired", "previous", "canary", "target").get(target=target)
+    return lock_row(Deployment.objects.select_related("desired", "previous", "canary", "target"), target=target)
 
 
 def collapse_threshold(version: SpeculatorVersion) -> float:
@@ -112,10 +113,22 @@ def supersede(deployment: Deployment, version: SpeculatorVersion, actor: str) ->
         transition(old, Status.PASSED, Status.REJECTED, f"superseded by v{version.number}", actor)
 
 
+def read_intent(target_id: int, replica: Replica | None) -> Deployment | None:
+    """What is wanted of a target; ``replica`` learns whether it belongs to the canary.
+
+    Both by one statement: a canary may start between two, and who was told the wrong version of a generation keeps it.
+    """
+    canaries = Replica.objects.filter(pk__in=[replica.pk] if replica else [], is_canary=True)
+    rows = Deployment.objects.select_related("desired", "canary", "target")
+    found = rows.annotate(is_on_canary=Exists(canaries)).filter(target=target_id).first()
+    if replica is not None and found is not None:
+        replica.is_canary = found.is_on_canary
+    return found
+
+
 def desired_state(target: Target, replica: Replica | None = None) -> DesiredState:
     """The console's intent for one target; on a replica of the canary it is the canary's version."""
-    found = Deployment.objects.select_related("desired", "canary", "target").filter(target=target).first()
-    deployment = found or Deployment(target=target)
+    deployment = read_intent(target.pk, replica) or Deployment(target=target)
     is_canary = replica is not None and replica.is_canary and deployment.canary is not None
     version = deployment.canary if is_canary else deployment.desired
     threshold = deployment.min_accept_length

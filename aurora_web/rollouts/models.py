@@ -72,6 +72,7 @@ class Replica(models.Model):
     engine_accept_length = models.FloatField(null=True)
     compared_steps = models.BigIntegerField(default=0)
     compared_at = models.DateTimeField(null=True)
+    disagreement_before = models.FloatField(null=True)  # ours over the engine's, minus 1, in the window before that one
     marks = models.JSONField(default=dict)  # counters at the start of the current windows
     # Proof
     ranks = models.JSONField(default=list)  # sha256 of the draft on every tensor-parallel rank; [] = one process

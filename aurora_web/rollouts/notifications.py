@@ -99,7 +99,7 @@ def attempt(delivery_id: int) -> None:
     claim = Delivery.objects.filter(pk=delivery_id, num_attempts=number, state=DeliveryState.WAITING)
     if not claim.update(num_attempts=F("num_attempts") + 1, due_at=now + timedelta(seconds=wait)):
         return
-    is_done, answer = _post(delivery) if delivery.channel.kind == ChannelKind.WEBHOOK else _mail(delivery)
+    is_done, answer = _try(delivery)
     rest: dict[str, Any] = {"answer": answer[:300]}
     if is_done or number >= len(BACKOFF_SECONDS):
         rest |= {"state": DeliveryState.DELIVERED if is_done else DeliveryState.FAILED, "finished_at": timezone.now()}
@@ -108,6 +108,15 @@ def attempt(delivery_id: int) -> None:
     Delivery.objects.filter(pk=delivery_id).update(**rest)
     if not is_done:
         log.warning("delivery %d to %s, attempt %d: %s", delivery_id, delivery.channel, number + 1, answer)
+
+
+def _try(delivery: Delivery) -> tuple[bool, str]:
+    """Whether it was taken, and the answer in words."""
+    try:
+        return _post(delivery) if delivery.channel.kind == ChannelKind.WEBHOOK else _mail(delivery)
+    except Exception as error:  # an answer too: a delivery that raised for ever would be waiting for ever
+        log.exception("delivery %d to %s", delivery.pk, delivery.channel)
+        return False, f"{type(error).__name__}: {error}"
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -138,7 +147,7 @@ def _mail(delivery: Delivery) -> tuple[bool, str]:
         return False, "e-mail is not set up: AURORA_EMAIL_URL is empty"
     payload = delivery.payload
     where = f"[Aurora {payload['target']}] " if payload["target"] else "[Aurora] "
-    title = where + payload["text"].split("\n")[0][:120]
+    title = where + " ".join(payload["text"].split())[:120]  # one line: a header with another in it is refused
     message = EmailMessage(title, f"{payload['text']}\n\n{payload['url']}\n", to=_addresses(delivery.channel.address))
     try:
         message.send()

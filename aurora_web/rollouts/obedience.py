@@ -9,7 +9,7 @@ from typing import Any
 from aurora_web.registry.models import Target
 from aurora_web.rollouts.models import Replica
 from aurora_web.traces.models import PinChange
-from aurora_web.traces.pins import held, last_revision, renamed
+from aurora_web.traces.pins import held, last_revision, renamed, strayed
 
 KIND_WORDS = {"lookahead": "lookahead", "speculation_off": "speculation off", "no_training": "no training"}
 TOO_OLD = "its software knows of no pins"
@@ -36,9 +36,11 @@ class Obedience:
     refusing: tuple[Refusal, ...]
     renamed: str = ""  # what a rule for names makes of the pin's domain since, so that it meets no request any more
 
+    stray: str = ""  # requests that it was made for and does not meet, in words
+
     @property
     def is_whole(self) -> bool:
-        return not self.renamed and 0 < self.num_alive == len(self.obeying)
+        return not self.renamed and not self.stray and 0 < self.num_alive == len(self.obeying)
 
     @property
     def words(self) -> str:
@@ -67,7 +69,8 @@ def obedience(change: PinChange, replicas: Sequence[Replica]) -> Obedience:
     lagging = [r.name for r in alive if 0 <= r.pins_revision < change.revision and r.name not in refusing]
     obeying = [r.name for r in alive if r.name not in refusing and r.name not in lagging]
     name = renamed(change.target, change.domain)
-    return Obedience(change, len(alive), tuple(obeying), tuple(lagging), tuple(refusing.values()), name)
+    stray = "" if name else strayed(change)
+    return Obedience(change, len(alive), tuple(obeying), tuple(lagging), tuple(refusing.values()), name, stray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +116,6 @@ def pin_payload(found: Obedience) -> dict[str, Any]:
         "obeying": list(found.obeying),
         "lagging": list(found.lagging),
         "renamed": found.renamed,
+        "stray": found.stray,
         "refusing": [{"replica": r.replica, "kinds": list(r.kinds), "reason": r.reason} for r in found.refusing],
     }

@@ -13,7 +13,7 @@ from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.rollouts.obedience import board, obedience, pin_payload
 from aurora_web.traces import pins
-from aurora_web.wire import BodySchema
+from aurora_web.wire import BodySchema, ReasonText
 from speculators.records import DomainPin
 
 router = Router(tags=["domains"], auth=Allow("read"))
@@ -24,7 +24,7 @@ class PinIn(BodySchema):
     lookahead: int | None = Field(None, description="drafts per verify step, 1 to 8; null = the engine chooses")
     speculation_off: bool = False
     no_training: bool = Field(False, description="requests are counted, but no traces are kept or trained on")
-    reason: str = ""
+    reason: ReasonText = ""
     expected_revision: int | None = Field(
         None, description="the revision that you saw, 0 = no pin; 409 when it changed"
     )

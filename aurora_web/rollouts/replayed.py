@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
 
-from aurora_web.metrics.ratios import CrossMoments, Interval, Moments, ratio_of_ratios
+from aurora_web.metrics.ratios import NOTHING, CrossMoments, Interval, Moments, ratio_of_ratios
 from speculators.records import DomainScore
-
-NOTHING = Moments(0, 0, 0, 0, 0, 0)
 
 
 def replay_moments(score: DomainScore, weight: float = 1.0) -> Moments:

@@ -67,18 +67,27 @@ async def chunks(url: str, body: dict[str, Any], headers: dict[str, str]) -> Asy
     raise ReplicaError("its answer ended before its end mark")
 
 
-async def _lines(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+async def _pieces(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
     """Raises ReplicaError for an answer that is too large or takes too long."""
-    started_at, size, rest = time.monotonic(), 0, b""
+    started_at, size = time.monotonic(), 0
     async for piece in answer.aiter_raw():
         size += len(piece)
         if size > MOST_BYTES:
             raise ReplicaError(f"its answer is larger than {MOST_BYTES >> 20} MiB")
         if time.monotonic() - started_at > MOST_SECONDS:
             raise ReplicaError(f"its answer takes longer than {MOST_SECONDS:.0f} seconds")
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line.strip()
+        yield piece
+
+
+async def _lines(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Raises ReplicaError."""
+    rest = bytearray()
+    async for piece in _pieces(answer):
+        rest += piece
+        if b"\n" in piece:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                yield bytes(line.strip())
 
 
 def _chunk(text: bytes) -> dict[str, Any]:
@@ -94,15 +103,13 @@ def _chunk(text: bytes) -> dict[str, Any]:
 
 
 async def _refusal(answer: httpx.Response) -> str:
-    said, status = b"", f"it answered {answer.status_code}"
+    status = f"it answered {answer.status_code}"
     if answer.is_redirect:
         return f"{status}, a redirect, which is not followed"
-    async for piece in answer.aiter_raw():
-        said += piece
-        if len(said) > MOST_BYTES:
-            break
     try:
-        words = _words(json.loads(said))
+        words = _words(json.loads(b"".join([piece async for piece in _pieces(answer)])))
+    except ReplicaError as error:
+        return f"{status}, and {error}"
     except ValueError:
         words = ""
     return f"{status}: {words}" if words else status

@@ -14,6 +14,7 @@ from django.db.models import F, QuerySet, Sum
 from django.utils import timezone
 
 from aurora_web import live
+from aurora_web.duties import apart
 from aurora_web.metrics.capture import add_capture, since_last_report
 from aurora_web.metrics.models import MetricWindow
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
@@ -21,8 +22,8 @@ from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
 from aurora_web.rollouts import alerts, canaries, notifications
 from aurora_web.rollouts.counters import COMPARED_FOR_SECONDS, Counters, compare, traces_per_second
-from aurora_web.rollouts.fleet import blames_version, standing, standing_payload
-from aurora_web.rollouts.intent import RolloutError, desired_state
+from aurora_web.rollouts.fleet import blames_version, disagreement, standing, standing_payload
+from aurora_web.rollouts.intent import RolloutError, desired_state, lock_deployment
 from aurora_web.rollouts.models import Deployment, Replica
 from aurora_web.rollouts.services import judge, revert, take_next
 from aurora_web.rollouts.swaps import record_arrival
@@ -47,7 +48,13 @@ WATCH = timedelta(minutes=5)  # how long after a swap the windows are watched fo
 MIN_WATCH_STEPS = 200
 LEAST_LOSS = 0.2  # tokens per step; a smaller loss is noise
 COMPARED_FOR = timedelta(seconds=COMPARED_FOR_SECONDS)
-NOT_COMPARED = {"accept_length": None, "engine_accept_length": None, "compared_steps": 0, "compared_at": None}
+NOT_COMPARED = {
+    "accept_length": None,
+    "engine_accept_length": None,
+    "compared_steps": 0,
+    "compared_at": None,
+    "disagreement_before": None,
+}
 LEFT_SHARE = 0.5  # a swap has collapsed when less of the gain (accept_length - 1) before it is left in the same domains
 
 
@@ -80,7 +87,7 @@ def _store(target: Target, state: ObservedState) -> tuple[Replica, bool]:
     dropped = since_last_report(known.num_dropped_traces if known else None, state.num_dropped_traces)
     add_capture(target, timezone.now(), kept, dropped)
     replica, _ = Replica.objects.update_or_create(target=target, name=state.replica, defaults=fields)
-    watched = ("is_alive", "state", "capture_state", "generation", "compared_at", "target_sha256")
+    watched = ("is_alive", "state", "capture_state", "generation", "version", "compared_at", "target_sha256")
     return replica, known is None or any(getattr(known, name) != getattr(replica, name) for name in watched)
 
 
@@ -113,6 +120,7 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
     has_restarted = any(mark.has_restarted(now) for mark in marks.values())
     if has_restarted := has_restarted or state.state == "starting":
         marks = {}
+    marks = {name: mark for name, mark in marks.items() if mark.at <= now.at}
     rate_mark, compare_mark = marks.setdefault("rate", now), marks.setdefault("compare", now)
     derived: dict[str, Any] = {}
     if (rate := traces_per_second(rate_mark, now)) is not None:
@@ -125,6 +133,7 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
             "engine_accept_length": comparison.engine_accept_length,
             "compared_steps": comparison.num_verify_steps,
             "compared_at": timezone.now(),
+            "disagreement_before": disagreement(known) if known else None,
         }
     elif has_restarted or (known and known.compared_at and timezone.now() - known.compared_at > COMPARED_FOR):
         derived |= NOT_COMPARED
@@ -200,25 +209,41 @@ def engine_url(target: Target) -> str:
 
 
 def reconcile(now: datetime) -> None:
-    """Ten-second duties: dead replicas, candidates nobody judged, collapses, canaries, alerts, old files."""
+    """Ten-second duties: dead replicas, candidates nobody judged, collapses, canaries, alerts, old files.
+
+    What raises for one target is logged, and done for all others.
+    """
     silent = Replica.objects.filter(
         is_alive=True, seen_at__lt=now - timedelta(seconds=settings.REPLICA_TIMEOUT_SECONDS)
     )
     for replica in silent.select_related("target"):
-        if Replica.objects.filter(pk=replica.pk, seen_at=replica.seen_at).update(is_alive=False):
-            replica.is_alive = False
-            live.publish(replica.target_id, "replica", standing_payload(standing(replica)))
+        with apart(f"replica {replica.name} of {replica.target} is silent"):
+            _note_silence(replica)
     for version in SpeculatorVersion.objects.filter(status=Status.CANDIDATE, gate_decision=None):
-        judge(version)
-    for deployment in Deployment.objects.filter(changed_at__gte=now - WATCH, min_accept_length__gt=0):
-        _watch(deployment)
+        with apart(f"judge {version}"):
+            judge(version)
+    swapped = Deployment.objects.filter(changed_at__gte=now - WATCH, min_accept_length__gt=0)
+    for deployment in swapped.select_related("target", "desired"):
+        with apart(f"watch the swap of {deployment.target}"):
+            _watch(deployment)
     for target in Target.objects.all():
-        if canaries.watch(target, now) is None:
-            take_next(target)
-        alerts.evaluate(target, now)
-        prune(target, now)
-    alerts.evaluate_console(now)
-    notifications.resend(now)
+        with apart(f"canary of {target}"):
+            if canaries.watch(target, now) is None:
+                take_next(target)
+        with apart(f"alerts of {target}"):
+            alerts.evaluate(target, now)
+        with apart(f"old files of {target}"):
+            prune(target, now)
+    with apart("alerts of the console"):
+        alerts.evaluate_console(now)
+    with apart("notifications"):
+        notifications.resend(now)
+
+
+def _note_silence(replica: Replica) -> None:
+    if Replica.objects.filter(pk=replica.pk, seen_at=replica.seen_at).update(is_alive=False):
+        replica.is_alive = False
+        live.publish(replica.target_id, "replica", standing_payload(standing(replica)))
 
 
 def _watch(deployment: Deployment) -> None:
@@ -261,26 +286,29 @@ def _by_domain(windows: QuerySet[MetricWindow]) -> dict[str, tuple[int, int]]:
 
 def prune(target: Target, now: datetime) -> int:
     """Delete the files of old versions that nobody needs; the rows stay. Returns how many."""
+    with transaction.atomic():
+        given_up = _give_up_files(lock_deployment(target), now)  # locked: nobody brings one of them back meanwhile
+    for path in given_up:
+        if path.is_relative_to(Path(settings.VERSIONS_DIR).resolve()):
+            shutil.rmtree(path, ignore_errors=True)
+    return len(given_up)
+
+
+def _give_up_files(deployment: Deployment, now: datetime) -> list[Path]:
+    """Say of the versions that nobody needs that their files are deleted; returns the directories."""
+    target = deployment.target
     newest = list(target.versions.values_list("pk", flat=True)[: kept().num_versions])
     over = target.versions.filter(
         pruned_at=None, status__in=[Status.REJECTED, Status.RETIRED, Status.ROLLED_BACK]
     ).exclude(pk__in=newest)
-    deployment = Deployment.objects.filter(target=target).first()
-    if deployment is not None:
-        over = over.exclude(pk__in=[pk for pk in (deployment.desired_id, deployment.previous_id) if pk])
+    over = over.exclude(pk__in=[pk for pk in (deployment.desired_id, deployment.previous_id) if pk])
     served = target.versions.filter(status=Status.RETIRED).values_list("pk", flat=True)[:KEPT_RETIRED]
     over = over.exclude(pk__in=list(served))
     if target.is_on_sglang:
         over = over.exclude(number=1)  # launch commands name it
     # A copy reads them when its target's version 1 is made.
     over = over.exclude(copies__in=Target.objects.filter(versions=None))
-    num_pruned = 0
-    for version in over:
-        if target.replicas.filter(is_alive=True, version=version.number).exists():
-            continue
-        if SpeculatorVersion.objects.filter(pk=version.pk, pruned_at=None).update(pruned_at=now):
-            num_pruned += 1
-            path = Path(version.uri).resolve()
-            if path.is_relative_to(Path(settings.VERSIONS_DIR).resolve()):
-                shutil.rmtree(path, ignore_errors=True)
-    return num_pruned
+    over = over.exclude(number__in=list(target.replicas.filter(is_alive=True).values_list("version", flat=True)))
+    given_up = list(over)
+    SpeculatorVersion.objects.filter(pk__in=[version.pk for version in given_up]).update(pruned_at=now)
+    return [Path(version.uri).resolve() for version in given_up]

@@ -12,6 +12,7 @@ from django.conf import settings
 
 from aurora_web.metrics import services as metrics
 from aurora_web.metrics.levels import RECENT, accept_levels
+from aurora_web.numbers import signed_percent
 from aurora_web.registry.models import Target
 from aurora_web.rollouts.fleet import CATCH_UP, Standing
 from aurora_web.rollouts.models import Rule
@@ -102,7 +103,7 @@ def _swap_failed(sight: Sight) -> Iterator[Condition]:
 def _replica_behind(sight: Sight) -> Iterator[Condition]:
     for found in sight.alive:
         replica = found.replica
-        if replica.generation < found.desired_generation:
+        if replica.generation < found.desired_generation or found.runs_another:
             detail = (
                 f"{replica.name} runs v{replica.version} of generation {replica.generation}; "
                 f"desired is v{found.desired_version} of generation {found.desired_generation}."
@@ -120,8 +121,8 @@ def _accept_length_disagrees(sight: Sight) -> Iterator[Condition]:
         if found.is_apart(sight.threshold):
             detail = (
                 f"{replica.name}: accept length {replica.accept_length:.2f} by Aurora's records, "
-                f"{replica.engine_accept_length:.2f} by the engine's metrics ({apart:+.1%} over "
-                f"{replica.compared_steps:,} steps; more than {sight.threshold:g}% apart)."
+                f"{replica.engine_accept_length:.2f} by the engine's metrics ({signed_percent(apart)} over "
+                f"{replica.compared_steps:,} steps; more than {sight.threshold:g}% apart, as before)."
             )
             yield Condition(Rule.ACCEPT_LENGTH_DISAGREES, replica.name, detail)
 
@@ -158,7 +159,7 @@ def _accept_length_fell(sight: Sight) -> Iterator[Condition]:
         if value < 1 - sight.threshold / 100 and high < 1:
             detail = (
                 f"{level.domain}: accept length {level.recent:.2f} over the last 10 minutes, {level.earlier:.2f} in "
-                f"the hour before ({value - 1:+.1%}, at best {high - 1:+.1%})."
+                f"the hour before ({signed_percent(value - 1)}, at best {signed_percent(high - 1)})."
             )
             yield Condition(Rule.ACCEPT_LENGTH_FELL, level.domain, detail, timedelta(seconds=60))
 
@@ -236,10 +237,11 @@ SPECS: dict[Rule, Spec] = {
              _accept_length_fell, 15, "percent", 1, 90),
         Spec(Rule.SWAP_FAILED, "A replica could not swap, or went back by itself.", _swap_failed,
              needs_only_reports=True),
-        Spec(Rule.REPLICA_BEHIND, "A replica has run an older generation than desired for so long.", _replica_behind,
-             CATCH_UP.total_seconds(), "seconds", 10, 86400, needs_only_reports=True),
+        Spec(Rule.REPLICA_BEHIND, "A replica has run an older generation or another version than desired for so long.",
+             _replica_behind, CATCH_UP.total_seconds(), "seconds", 10, 86400, needs_only_reports=True),
         Spec(Rule.CAPTURE_BROKEN, "A replica serves, but keeps no traces.", _capture_broken, needs_only_reports=True),
-        Spec(Rule.ACCEPT_LENGTH_DISAGREES, "Our accept length and the engine's own differ by more than this.",
+        Spec(Rule.ACCEPT_LENGTH_DISAGREES,
+             "Our accept length and the engine's own differ by more than this, in two comparisons in a row.",
              _accept_length_disagrees, 5, "percent", 0.1, 100, needs_only_reports=True),
         Spec(Rule.TRAINER_STALLED, "Traces wait, but no training slice has worked for so long.", _trainer_stalled,
              120, "seconds", 10, 86400),

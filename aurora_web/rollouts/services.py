@@ -12,7 +12,7 @@ from aurora_web import live
 from aurora_web.accounts.services import record
 from aurora_web.metrics.mix import latest_requests
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
-from aurora_web.registry.services import StaleVersion, find_version, transition
+from aurora_web.registry.services import StaleVersion, find_version, lock_version, transition
 from aurora_web.rollouts import canaries, telling
 from aurora_web.rollouts.approvals import (
     EVERY_SCOPE,
@@ -38,7 +38,7 @@ def judge(version: SpeculatorVersion) -> GateDecision:
     """Put a candidate before the gate; under the automatic policy a passed one goes live at once. Idempotent."""
     with transaction.atomic():
         deployment = lock_deployment(version.target)
-        version = SpeculatorVersion.objects.select_for_update().get(pk=version.pk)
+        version = lock_version(version)
         known = GateDecision.objects.filter(version=version).first()
         if known is not None:
             return known
@@ -66,7 +66,7 @@ def judge_again(version: SpeculatorVersion, actor: str, reason: str = "") -> Gat
     Raises RolloutError when it does not wait.
     """
     lock_deployment(version.target)
-    version = SpeculatorVersion.objects.select_for_update().select_related("target").get(pk=version.pk)
+    version = lock_version(version)
     if version.status != Status.PASSED:
         raise RolloutError(f"{version} is {version.status}: only a version that waits can be judged again")
     old = GateDecision.objects.filter(version=version).first()
@@ -175,7 +175,7 @@ def _make_room(target: Target) -> None:
 
 
 def _expect(version: SpeculatorVersion, expected_status: str | None) -> SpeculatorVersion:
-    version = SpeculatorVersion.objects.select_for_update().select_related("target").get(pk=version.pk)
+    version = lock_version(version)
     if expected_status is not None and version.status != expected_status:
         raise StaleVersion(f"{version} is {version.status}, not {expected_status} any more: reload and decide again")
     if version.status != Status.PASSED:
@@ -239,7 +239,7 @@ def rollback(
     if current is None:
         raise RolloutError(f"{target.slug} has no live version to roll back")
     if earlier is None:
-        raise RolloutError(f"{target.slug} has no version {to} to roll back to")
+        raise RolloutError(f"{target.slug} has no version {to:.80} to roll back to")
     if why := cannot_come_back(earlier):
         raise RolloutError(f"{earlier} cannot come back: {why}")
     if expected_live not in (None, current.number):

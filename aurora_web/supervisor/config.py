@@ -30,8 +30,9 @@ class SupervisorConfig:
     inherited: Mapping[str, str]
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> SupervisorConfig:
+    def from_environment(cls, inherited: Mapping[str, str] = os.environ) -> SupervisorConfig:
         """Read and check. Raises ImproperlyConfigured naming the variable, its value, and what would be right."""
+        environment = env.given(inherited)
         web_host = environment.get("AURORA_WEB_HOST", "127.0.0.1")
         web_port = env.port(environment, "AURORA_WEB_PORT", 8000)
         engine_port = env.port(environment, "AURORA_ENGINE_PORT", 8100)
@@ -55,7 +56,7 @@ class SupervisorConfig:
             redis_url=redis_url,
             console_url=env.console_url(environment, env.address(web_host, web_port)),
             demo=_demo(environment),
-            inherited=dict(environment),
+            inherited=dict(inherited),
         )
 
     @property

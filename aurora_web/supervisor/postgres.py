@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from aurora_web.supervisor.logs import tail
 from aurora_web.supervisor.places import (
     ROOTS_PLACE,
     can_traverse,
@@ -24,7 +25,7 @@ from aurora_web.supervisor.places import (
     remove_empty,
     socket_dir,
 )
-from aurora_web.supervisor.process import ProcessError, start, stop, tail, unprivileged_user, wait_until
+from aurora_web.supervisor.process import ProcessError, start, stop, unprivileged_user, wait_until
 
 USER = "aurora"
 DATABASE = "aurora"

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from aurora_web.supervisor.logs import make_room, tail
+
 PR_SET_PDEATHSIG = 1
-LOG_LIMIT_BYTES = 20 * 1024 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -43,19 +45,7 @@ def start(
 
     Must be called from the main thread: the parent-death signal is tied to the thread that forked.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
-        log.replace(log.with_suffix(".log.1"))
-
-    def before_exec() -> None:
-        if user is not None:
-            os.setgroups([])
-            os.setgid(user.pw_gid)
-            os.setuid(user.pw_uid)
-        _libc.prctl(PR_SET_PDEATHSIG, death_signal)  # after setuid, which clears it
-        if niceness:
-            os.nice(niceness)
-
+    make_room(log)
     with log.open("ab") as errors, output.open("wb") if output else log.open("ab") as standard:
         return subprocess.Popen(
             command,
@@ -65,8 +55,19 @@ def start(
             env=environment,
             cwd=cwd,
             process_group=0,  # no session of its own: Linux shares a machine among sessions first, then by niceness
-            preexec_fn=before_exec,
+            preexec_fn=partial(_become, user, niceness, death_signal),
         )
+
+
+def _become(user: pwd.struct_passwd | None, niceness: int, death_signal: int) -> None:
+    """In the child, before it runs its program."""
+    if user is not None:
+        os.setgroups([])
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+    _libc.prctl(PR_SET_PDEATHSIG, death_signal)  # after setuid, which clears it
+    if niceness:
+        os.nice(niceness)
 
 
 def wait_until(
@@ -80,12 +81,6 @@ def wait_until(
         if time.monotonic() > deadline:
             raise ProcessError(f"{name} was not ready after {seconds:.0f} s; {log} ends with:\n{tail(log)}")
         time.sleep(0.05)
-
-
-def tail(log: Path, num_lines: int = 12) -> str:
-    """The last lines of a log file, indented."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:] if log.exists() else []
-    return "\n".join(f"    {line}" for line in lines)
 
 
 def stop(process: subprocess.Popen[bytes], ask: int = signal.SIGTERM, seconds: float = 15.0) -> None:

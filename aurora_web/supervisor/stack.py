@@ -17,8 +17,9 @@ from aurora_web.environment import address
 from aurora_web.supervisor.child import Child, Program
 from aurora_web.supervisor.config import REPO, SupervisorConfig
 from aurora_web.supervisor.demo import FALLBACK, NONE, Demo
+from aurora_web.supervisor.logs import Logs, tail
 from aurora_web.supervisor.ports import EnginePorts
-from aurora_web.supervisor.process import ProcessError, start, stop, tail, wait_until
+from aurora_web.supervisor.process import ProcessError, start, stop, wait_until
 from aurora_web.supervisor.programs import Programs
 from aurora_web.supervisor.services import Services
 
@@ -50,6 +51,7 @@ class Stack:
         self.say = say
         self.services = Services(config.state_dir, config.logs, config.database_url, config.redis_url)
         self.children: dict[str, Child] = {}
+        self.logs = Logs(config.logs, say)
         self.invite = ""
         self._console = httpx.Client(timeout=2.0, trust_env=False)
         self._ports = EnginePorts(
@@ -87,7 +89,10 @@ class Stack:
         self._wait_for_engines()
 
     def watch(self) -> bool:
-        """Restart what ended, follow the console's list of targets; True when a process was started or stopped."""
+        """Restart what ended, follow the console's list of targets, keep logs short.
+
+        True when a process was started or stopped.
+        """
         return self._watch_all_but(())
 
     def _watch_all_but(self, names: Container[str]) -> bool:
@@ -95,6 +100,7 @@ class Stack:
         if time.monotonic() - self._asked_at >= ENGINE_POLL_SECONDS:
             changed.append(self._follow_targets())
         self._watch_services()
+        self.logs.look()
         return any(changed)
 
     def stop(self) -> None:

@@ -130,18 +130,9 @@ def row(
 ) -> tuple[Any, ...]:
     """One trace as a tuple in the order of COLUMNS. Raises RecordError naming the field."""
     where = f"traces[{index}]"
-    if not isinstance(raw, dict):
-        raise RecordError(f"{where}: expected an object, got {type(raw).__name__}")
-    if raw.keys() - _KNOWN or _REQUIRED - raw.keys():
-        unknown, missing = sorted(raw.keys() - _KNOWN), sorted(_REQUIRED - raw.keys())
-        raise RecordError(f"{where}: unknown fields {unknown}, missing fields {missing}")
-    if raw["target"] != slug:
-        raise RecordError(f"{where}.target: expected {slug!r} as in the segment, got {raw['target']!r:.80}")
+    _check_words(raw, where, slug)
     trace_id = identifier(raw["trace_id"], f"{where}.trace_id")
     tokens = token_ids(raw["tokens"], f"{where}.tokens", vocab_size)
-    if raw["finish_reason"] not in ("stop", "length"):
-        raise RecordError(f"{where}.finish_reason: expected 'stop' or 'length', got {raw['finish_reason']!r:.80}")
-    lookahead = count(raw["lookahead"], f"{where}.lookahead", 1024)
     pairs = _steps(raw["steps"], f"{where}.steps", vocab_size)
     domain = domain_of(text(raw["domain"], f"{where}.domain", 100))
     return (
@@ -155,7 +146,7 @@ def row(
         "{" + str(tokens)[1:-1] + "}",
         count(raw["prompt_len"], f"{where}.prompt_len", len(tokens)),
         count(raw.get("first_state", 0), f"{where}.first_state", len(tokens)),
-        lookahead,
+        count(raw["lookahead"], f"{where}.lookahead", 1024),
         finite(raw["temperature"], f"{where}.temperature"),
         raw["finish_reason"],
         finite(raw["decode_seconds"], f"{where}.decode_seconds"),
@@ -164,6 +155,19 @@ def row(
         _spans(raw.get("version_spans", []), f"{where}.version_spans", len(pairs)),
         is_held_out(trace_id.hex, held_out_every(domain)),
     )
+
+
+def _check_words(raw: Any, where: str, slug: str) -> None:
+    """The names of the fields, and those that have few values."""
+    if not isinstance(raw, dict):
+        raise RecordError(f"{where}: expected an object, got {type(raw).__name__}")
+    if raw.keys() - _KNOWN or _REQUIRED - raw.keys():
+        unknown, missing = sorted(raw.keys() - _KNOWN), sorted(_REQUIRED - raw.keys())
+        raise RecordError(f"{where}: unknown fields {unknown}, missing fields {missing}")
+    if raw["target"] != slug:
+        raise RecordError(f"{where}.target: expected {slug!r} as in the segment, got {raw['target']!r:.80}")
+    if raw["finish_reason"] not in ("stop", "length"):
+        raise RecordError(f"{where}.finish_reason: expected 'stop' or 'length', got {raw['finish_reason']!r:.80}")
 
 
 def _spans(spans: Any, where: str, num_steps: int) -> str | None:

@@ -13,10 +13,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.models import Target
+from aurora_web.registry.sendable import SENDABLE
 from aurora_web.traces.codec import text
 from aurora_web.traces.models import DomainRule, RuleKind
-from speculators.domain_names import resolver
+from speculators.domain_names import CLIENTS_NAME, resolver
 from speculators.patterns import MAX_PATTERN, PatternError, compiled
 from speculators.records import RecordError
 
@@ -54,7 +56,7 @@ def add_rules(
     target: Target, kind: str, patterns: Sequence[str], domain: str, actor: str, reason: str = ""
 ) -> list[DomainRule]:
     """One rule for each pattern (several = a merge); an active rule for the same pattern ends. Raises RuleError."""
-    Target.objects.select_for_update().get(pk=target.pk)  # one change of the rules at a time
+    lock_row(Target.objects.all(), pk=target.pk)  # one change of the rules at a time
     if kind not in RuleKind.values:
         raise RuleError("kind", f"{kind!r:.40} is unknown: expected one of {', '.join(RuleKind.values)}")
     try:
@@ -72,6 +74,8 @@ def add_rules(
 def _check(kind: str, pattern: str) -> None:
     if not 0 < len(pattern) <= MAX_PATTERN or "\0" in pattern:
         raise RuleError("pattern", f"{pattern!r:.80} cannot be used: expected 1 to {MAX_PATTERN} characters")
+    if kind != RuleKind.REGEX and not CLIENTS_NAME.fullmatch(pattern):
+        raise RuleError("pattern", f"{pattern!r:.80} fits no name that a client can send: expected {SENDABLE}")
     if kind == RuleKind.REGEX:
         try:
             compiled(pattern)

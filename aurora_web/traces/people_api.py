@@ -14,10 +14,12 @@ from aurora_web.problems import Problem
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.traces import governance, payloads
+from aurora_web.traces.addresses import register_trace_ids
 from aurora_web.traces.models import Trace
 from aurora_web.traces.search import COUNT_LIMIT, MAX_PAGE, PAGE, SearchError, SearchTooSlow, count, read_filter, search
-from aurora_web.wire import BodySchema
+from aurora_web.wire import BodySchema, ReasonText, file_schema
 
+register_trace_ids()
 router = Router(tags=["traces"], auth=Allow("read"))
 NEXT_HEADER = "X-Aurora-Next"
 
@@ -38,19 +40,22 @@ class SearchQuery(Schema):
 
 class AccessIn(BodySchema):
     text_role: str
-    reason: str = ""
+    reason: ReasonText = ""
 
 
 class DeleteIn(BodySchema):
-    reason: str
+    reason: ReasonText
 
 
 @router.get("/{slug}/traces", response=dict[str, Any])
 def search_traces(
     request: HttpRequest, slug: str, given: Query[SearchQuery], cursor: str = "", limit: int = PAGE
 ) -> dict[str, Any]:
-    """Traces that match, newest first, without tokens; ``state``: trained, held_out or waiting. ``next`` is the cursor
-    of the next page, null on the last; ``count`` stops at 1,001 and is null when counting takes too long."""
+    """Traces that match, newest first, without tokens; ``state``: trained, held_out, waiting, leased or lost.
+
+    ``next`` is the cursor of the next page, null on the last; ``count`` stops at 1,001 and is null when counting takes
+    too long.
+    """
     if not 1 <= limit <= MAX_PAGE:
         raise Problem(422, f"limit is {limit}, expected 1 to {MAX_PAGE}")
     target = find_target(slug)
@@ -66,7 +71,9 @@ def search_traces(
     return {"items": items, "next": found.next or None, "count": num_found, "count_limit": COUNT_LIMIT}
 
 
-@router.get("/{slug}/traces/export", response=None)
+@router.get(
+    "/{slug}/traces/export", response=None, openapi_extra=file_schema("A trace per line", "application/x-ndjson")
+)
 def export_traces(
     request: HttpRequest, slug: str, given: Query[SearchQuery], cursor: str = "", limit: int = payloads.MAX_EXPORT
 ) -> HttpResponse:
@@ -97,7 +104,7 @@ def export_response(
     return response
 
 
-@router.get("/{slug}/traces/{uuid:trace_id}", response=dict[str, Any])
+@router.get("/{slug}/traces/{trace_id:trace_id}", response=dict[str, Any])
 def get_trace(request: HttpRequest, slug: str, trace_id: UUID) -> dict[str, Any]:
     """One trace by verify steps: correct, rejected, dropped and bonus token ids (each reading is in the audit log), or
     only their numbers."""
@@ -112,7 +119,7 @@ def get_trace(request: HttpRequest, slug: str, trace_id: UUID) -> dict[str, Any]
     return payloads.whole(trace, has_text)
 
 
-@router.delete("/{slug}/traces/{uuid:trace_id}", response=dict[str, Any], auth=Allow("operate"))
+@router.delete("/{slug}/traces/{trace_id:trace_id}", response=dict[str, Any], auth=Allow("operate"))
 def delete_trace(request: HttpRequest, slug: str, trace_id: UUID, body: DeleteIn) -> dict[str, Any]:
     """Delete one trace for good; what stays is said in the answer."""
     try:

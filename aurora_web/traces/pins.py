@@ -6,6 +6,7 @@ they run (rollouts/obedience.py). Pins name domains as the console knows them: t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
@@ -13,10 +14,12 @@ from django.db.models import Max
 
 from aurora_web import live
 from aurora_web.accounts.services import record
+from aurora_web.locks import lock_row
 from aurora_web.registry.models import Target
+from aurora_web.registry.sendable import SENDABLE
 from aurora_web.traces.codec import text
 from aurora_web.traces.domains import active_rules
-from aurora_web.traces.models import PinChange, pin_words
+from aurora_web.traces.models import DomainRule, PinChange, pin_words
 from speculators.domain_names import CLIENTS_NAME, resolver
 from speculators.records import DomainPin, DomainPins, NameRule, RecordError
 
@@ -116,7 +119,7 @@ def _lock(target: Target, domain: str, expected: int | None) -> PinChange | None
         text(domain, "domain", 100)
     except RecordError as error:
         raise PinError("domain", f"{domain!r:.120} is no domain: expected 1 to 100 characters") from error
-    Target.objects.select_for_update().get(pk=target.pk)
+    lock_row(Target.objects.all(), pk=target.pk)
     newest = newest_of(target, domain)
     if expected is not None and expected != (newest.revision if newest else 0):
         said = f"{newest.actor} changed it to: {newest.words} (revision {newest.revision})" if newest else "it is gone"
@@ -143,8 +146,7 @@ def _check(target: Target, wanted: DomainPin) -> None:
     if not CLIENTS_NAME.fullmatch(wanted.domain) and wanted.domain not in {r.domain for r in active_rules(target)}:
         raise PinError(
             "domain",
-            f"{wanted.domain!r:.120} is the name of no request: expected 1 to 64 of a-z, 0-9, _ . -, or a name that "
-            "a rule gives",
+            f"{wanted.domain!r:.120} is the name of no request: expected {SENDABLE}, or a name that a rule gives",
         )
     others = held(target).keys() - {wanted.domain}
     if len(others) >= MAX_PINS:
@@ -156,6 +158,37 @@ def renamed(target: Target, domain: str) -> str:
     rules = active_rules(target)
     kept_as = resolver(rules)(domain)
     return kept_as if kept_as != domain and domain not in {rule.domain for rule in rules} else ""
+
+
+def strayed(change: PinChange) -> str:
+    """Which requests do not meet a pin because of the rules for names, in words; "" = all that it was made for do."""
+    rules = active_rules(change.target)
+    given = {rule.domain for rule in rules}
+    kept_as = resolver(rules)(change.domain)
+    if kept_as != change.domain and change.domain in given:
+        return f"what clients call {change.domain} themselves is kept as {kept_as} by a rule for names"
+    if change.domain in given:
+        return ""
+    ended = change.target.domain_rules.filter(domain=change.domain, ended_at__gt=change.at).order_by("-ended_at")
+    return (
+        f"the rule {last} has ended since: its names are not kept as that any more" if (last := ended.first()) else ""
+    )
+
+
+def losing(target: Target, before: Sequence[DomainRule]) -> list[str]:
+    """Pins that meet fewer requests under the rules that hold now than under those of ``before``, in sentences."""
+    after = active_rules(target)
+    was, now, kept = resolver(before), resolver(after), {rule.pk for rule in after}
+    found = []
+    for domain, change in sorted(held(target).items()):
+        gone = next((rule for rule in before if rule.domain == domain and rule.pk not in kept), None)
+        if was(domain) == domain and now(domain) != domain:
+            found.append(
+                f"{change}: what clients call {domain} is kept as {now(domain)}, which this pin does not hold for"
+            )
+        elif gone is not None:
+            found.append(f"{change}: the rule {gone} has ended, and the pin does not hold for its names any more")
+    return found
 
 
 def _change(

@@ -13,7 +13,7 @@ from aurora_web.problems import Problem
 from aurora_web.registry.services import find_target
 from aurora_web.traces import domains
 from aurora_web.traces.models import DomainRule
-from aurora_web.wire import BodySchema
+from aurora_web.wire import BodySchema, ReasonText
 
 router = Router(tags=["domains"], auth=Allow("read"))
 
@@ -22,7 +22,7 @@ class RuleIn(BodySchema):
     kind: str = Field(description="exact, prefix or regex, of the header x-aurora-domain")
     patterns: list[str] = Field(description="one = rename or split, several = merge")
     domain: str
-    reason: str = ""
+    reason: ReasonText = ""
 
 
 class RuleOut(Schema):

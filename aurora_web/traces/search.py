@@ -12,6 +12,7 @@ from uuid import UUID
 from django.db import OperationalError, connection, transaction
 from django.db.models import F, FloatField, Func, IntegerField, Q, QuerySet
 from django.db.models.lookups import GreaterThanOrEqual, LessThanOrEqual
+from django.utils import timezone
 from psycopg.errors import QueryCanceled
 
 from aurora_web.moments import WrongMoment, moment_of
@@ -32,7 +33,7 @@ ACCEPT_LENGTH = Func(
     " / NULLIF(num_verify_steps - num_plain_steps, 0)",
     output_field=FloatField(),
 )
-STATES = ("trained", "held out", "waiting")
+STATES = ("trained", "held out", "waiting", "leased", "lost")  # as Trace.state says them
 
 
 class SearchError(ValueError):
@@ -83,10 +84,8 @@ class TraceFilter:
             found &= Q(domain=self.domain)
         if self.finish_reason:
             found &= Q(finish_reason=self.finish_reason)
-        if self.state == "held out":
-            found &= Q(is_held_out=True)
-        elif self.state:
-            found &= Q(is_held_out=False, trained_at__isnull=self.state == "waiting")
+        if self.state:
+            found &= _in_state(self.state)
         if self.slices:
             found &= Q(lease_id__in=self.slices)
         return found & self._accept_length()
@@ -98,6 +97,20 @@ class TraceFilter:
         if self.max_accept_length is not None:
             found &= Q(LessThanOrEqual(ACCEPT_LENGTH, self.max_accept_length))
         return found
+
+
+def _in_state(state: str) -> Q:
+    """Traces of which Trace.state says this now."""
+    is_leased = Q(lease_expires_at__gt=timezone.now())
+    untrained = Q(is_held_out=False, trained_at=None)
+    found = {
+        "held out": Q(is_held_out=True),
+        "trained": Q(is_held_out=False, trained_at__isnull=False),
+        "lost": untrained & Q(is_lost=True),
+        "leased": untrained & Q(is_lost=False) & is_leased,
+        "waiting": untrained & Q(is_lost=False) & (Q(lease_expires_at=None) | ~is_leased),
+    }
+    return found[state]
 
 
 def read_filter(given: Mapping[str, str]) -> TraceFilter:

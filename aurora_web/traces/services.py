@@ -16,6 +16,7 @@ from django.db.models import Max, Sum
 from django.utils import timezone
 from psycopg import sql
 
+from aurora_web.duties import apart
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.retention.services import kept
@@ -249,15 +250,21 @@ def delete_expired(now: datetime) -> int:
     """Delete traces, and hidden states, of targets that keep them for less than a partition lives; returns how many."""
     longest, deleted = longest_days_kept(), 0
     for target in Target.objects.all():
-        if (days := days_kept(target)) >= longest:
-            continue
-        given: dict[str, int | datetime] = {"target": target.pk, "limit": now - timedelta(days=days)}
-        with connection.cursor() as cursor:
-            for table, column in (("traces_trace", "started_at"), ("traces_trace_default", "received_at")):
-                delete = sql.SQL("DELETE FROM {} WHERE target_id = %(target)s AND {} < %(limit)s")
-                cursor.execute(delete.format(sql.Identifier(table), sql.Identifier(column)), given)
-                deleted += cursor.rowcount
-        expire_segments(now, days * 24, target)
+        if (days := days_kept(target)) < longest:
+            with apart(f"traces of {target} that are older than {days:g} days"):
+                deleted += _delete_before(target, now - timedelta(days=days))
+                expire_segments(now, days * 24, target)
+    return deleted
+
+
+def _delete_before(target: Target, limit: datetime) -> int:
+    deleted = 0
+    with connection.cursor() as cursor:
+        for table, column in (("traces_trace", "started_at"), ("traces_trace_default", "received_at")):
+            delete = sql.SQL("DELETE FROM {} WHERE target_id = %(target)s AND {} < %(limit)s")
+            names = sql.Identifier(table), sql.Identifier(column)
+            cursor.execute(delete.format(*names), {"target": target.pk, "limit": limit})
+            deleted += cursor.rowcount
     return deleted
 
 
@@ -280,10 +287,16 @@ def expire_segments(now: datetime, hours: float | None = None, target: Target | 
 def maintain() -> None:
     """Partitions ahead, retention behind, hidden states expired."""
     now = timezone.now()
-    create_partitions(now)
-    dropped = drop_old_partitions(now)
-    deleted = delete_expired(now)
-    expired = expire_segments(now)
+    dropped: list[str] = []
+    deleted = expired = 0
+    with apart("partitions ahead"):
+        create_partitions(now)
+    with apart("partitions that nobody keeps"):
+        dropped = drop_old_partitions(now)
+    with apart("traces that their targets do not keep"):
+        deleted = delete_expired(now)
+    with apart("hidden states that nobody keeps"):
+        expired = expire_segments(now)
     if dropped or deleted or expired:
         log.info("traces: dropped %s, deleted %d by targets' rules, expired %d segments", dropped, deleted, expired)
 

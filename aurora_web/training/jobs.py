@@ -25,18 +25,7 @@ def build_job(row: TrainingSlice, target: Target) -> SliceJob:
     from training_worker.config import SliceJob
 
     num_done = row.run.slices.filter(state=SliceState.DONE).count()
-    fresh_ids: list[UUID] = []
-    replay_ids: list[UUID] = []
-    held_out_ids: list[UUID] = []
-    if not row.is_day_zero:
-        fresh_ids = traces.lease_fresh(target, row.pk, settings.FRESH_TRACES_PER_SLICE, LEASE_SECONDS)
-        replay_ids = selection.replay_ids(target, settings.REPLAY_TRACES_PER_SLICE, seed=num_done)
-        held_out_ids = selection.held_out_ids(target, settings.HELD_OUT_TRACES_PER_DOMAIN)
-    row.num_fresh, row.num_replay, row.num_held_out = len(fresh_ids), len(replay_ids), len(held_out_ids)
-    TrainingSlice.objects.filter(pk=row.pk).update(
-        num_fresh=row.num_fresh, num_replay=row.num_replay, num_held_out=row.num_held_out
-    )
-    sources = _sources(fresh_ids, replay_ids, held_out_ids)
+    fresh, replay, held_out = _sources(*_choose(row, target, num_done))
     parent = target.versions.order_by("-number").first()
     live = find_version(target, "@live")
     return SliceJob(
@@ -48,9 +37,9 @@ def build_job(row: TrainingSlice, target: Target) -> SliceJob:
         parent_version=parent.number if parent else None,
         parent_uri=parent.uri if parent else "",
         live_uri=live.uri if live else "",
-        fresh=sources[0],
-        replay=sources[1],
-        held_out=sources[2],
+        fresh=fresh,
+        replay=replay,
+        held_out=held_out,
         lookahead=target.max_lookahead,
         budget_seconds=min(target.slice_seconds, FIRST_SLICE_SECONDS + num_done),
         seed=row.run.seed,
@@ -61,6 +50,22 @@ def build_job(row: TrainingSlice, target: Target) -> SliceJob:
         import_path=target.draft_path if row.is_day_zero else "",
         import_name=str(target.draft_version) if row.is_day_zero and target.draft_version else "",
     )
+
+
+def _choose(row: TrainingSlice, target: Target, num_done: int) -> tuple[list[UUID], list[UUID], list[UUID]]:
+    """Ids of the traces that are fresh (leased), replayed and held out; ``row`` notes how many. Day 0 has none."""
+    fresh: list[UUID] = []
+    replay: list[UUID] = []
+    held_out: list[UUID] = []
+    if not row.is_day_zero:
+        fresh = traces.lease_fresh(target, row.pk, settings.FRESH_TRACES_PER_SLICE, LEASE_SECONDS)
+        replay = selection.replay_ids(target, settings.REPLAY_TRACES_PER_SLICE, seed=num_done)
+        held_out = selection.held_out_ids(target, settings.HELD_OUT_TRACES_PER_DOMAIN)
+    row.num_fresh, row.num_replay, row.num_held_out = len(fresh), len(replay), len(held_out)
+    TrainingSlice.objects.filter(pk=row.pk).update(
+        num_fresh=row.num_fresh, num_replay=row.num_replay, num_held_out=row.num_held_out
+    )
+    return fresh, replay, held_out
 
 
 def _follows_vocabulary(target: Target) -> bool:
@@ -79,10 +84,10 @@ def _sources(*groups: list[UUID]) -> list[tuple[TraceSource, ...]]:
     from training_worker.config import TraceSource
 
     loaded = {t.trace_id: t for t in selection.load(i for group in groups for i in group)}
-    uris = selection.segment_uris(list(loaded.values()))
+    segments = selection.segments(list(loaded.values()))
 
     def source(trace_id: UUID) -> TraceSource:
-        fields: dict[str, Any] = selection.source_fields(loaded[trace_id], uris)
+        fields: dict[str, Any] = selection.source_fields(loaded[trace_id], segments)
         return TraceSource(**fields)
 
     return [tuple(source(i) for i in group if i in loaded) for group in groups]

@@ -58,14 +58,15 @@ def load(ids: Iterable[UUID]) -> list[Trace]:
     return list(Trace.objects.filter(trace_id__in=list(ids)))
 
 
-def segment_uris(traces: Sequence[Trace]) -> dict[UUID, str]:
-    """Paths of the segment files that are still there, by segment id."""
+def segments(traces: Sequence[Trace]) -> dict[UUID, TraceSegment]:
+    """Those whose files are still there, by id."""
     ids = {t.segment_id for t in traces}
-    return dict(TraceSegment.objects.filter(id__in=ids, expired_at=None).values_list("id", "uri"))
+    return TraceSegment.objects.only("uri", "aux_layer_ids").filter(expired_at=None).in_bulk(ids)
 
 
-def source_fields(trace: Trace, uris: dict[UUID, str]) -> dict[str, object]:
+def source_fields(trace: Trace, segments: dict[UUID, TraceSegment]) -> dict[str, object]:
     """Keyword arguments of training_worker.config.TraceSource, which only a process with torch may import."""
+    segment = segments.get(trace.segment_id)
     return {
         "trace_id": trace.trace_id.hex,
         "domain": trace.domain,
@@ -73,7 +74,8 @@ def source_fields(trace: Trace, uris: dict[UUID, str]) -> dict[str, object]:
         "prompt_len": trace.prompt_len,
         "temperature": trace.temperature,
         "steps": unpack_steps(trace.steps),
-        "segment_uri": uris.get(trace.segment_id, ""),
+        "segment_uri": segment.uri if segment else "",
         "first_state": trace.first_state,
         "lookahead": trace.lookahead,
+        "aux_layer_ids": tuple(segment.aux_layer_ids) if segment else (),
     }

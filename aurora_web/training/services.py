@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import Max, Q
 from django.utils import timezone
 
@@ -70,12 +70,16 @@ def schedule(target: Target, *, is_asked_for: bool = False) -> TrainingSlice | N
         return None
     if not is_asked_for and (not (is_day_zero or _is_due(target)) or _is_backing_off(run)):
         return None
-    try:
-        with transaction.atomic():
-            row = TrainingSlice.objects.create(run=run, is_day_zero=is_day_zero)
-            transaction.on_commit(lambda: _enqueue(row.pk))
-    except IntegrityError:
-        return None  # somebody else queued one first
+    return _queue(TrainingSlice(run=run, is_day_zero=is_day_zero))
+
+
+@transaction.atomic
+def _queue(row: TrainingSlice) -> TrainingSlice | None:
+    """None where somebody else queued one first: every beat may, so it is no error in the database's log."""
+    TrainingSlice.objects.bulk_create([row], ignore_conflicts=True)
+    if not TrainingSlice.objects.filter(pk=row.pk).exists():
+        return None
+    transaction.on_commit(lambda: _enqueue(row.pk))
     return row
 
 

@@ -8,7 +8,7 @@ from celery.signals import worker_shutting_down
 from django.utils import timezone
 
 from aurora_web.celery import app
-from aurora_web.training import services
+from aurora_web.training import leftovers, services
 
 _stopping = threading.Event()
 
@@ -27,6 +27,11 @@ def tick() -> None:
 @app.task(name="training.reconcile")
 def reconcile() -> None:
     services.reconcile(timezone.now())
+
+
+@app.task(name="training.sweep")
+def sweep() -> None:
+    leftovers.sweep(timezone.now())
 
 
 @app.task(name="training.run_slice")

@@ -17,6 +17,7 @@ PRIOR_RATE = 0.5  # of a version that has not been seen at work
 PRIOR_WEIGHT = 2.0  # in drafts
 DECAY = 0.985  # per draft of a position: the last ~70 count
 CARRIED_WEIGHT = 4.0  # in drafts: what the version before a new one was like counts for so many of its own
+MAX_DOMAINS = 256  # of a version; clients choose their names, and stats() tells of each every second
 
 # Of one draft: how sure it was, and with which chance the target took its guess.
 Seen = tuple[float, float]
@@ -119,7 +120,7 @@ class Acceptance:
 
 
 class Chooser:
-    """Acceptance per domain under one version."""
+    """Acceptance per domain under one version, of the MAX_DOMAINS that were used last. Used by one thread."""
 
     def __init__(self, max_lookahead: int, before: Chooser | None = None) -> None:
         """``before``: of the version that this one takes over from."""
@@ -127,10 +128,16 @@ class Chooser:
         self._calibration: Calibration = Calibration(before._calibration if before else None)
         known = before.domains() if before else {}
         self._domains = {domain: acceptance.carried(self._calibration) for domain, acceptance in known.items()}
+        self._used: dict[str, None] = dict(before._used) if before else {}  # the domains, the one used last at the end
 
     def acceptance(self, domain: str) -> Acceptance:
-        """The counts of a domain; made on first use."""
+        """The counts of a domain; made on first use, and anew after it was the one not used for longest."""
+        self._used.pop(domain, None)
+        self._used[domain] = None
         if domain not in self._domains:
+            if len(self._domains) >= MAX_DOMAINS:
+                oldest = next(iter(self._used))
+                del self._used[oldest], self._domains[oldest]
             self._domains[domain] = Acceptance(self._max_lookahead, self._calibration)
         return self._domains[domain]
 

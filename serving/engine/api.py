@@ -38,6 +38,12 @@ class EngineAwayError(SwapError):
     retryable = True
 
 
+class EngineSlowError(SwapError):
+    """The engine has not taken a version up in time, which says nothing about the version; it is tried again."""
+
+    retryable = True
+
+
 class RequestError(ValueError):
     """A request that this engine cannot serve; the message names the field, its value and what would be right."""
 
@@ -194,7 +200,6 @@ class DomainStats:
 
     domain: str
     tokens_per_step: float  # of late; 1 = as without speculation
-    position_rates: tuple[float, ...]  # acceptance of draft 1, 2, ... given that those before it passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +239,8 @@ class FollowedEngine(Protocol):
 
         When ``min_accept_length`` > 0 and the probe ends below it, and below what the version before did in its last
         steps where that is known, the engine reverts by itself and says so in its stats. Raises SwapError, or the
-        future does, when this engine cannot serve it, EngineAwayError before anything of it was tried.
+        future does, when this engine cannot serve it, EngineAwayError before anything of it was tried, EngineSlowError
+        where it may be tried again as it is.
         """
 
     def revert(self, detail: str) -> Future[SwapOutcome]:

@@ -44,6 +44,8 @@ from serving.engine.versions import CONTROL, Versions
 from serving.engine.watch import Watch
 from serving.model.attention import Span
 from serving.model.decoder import Decoder
+from speculators import checkpoint
+from speculators.checkpoint import OtherLayersError
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
 from speculators.records import NO_DRAFT, DomainPin, StepRecord
@@ -116,6 +118,9 @@ class Engine:
 
     def load_draft(self, directory: Path, expected_sha256: str | None = None) -> LoadedDraft:
         decoder = self._decoder
+        if (wanted := checkpoint.read_config(directory).aux_layer_ids) != decoder.aux_layer_ids:
+            ids = f"it reads layers {wanted}, this engine captures {decoder.aux_layer_ids}"
+            raise OtherLayersError(f"{directory}: {ids}")
         return draft_runner.load(
             directory, decoder.embed_VH, self.config.max_requests, decoder.max_len, expected_sha256
         )
@@ -423,7 +428,7 @@ class Engine:
         if self._costs is None or self._versions.live.draft is None:
             return ()
         return tuple(
-            DomainStats(domain, acceptance.tokens_per_step, tuple(acceptance.rates()[: self._max_lookahead]))
+            DomainStats(domain, acceptance.tokens_per_step)
             for domain, acceptance in sorted(self._versions.chooser.domains().items())
         )
 

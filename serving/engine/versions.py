@@ -123,9 +123,11 @@ class Versions(Generic[D]):
 
     def swap(self, version: int, draft: D | None, min_accept_length: float) -> None:
         """Serve new requests with this version from now on."""
-        self.previous = self.live
+        served = Served(version, draft)
+        if (served.version, served.sha256) != (self.live.version, self.live.sha256):
+            self.previous = self.live  # else it is brought in once more, since nobody knew that it had come
         self.reverted_from, self.revert_detail = None, ""
-        self._serve(Served(version, draft), min_accept_length, self._recent.accept_lengths())
+        self._serve(served, min_accept_length, self._recent.accept_lengths())
 
     def revert(self, detail: str) -> None:
         """Back to the previous version. Raises LookupError when there is none."""

@@ -6,9 +6,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,15 +23,14 @@ from serving.http.answers import CHAT, COMPLETION, Answer, Shape
 from serving.http.errors import ApiError, internal
 from serving.http.generation import Generation
 from serving.http.metrics import Metrics
-from serving.http.requests import GenerationRequest, ServedTarget, read_chat, read_completion
+from serving.http.reading import Reader, Reading
+from serving.http.requests import ServedTarget, read_chat, read_completion
 from serving.trace.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 << 20
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
-Reader = Callable[[Any, Mapping[str, str], ServedTarget], GenerationRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ class Api:
     metrics: Metrics
     max_running: int  # requests accepted at once, waiting ones included
     started_at: int
+    reading: Reading = field(default_factory=Reading)
 
     async def completions(self, request: Request) -> Response:
         return await self._generate(request, read_completion, COMPLETION)
@@ -89,10 +89,10 @@ class Api:
         }
 
     async def _generate(self, request: Request, read: Reader, shape: Shape) -> Response:
-        asked = read(await _json_body(request), request.headers, self.target)
-        if self.metrics.num_open >= self.max_running:
-            message = f"{self.max_running} requests are running or waiting already"
-            raise ApiError(message, status=429, kind="rate_limit_error", code="rate_limit_exceeded")
+        self._check_room()
+        body = await _body(request)
+        self._check_room()  # others may have come while it arrived
+        asked = await self.reading.read(read, body, request.headers, self.target)
         generation = Generation(asked, self.engine, self.recorder, self.target.tokenizer)
         generation.submit()
         self.metrics.opened()
@@ -105,6 +105,12 @@ class Api:
             text = "".join([piece.text async for piece in generation.pieces()])
             assert generation.ending is not None
             return JSONResponse(answer.whole(text, generation.ending), headers=headers)
+
+    def _check_room(self) -> None:
+        """Raises ApiError while as many requests as may be are running, waiting, or being read."""
+        if self.metrics.num_open + self.reading.num_open >= self.max_running:
+            message = f"{self.max_running} requests are running or waiting already"
+            raise ApiError(message, status=429, kind="rate_limit_error", code="rate_limit_exceeded")
 
     async def _events(
         self, request: Request, generation: Generation, answer: Answer, includes_usage: bool
@@ -181,16 +187,13 @@ def _event(payload: dict[str, Any]) -> str:
     return f"data: {json.dumps(payload, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def _json_body(request: Request) -> Any:
+async def _body(request: Request) -> bytes:
     raw = bytearray()
     async for part in request.stream():
         raw += part
         if len(raw) > MAX_BODY_BYTES:
             raise ApiError(f"the body is larger than {MAX_BODY_BYTES} bytes", status=413)
-    try:
-        return json.loads(bytes(raw))
-    except (ValueError, RecursionError) as error:
-        raise ApiError(f"the body is no JSON: {error}") from error
+    return bytes(raw)
 
 
 async def _cancel_when_gone(request: Request, generation: Generation) -> None:

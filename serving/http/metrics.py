@@ -86,7 +86,7 @@ class Metrics(Collector):
 
     def _recorded(self) -> Iterator[Metric]:
         recorder = self._recorder
-        yield CounterMetricFamily("aurora_traces", "Traces written", recorder.num_traces)
+        yield CounterMetricFamily("aurora_traces", "Traces announced", recorder.num_traces)
         yield CounterMetricFamily("aurora_dropped_traces", "Traces dropped or refused", recorder.num_dropped_traces)
         yield CounterMetricFamily("aurora_lost_counts", "Requests missing in the counts", recorder.num_lost_counts)
         yield CounterMetricFamily("aurora_write_errors", "Failed writes of traces", recorder.num_write_errors)

@@ -19,7 +19,7 @@ from typing import Any
 from serving.engine.api import SamplingParams
 from serving.http import fields
 from serving.http.errors import ApiError
-from serving.http.tokenizer import ChatTemplateError, TargetTokenizer
+from serving.http.tokenizer import ChatTemplateError, TargetTokenizer, TooManyTokensError
 from speculators.domain_names import CLIENTS_NAME
 
 DEFAULT_DOMAIN = "default"
@@ -70,6 +70,11 @@ class ServedTarget:
     vocab_size: int
     tokenizer: TargetTokenizer
 
+    @property
+    def most_prompt_tokens(self) -> int:
+        """At least one token is generated."""
+        return self.max_len - 1
+
 
 def read_completion(body: Any, headers: Mapping[str, str], target: ServedTarget) -> GenerationRequest:
     """A call of /v1/completions. Raises ApiError."""
@@ -109,11 +114,7 @@ def _request(
     body: dict[str, Any], headers: Mapping[str, str], prompt: tuple[int, ...], max_tokens: int, target: ServedTarget
 ) -> GenerationRequest:
     if len(prompt) + max_tokens > target.max_len:
-        message = (
-            f"This model's maximum context length is {target.max_len} tokens, but {len(prompt)} in the prompt and "
-            f"{max_tokens} to generate were asked for"
-        )
-        raise ApiError(message, param="max_tokens", code="context_length_exceeded")
+        raise _too_long(target, f"{len(prompt)} in the prompt and {max_tokens} to generate were asked for")
     is_stream, stop = fields.boolean(body, "stream"), fields.stop_strings(body)
     sampling = SamplingParams(
         max_tokens=max_tokens,
@@ -133,6 +134,11 @@ def _request(
         is_stream=is_stream,
         includes_usage=_includes_usage(body, is_stream),
     )
+
+
+def _too_long(target: ServedTarget, asked: str) -> ApiError:
+    message = f"This model's maximum context length is {target.max_len} tokens, but {asked}"
+    return ApiError(message, param="max_tokens", code="context_length_exceeded")
 
 
 def _top_p(body: dict[str, Any]) -> float:
@@ -179,7 +185,10 @@ def _prompt_tokens(prompt: Any, target: ServedTarget) -> tuple[int, ...]:
         prompt = prompt[0]
     if isinstance(prompt, str):
         fields.encodable("prompt", prompt)
-        tokens = target.tokenizer.encode(prompt)
+        try:
+            tokens = target.tokenizer.encode(prompt, target.most_prompt_tokens)
+        except TooManyTokensError as error:
+            raise _too_long(target, f"the prompt has {error}") from None
         if not tokens:
             raise fields.refuse("prompt", prompt, "text of at least one token")
         return tokens
@@ -197,7 +206,9 @@ def _chat_tokens(body: dict[str, Any], target: ServedTarget) -> tuple[int, ...]:
     if tools is not None and not isinstance(tools, list):
         raise fields.refuse("tools", tools, "a list")
     try:
-        return target.tokenizer.encode_chat(plain, tools)
+        return target.tokenizer.encode_chat(plain, tools, target.most_prompt_tokens)
+    except TooManyTokensError as error:
+        raise _too_long(target, f"the messages have {error}") from None
     except ChatTemplateError as error:
         raise ApiError(str(error), param="messages") from error
 

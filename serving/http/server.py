@@ -41,6 +41,7 @@ def run(config: ServingConfig, engine: EngineApi, listener: socket.socket) -> No
         target = ServedTarget(config.slug, engine.max_len, target_config["vocab_size"], tokenizer)
         metrics = Metrics(engine, parts.recorder, parts.gauges)
         api = Api(target, engine, parts.recorder, metrics, config.max_open_requests, int(time.time()))
+        stack.callback(api.reading.close)
         _serve(config, api, listener)
         log.info("stopping: %d requests are cut", engine.stats().num_running)
 

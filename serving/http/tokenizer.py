@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from serving.http.characters import CharacterBound
 from speculators.tokenizer_files import TOKENIZER, ChatTemplate, read_tokenizer
 
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
@@ -16,6 +17,14 @@ MAX_HELD_TOKENS = 8  # a character has at most 4 bytes: longer than this is no u
 
 class ChatTemplateError(ValueError):
     """Messages that the target's chat template cannot write."""
+
+
+class TooManyTokensError(ValueError):
+    """A text of more tokens than are wanted, as its characters tell."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(f"at least {least} tokens")
+        self.least = least  # tokens that it has at least
 
 
 class TargetTokenizer:
@@ -30,13 +39,19 @@ class TargetTokenizer:
             raise FileNotFoundError(f"{path} is missing: the target needs its fast tokenizer beside its weights")
         self._tokenizer = read_tokenizer(directory)
         self._template = ChatTemplate.read(directory)
+        self._bound = CharacterBound.of(self._tokenizer)
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of a plain prompt, with the special tokens that the tokenizer adds by itself."""
-        return tuple(self._tokenizer.encode(text).ids)
+    def encode(self, text: str, most: int | None = None) -> tuple[int, ...]:
+        """Tokens of a plain prompt, with the special tokens that the tokenizer adds by itself.
 
-    def encode_chat(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> tuple[int, ...]:
-        """Tokens of a conversation up to where the answer begins. Raises ChatTemplateError."""
+        Raises TooManyTokensError for a text that is too long for ``most`` tokens, before they are looked for.
+        """
+        return self._encode(text, most, add_special_tokens=True)
+
+    def encode_chat(
+        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, most: int | None = None
+    ) -> tuple[int, ...]:
+        """Tokens of a conversation up to where the answer begins. Raises ChatTemplateError, TooManyTokensError."""
         if self._template is None:
             raise ChatTemplateError("the target has no chat template; use /v1/completions")
         try:
@@ -44,9 +59,16 @@ class TargetTokenizer:
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise ChatTemplateError(f"the chat template refuses these messages: {error}") from error
         try:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        except UnicodeEncodeError as error:
+            return self._encode(text, most, add_special_tokens=False)
+        except TypeError as error:  # what the tokenizer says of text that has no encoding
             raise ChatTemplateError("the messages or tools have a lone surrogate (\\ud800 to \\udfff)") from error
+
+    def _encode(self, text: str, most: int | None, *, add_special_tokens: bool) -> tuple[int, ...]:
+        if most is not None and self._bound is not None and (least := self._bound.least_tokens(text)) > most:
+            raise TooManyTokensError(least)
+        # Unlike the call for one text, that for several does not hold the GIL: the engine's thread goes on
+        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return tuple(encoding.ids)
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens, special ones left out."""

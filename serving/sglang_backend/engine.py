@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from serving.engine.api import EngineStats, LoadedDraft, SwapError, SwapOutcome
+from serving.engine.api import EngineSlowError, EngineStats, LoadedDraft, SwapError, SwapOutcome
 from serving.engine.pins import Pins
 from serving.engine.versions import Served, Versions
 from serving.sglang_backend.assembler import Assembler
@@ -25,7 +26,7 @@ from serving.sglang_backend.ranks import NOT_YET, Answer, Command, RankSwapper
 from serving.sglang_backend.roll_call import RollCall
 from serving.sglang_backend.weights import DraftMemory
 from speculators import checkpoint
-from speculators.checkpoint import CheckpointError
+from speculators.checkpoint import CheckpointError, OtherLayersError
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class SglangEngine:
         config, state = checkpoint.load(directory, expected_sha256)
         if config.aux_layer_ids != self.aux_layer_ids:
             ids = f"it reads layers {config.aux_layer_ids}, this server captures {self.aux_layer_ids}"
-            raise CheckpointError(f"{directory}: {ids}; start the server with a draft of the new lineage")
+            raise OtherLayersError(f"{directory}: {ids}; start the server with a draft of the new lineage")
         self.swapper.memory.check(state)
         return Weights(expected_sha256 or checkpoint.state_digest(state), str(directory), state)
 
@@ -308,13 +309,17 @@ class SglangEngine:
         ticket = self._ticket
         if change is not None:
             self._applying = {ticket: change}
-        self.outbox.append(Command(kind, ticket, **given))
+        command = Command(kind, ticket, **given)
+        self.outbox.append(command)
         deadline = time.monotonic() + TURN_SECONDS
         while True:
             try:
                 answer = self.swapper.answers.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                raise SwapError(f"the scheduler did not take up {kind!r} within {TURN_SECONDS:.0f} s") from None
+                with contextlib.suppress(ValueError, IndexError):  # it is being taken up just now
+                    self.outbox.remove(command)  # what is given up is not to be done later, beside what is done then
+                too_slow = f"the scheduler did not take up {kind!r} within {TURN_SECONDS:.0f} s"
+                raise EngineSlowError(too_slow) from None
             if answer.ticket == ticket:
                 return answer
 

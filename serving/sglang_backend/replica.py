@@ -187,7 +187,7 @@ class Replica:
             self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins,
             no_control=self.no_control or NO_CONTROL,
         )  # fmt: skip
-        self.metrics = MetricsReader(config.engine_url)
+        self.metrics = MetricsReader(config.engine_url, lambda: (self.assembler.num_steps, self.assembler.num_accepted))
         target_config = _target_config(arguments.model_path, self.worker.target_worker.model_config.hf_config)
         recording = config.recording(engine_name(), str(arguments.model_path), first.uri)
         parts = running(recording, aux_layer_ids, self.engine, target_config, self._beside)
@@ -224,15 +224,17 @@ class Replica:
 
     def _beside(self) -> Beside:
         assert self.engine is not None and self.capture is not None
-        counts = self.metrics.counts
-        state, detail = self.check.state(counts.num_verify_steps)
+        counts = self.metrics.latest
+        state, detail = self.check.state(counts.engine.num_verify_steps)
         return Beside(
             num_dropped_traces=self.assembler.num_dropped,
             capture_state=state,
             capture_detail=detail,
             queue_bytes=max(0, self.capture.queue.num_bytes),
-            engine_num_verify_steps=counts.num_verify_steps,
-            engine_num_accept_tokens=counts.num_accept_tokens,
+            num_verify_steps=counts.num_verify_steps,
+            num_accept_tokens=counts.num_accept_tokens,
+            engine_num_verify_steps=counts.engine.num_verify_steps,
+            engine_num_accept_tokens=counts.engine.num_accept_tokens,
             target_sha256=self.engine.target_sha256,
             ranks=self.engine.ranks if self.memory.size > 1 else (),
             policy_detail=self.engine.policy_detail,

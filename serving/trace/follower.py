@@ -22,6 +22,7 @@ from typing import Any
 from serving.engine.api import (
     DamagedDraftError,
     EngineAwayError,
+    EngineSlowError,
     EngineStats,
     FollowedEngine,
     LoadedDraft,
@@ -33,7 +34,7 @@ from serving.trace.pins import PinFollower
 from serving.trace.policy import PolicyFollower
 from serving.trace.spool import KeptFile
 from speculators import checkpoint
-from speculators.checkpoint import CheckpointError
+from speculators.checkpoint import CheckpointError, OtherLayersError
 from speculators.records import Announcement, DesiredState, ObservedState, RecordError
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ class Beside:
     capture_detail: str = ""
     num_traces: int = 0
     queue_bytes: int = 0
+    # By our records, at the moment that the engine's own are of; None = it has none, and the stats say ours
+    num_verify_steps: int | None = None
+    num_accept_tokens: int | None = None
     engine_num_verify_steps: int = 0
     engine_num_accept_tokens: int = 0
     target_sha256: str = ""
@@ -136,7 +140,10 @@ class Follower:
         self._is_lost = False  # the engine has lost what it served, and nothing has been followed since
         self._drafts: dict[str, LoadedDraft] = {}  # by digest: the live and the previous one, as in the engine
         self._backoff = Backoff(most_seconds=5.0)
+        self._slow = Backoff()
+        self._put_off = (0, 0.0)  # a generation that the engine was too slow for, and until when (monotonic)
         self._is_away = False
+        self.other_layers = ""  # why what the engine captures is for another draft than the desired one; "" = it is not
         self._interval = Interval()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
@@ -150,8 +157,10 @@ class Follower:
             log.warning("%s is about target %r, ignored", self.file.path, desired.target)
             return
         self._follow(desired)
-        if self._state == "swap_failed":  # it may be gone for good: ask the console as a new replica would
-            self._generation = 0
+        if self._state == "swap_failed":  # it may be gone for good, as pruned ones are: start as a new replica does
+            self._generation, self._state = 0, "starting"
+            what = f"version {desired.version} served before the restart, and cannot be restored"
+            self._detail = f"{what}: {self._detail}"
 
     def start(self) -> None:
         self._thread.start()
@@ -162,8 +171,8 @@ class Follower:
 
     def observed(self) -> ObservedState:
         """What is true now, in texts that the console takes."""
-        stats, beside = self.engine.stats(), self.beside()
-        beside = dataclasses.replace(beside, policy_detail=self.policy.detail or beside.policy_detail)
+        stats = self.engine.stats()
+        beside = self._beside_now(stats)
         state, detail = self._state_now(stats)
         found = ObservedState(
             replica=self.identity.replica,
@@ -181,8 +190,6 @@ class Follower:
             probe_num_steps=stats.probe.num_steps if stats.probe else 0,
             num_running=stats.num_running,
             reported_at=time.time(),
-            num_verify_steps=stats.num_verify_steps,
-            num_accept_tokens=stats.num_accept_tokens,
             pins_revision=self.engine.pins.desired.revision,
             pins_obeyed=self.engine.pins.obeyed,
             pins_detail=self.pins.detail,
@@ -190,6 +197,17 @@ class Follower:
             **dataclasses.asdict(beside),
         )
         return found.fitting()
+
+    def _beside_now(self, stats: EngineStats) -> Beside:
+        beside = self.beside()
+        beside = dataclasses.replace(beside, policy_detail=self.policy.detail or beside.policy_detail)
+        if self.other_layers and beside.capture_state == "working":
+            beside = dataclasses.replace(beside, capture_state="broken", capture_detail=self.other_layers)
+        if beside.num_verify_steps is not None:
+            return beside
+        return dataclasses.replace(
+            beside, num_verify_steps=stats.num_verify_steps, num_accept_tokens=stats.num_accept_tokens
+        )
 
     def _run(self) -> None:
         wait = 0.0
@@ -223,9 +241,11 @@ class Follower:
         if desired.generation in (0, self._generation):
             self._follow_policy(desired)
             return self.interval_seconds
-        self._announce_swap()
-        self._follow(desired)
-        return 0.0  # the proof goes out at once
+        if not self._is_put_off(desired):
+            self._announce_swap()
+            self._follow(desired)
+            return 0.0  # the proof goes out at once
+        return self.interval_seconds
 
     def _report(self) -> DesiredState:
         """Say what is true and hear what is desired. Raises ConsoleError, RecordError.
@@ -278,7 +298,7 @@ class Follower:
 
     def _announce_swap(self) -> None:
         """Tell the console that loading has begun; nobody depends on it."""
-        self._state, self._detail = "swapping", ""
+        self._state, self._detail = "swapping", self._detail if self._state == "swapping" else ""
         try:
             self._post(self.observed())
         except ConsoleError as error:
@@ -286,7 +306,7 @@ class Follower:
 
     def _follow(self, desired: DesiredState) -> None:
         """Make the engine serve what is desired, or say why it does not."""
-        self._generation, self._is_lost = desired.generation, False
+        before, self._generation, self._is_lost = self._generation, desired.generation, False
         try:
             self.policy.follow(desired, is_unsure=True)
             if not _is_served(desired, self.engine.stats()):
@@ -294,17 +314,34 @@ class Follower:
         except EngineAwayError as error:
             self._lose(str(error))
             return
+        except EngineSlowError as error:
+            self._generation = before
+            self._try_later(desired, str(error))
+            return
         except Exception as error:  # whatever it is: the console must hear of it, and undo the swap
+            if isinstance(error, OtherLayersError):
+                self.other_layers = str(error)
             is_known = isinstance(error, (SwapError, CheckpointError))
             log.error("version %d is not served: %s", desired.version, error, exc_info=not is_known)
             self._state, self._detail = "swap_failed", str(error) if is_known else f"{type(error).__name__}: {error}"
             return
+        self._slow.succeeded()
         self._is_revert_answered = self.engine.stats().reverted_from is not None
-        self._state, self._detail = "serving", ""
+        self._state, self._detail, self.other_layers = "serving", "", ""
         if self._good is None or self._good.version != desired.version:
             self._before = self._good
         self._good = desired
         self.file.write(desired)
+
+    def _try_later(self, desired: DesiredState, why: str) -> None:
+        """Nothing is wrong with the version: the replica is behind until the engine takes it up."""
+        log.warning("version %d is tried again: %s", desired.version, why)
+        self._state, self._detail = "swapping", f"version {desired.version} is tried again: {why}"
+        self._put_off = (desired.generation, time.monotonic() + self._slow.failed())
+
+    def _is_put_off(self, desired: DesiredState) -> bool:
+        generation, until = self._put_off
+        return desired.generation == generation and time.monotonic() < until
 
     def _follow_policy(self, desired: DesiredState) -> None:
         """The version stays; a restart without the console finds the newest policy beside the last good version."""
@@ -360,6 +397,7 @@ class Follower:
             if problems:
                 raise SwapError(f"{directory} does not fit the target: " + "; ".join(problems))
             draft = self.engine.load_draft(directory, desired.sha256)
+        self.other_layers = ""
         kept = list(self._drafts.items())[-1:]
         self._drafts = {**dict(kept), desired.sha256: draft}
         return draft

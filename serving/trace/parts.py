@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serving.engine.api import FollowedEngine
+from serving.engine.pins import Pins
 from serving.trace.console import ConsoleClient
 from serving.trace.counts import CountAggregator
 from serving.trace.follower import Beside, DesiredFile, Follower, Identity
@@ -79,6 +80,7 @@ class Parts:
             gauges["spool_announcements"] = len(self.spool)
             gauges["spool_rejected"] = self.spool.num_rejected
             gauges["announcements_sent"] = self.poster.num_sent
+            gauges["announcements_dropped"] = self.spool.num_dropped
             gauges["segment_bytes"] = self.quota.num_bytes
             gauges["segments_dropped"] = self.quota.num_dropped_segments
             gauges["traces_without_states"] = self.recorder.segments.num_traces_without_states
@@ -99,56 +101,80 @@ def running(
 
     ``beside`` gives what only the engine knows; what the recorder knows is filled in here. Raises SpoolInUseError.
     """
-    counts = CountAggregator(recording.slug, recording.replica)
-    if not recording.console_url:
+    with ExitStack() as stack:
+        if recording.console_url:
+            yield _with_console(recording, aux_layer_ids, engine, target_config, beside, stack)
+            return
         log.warning("no console address: requests are served, but no traces are kept and no version will ever change")
-        recorder = Recorder(counts, None, None, pins=engine.pins)
+        recorder = Recorder(CountAggregator(recording.slug, recording.replica), None, None, pins=engine.pins)
         recorder.start()
+        stack.callback(recorder.stop)
         yield Parts(recorder)
-        recorder.stop()
-        return
+
+
+def _with_console(
+    recording: Recording,
+    aux_layer_ids: tuple[int, ...],
+    engine: FollowedEngine,
+    target_config: dict[str, Any],
+    beside: Callable[[], Beside],
+    stack: ExitStack,
+) -> Parts:
+    """As ``running`` gives them; ``stack`` ends the recorder first, whose last announcements the poster still sends."""
     spool = Spool(recording.spool_root / recording.replica)
+    stack.callback(spool.close)
     quota = SegmentQuota(recording.segments_dir, recording.spool_root, recording.segment_quota_bytes)
-    most_open = min(recording.segment_bytes, recording.max_waiting_bytes // 4)  # it is a part of what may wait
-    limits = SegmentLimits(recording.segment_age_seconds, most_open)
-    hidden_size = target_config["hidden_size"]
-    segments = SegmentWriter(recording.slug, recording.replica, aux_layer_ids, hidden_size, spool, quota, limits)
-    recorder = Recorder(
-        counts,
-        segments,
-        spool,
-        pins=engine.pins,
-        max_spool_bytes=recording.spool_quota_bytes,
-        max_waiting_bytes=recording.max_waiting_bytes,
-    )
+    recorder = _recorder(recording, aux_layer_ids, target_config["hidden_size"], engine.pins, spool, quota)
     client = ConsoleClient(recording.console_url, recording.token)
+    stack.callback(client.close)
     poster = Poster(spool, client)
     follower = Follower(
         engine,
         client,
-        Identity(
-            recording.replica,
-            recording.slug,
-            recording.engine_name,
-            recording.public_url,
-            recording.model_path,
-            recording.draft_path,
-            aux_layer_ids,
-        ),
+        _identity(recording, aux_layer_ids),
         target_config,
         DesiredFile(recording.desired_file),
         PinFollower(engine.pins, recording.pins_file),
         lambda: _with_losses(beside(), recorder, spool),
     )
-    recorder.start()
+    recorder.is_for_another = lambda: bool(follower.other_layers)
     poster.start()
-    try:
-        yield Parts(recorder, spool, quota, poster, follower)
-    finally:
-        recorder.stop()
-        poster.stop(FLUSH_SECONDS)
-        client.close()
-        spool.close()
+    stack.callback(poster.stop, FLUSH_SECONDS)
+    recorder.start()
+    stack.callback(recorder.stop)
+    return Parts(recorder, spool, quota, poster, follower)
+
+
+def _recorder(
+    recording: Recording,
+    aux_layer_ids: tuple[int, ...],
+    hidden_size: int,
+    pins: Pins,
+    spool: Spool,
+    quota: SegmentQuota,
+) -> Recorder:
+    most_open = min(recording.segment_bytes, recording.max_waiting_bytes // 4)  # it is a part of what may wait
+    limits = SegmentLimits(recording.segment_age_seconds, most_open)
+    return Recorder(
+        CountAggregator(recording.slug, recording.replica),
+        SegmentWriter(recording.slug, recording.replica, aux_layer_ids, hidden_size, spool, quota, limits),
+        spool,
+        pins=pins,
+        max_spool_bytes=recording.spool_quota_bytes,
+        max_waiting_bytes=recording.max_waiting_bytes,
+    )
+
+
+def _identity(recording: Recording, aux_layer_ids: tuple[int, ...]) -> Identity:
+    return Identity(
+        recording.replica,
+        recording.slug,
+        recording.engine_name,
+        recording.public_url,
+        recording.model_path,
+        recording.draft_path,
+        aux_layer_ids,
+    )
 
 
 def _with_losses(beside: Beside, recorder: Recorder, spool: Spool) -> Beside:

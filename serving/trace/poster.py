@@ -1,4 +1,4 @@
-"""Sends waiting announcements to the console, oldest first, until each is acknowledged or refused."""
+"""Sends waiting announcements to the console, oldest first, until each is acknowledged, refused or dropped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
 from serving.trace.spool import Announcement, Spool
 
 log = logging.getLogger(__name__)
+
+UNKNOWN_TARGET = 404  # the console's answer to what is about a target that it does not have
 
 
 class Poster:
@@ -23,6 +25,7 @@ class Poster:
         self._backoff = backoff or Backoff()
         self._interval = Interval()
         self._is_down = False
+        self._is_unknown = False  # the console has no such target
         self._thread = threading.Thread(target=self._run, name="poster", daemon=True)
 
     def start(self) -> None:
@@ -38,6 +41,7 @@ class Poster:
 
     def _run(self) -> None:
         while not self._interval.is_stopped:
+            self.spool.rejected.prune_if_due()
             announcement = self.spool.next(timeout=0.2)
             if announcement is None:
                 continue
@@ -62,9 +66,15 @@ class Poster:
         if self._is_down:
             log.info("console is back; %d announcements wait", len(self.spool))
             self._is_down = False
+        if self._is_unknown:
+            log.info("the console has the target now")
+            self._is_unknown = False
 
     def _failed(self, announcement: Announcement, error: ConsoleError) -> None:
         self.num_failures += 1
+        if error.status == UNKNOWN_TARGET:
+            self._drop(announcement, error)
+            return
         if not error.retryable:
             log.error("console refused %s: %s", announcement.path.name, error)
             self.spool.reject(announcement, error.body)
@@ -77,3 +87,9 @@ class Poster:
         else:
             self.spool.retry_first(announcement)
         self._interval.sleep(self._backoff.failed())
+
+    def _drop(self, announcement: Announcement, error: ConsoleError) -> None:
+        if not self._is_unknown:
+            log.warning("what is recorded before the console has the target is not kept: %s", error)
+            self._is_unknown = True
+        self.spool.drop(announcement)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,11 +64,12 @@ class Recorder:
         self.max_spool_bytes = max_spool_bytes
         self.max_waiting_bytes = max_waiting_bytes
         self.max_waiting_requests = max_waiting_requests
+        # Whether what the engine captures is for another draft than the one that is trained; set by parts.running.
+        self.is_for_another: Callable[[], bool] = bool
         self.num_lost_counts = 0
         self.num_write_errors = 0
         self.totals: dict[Key, Sums] = {}  # since the start; whole values are replaced, so readers need no lock
         self._num_dropped = 0
-        self._num_kept = 0
         self._waiting: deque[_Handover | _Count] = deque()
         self._waiting_bytes = 0  # of what waits, and of what is being put into a segment
         self._open_bytes = 0  # in the open segment, until it is on disk
@@ -86,18 +87,15 @@ class Recorder:
 
     @property
     def num_traces(self) -> int:
-        """Kept so far, also those that the console refused later."""
-        return self._num_kept - self._num_lost
+        """Announced since the start, also those that the console refused later; it never falls."""
+        return self.segments.num_announced_traces if self.segments else 0
 
     @property
     def num_dropped_traces(self) -> int:
         """For want of room in the queue or in the spool, or because the disk or the console refused them."""
         num_refused = self.spool.num_rejected_traces if self.spool is not None else 0
-        return self._num_dropped + self._num_lost + num_refused
-
-    @property
-    def _num_lost(self) -> int:
-        return self.segments.num_lost_traces if self.segments else 0
+        num_lost = self.segments.num_lost_traces if self.segments else 0
+        return self._num_dropped + num_lost + num_refused
 
     @property
     def queue_bytes(self) -> int:
@@ -120,7 +118,7 @@ class Recorder:
 
         A pin may have come while the request ran: it is asked again here, and then nothing is dropped, just not kept.
         """
-        if is_trace and self.pins.of(finished.domain).no_training:
+        if is_trace and (self.pins.of(finished.domain).no_training or self.is_for_another()):
             finished, is_trace = dataclasses.replace(finished, states=None, final=None), False
         size = state_bytes(finished)
         with self._changed:
@@ -207,7 +205,6 @@ class Recorder:
         if self.spool.num_bytes > self.max_spool_bytes:
             self._num_dropped += 1
             return
-        self._num_kept += 1
         self.segments.add(finished)
 
     def _count(self, domain: str, counted: FinishedRequest | Part) -> None:

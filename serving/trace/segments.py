@@ -145,6 +145,8 @@ class SegmentWriter:
         self.quota = quota
         self.limits = limits
         self.num_traces_without_states = 0  # announced, but their states did not fit the quota or the disk
+        # Since the start, each trace in one of the two once its segment is sealed, so neither ever falls
+        self.num_announced_traces = 0
         self.num_lost_traces = 0  # whose announcement could not be written
         self._open: _Open | None = None
 
@@ -177,6 +179,15 @@ class SegmentWriter:
         segment, self._open = self._open, None
         if segment is None:
             return
+        try:
+            self._announce(segment)
+        except Exception:
+            self.num_lost_traces += len(segment.traces)
+            raise
+        self.num_announced_traces += len(segment.traces)
+
+    def _announce(self, segment: _Open) -> None:
+        """States first, then the announcement, which says where they are."""
         path = (self.quota.directory / f"{segment.segment_id}{SUFFIX}").absolute()
         payload = serialise(segment.tensors) if segment.tensors else b""
         if payload and not self.quota.make_room(len(payload)):
@@ -190,7 +201,6 @@ class SegmentWriter:
             self.spool.put(segment.segment_id, {"segment": manifest.to_json(), "traces": traces})
         except OSError:
             path.unlink(missing_ok=True)
-            self.num_lost_traces += len(traces)
             raise
 
     def _is_written(self, path: Path, payload: bytes) -> bool:

@@ -6,11 +6,13 @@ the console has it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,11 @@ log = logging.getLogger(__name__)
 
 COUNTS_PREFIX = "counts-"
 REJECTED = "rejected"
+RESPONSE = ".response.json"
+# Of what the console refused: it is there to find out why, and holds people's text
+MOST_REJECTED_BYTES = 64 << 20
+MOST_REJECTED_SECONDS = 7 * 86_400.0
+PRUNE_SECONDS = 60.0
 
 
 class SpoolInUseError(RuntimeError):
@@ -95,15 +102,91 @@ class Announcement:
         return "counts" if self.path.name.startswith(COUNTS_PREFIX) else "segments"
 
 
+@dataclass(frozen=True, slots=True)
+class _SetAside:
+    num_bytes: int  # the console's answer included
+    since: float  # Unix seconds
+
+
+class Rejected:
+    """Announcements that the console refused, each beside its answer. Written by one thread.
+
+    The oldest go while all have more than ``most_bytes``, and each goes after ``most_seconds``, with the hidden states
+    that it told of, which nobody else knows.
+    """
+
+    def __init__(self, directory: Path, most_bytes: int, most_seconds: float) -> None:
+        self.directory = directory
+        self.most_bytes = most_bytes
+        self.most_seconds = most_seconds
+        directory.mkdir(parents=True, exist_ok=True)
+        self._kept: dict[str, _SetAside] = dict(self._left_by_an_earlier_process())  # by name, oldest first
+        self._num_bytes = sum(kept.num_bytes for kept in self._kept.values())
+        self._next_prune = 0.0  # monotonic
+        self.prune()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, path: Path, answer: bytes) -> None:
+        """Move an announcement here. Raises OSError; then it is where it was."""
+        kept = _SetAside(path.stat().st_size + len(answer), time.time())
+        write_durably(self.directory / f"{path.stem}{RESPONSE}", answer)
+        path.rename(self.directory / path.name)
+        before = self._kept.pop(path.stem, None)  # an answer, of a process that was killed right then
+        self._num_bytes += kept.num_bytes - (before.num_bytes if before else 0)
+        self._kept[path.stem] = kept
+        self.prune()
+
+    def prune_if_due(self) -> None:
+        if time.monotonic() >= self._next_prune:
+            self.prune()
+
+    def prune(self) -> None:
+        """Delete what is too old or too much."""
+        self._next_prune = time.monotonic() + PRUNE_SECONDS
+        oldest = time.time() - self.most_seconds
+        while self._kept:
+            name, kept = next(iter(self._kept.items()))
+            if kept.since >= oldest and self._num_bytes <= self.most_bytes:
+                return
+            del self._kept[name]
+            self._num_bytes -= kept.num_bytes
+            self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        path = self.directory / f"{name}.json"
+        try:
+            delete_with_states(path)
+            path.with_name(f"{name}{RESPONSE}").unlink(missing_ok=True)
+        except OSError:
+            log.exception("%s, which the console refused, cannot be deleted; the next start tries again", path)
+
+    def _left_by_an_earlier_process(self) -> list[tuple[str, _SetAside]]:
+        found: dict[str, _SetAside] = {}
+        for path in self.directory.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                name, stat = path.name.removesuffix(RESPONSE).removesuffix(".json"), path.stat()
+                before = found.get(name, _SetAside(0, 0.0))
+                # the answer is the newer of the two files
+                found[name] = _SetAside(before.num_bytes + stat.st_size, max(before.since, stat.st_mtime))
+        return sorted(found.items(), key=lambda item: item[1].since)
+
+
 class Spool:
     """The waiting announcements of one replica, oldest first; one process at a time. Thread-safe.
 
     Raises SpoolInUseError when another process holds the directory.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        most_rejected_bytes: int = MOST_REJECTED_BYTES,
+        most_rejected_seconds: float = MOST_REJECTED_SECONDS,
+    ) -> None:
         self.directory = directory
-        (directory / REJECTED).mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self._lock_file = (directory / ".lock").open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +198,10 @@ class Spool:
         self._changed = threading.Condition()
         self._waiting: deque[Announcement] = deque()
         self._sizes: dict[Path, int] = {}
-        self.num_rejected_traces = 0  # in announcements that the console refused, since the start
+        self.rejected = Rejected(directory / REJECTED, most_rejected_bytes, most_rejected_seconds)
+        # Since the start
+        self.num_dropped = 0  # announcements of a target that the console does not have
+        self.num_rejected_traces = 0  # in these, and in announcements that the console refused for something else
         for path in self._left_by_an_earlier_process():
             self._add(path, path.stat().st_size)
 
@@ -126,8 +212,8 @@ class Spool:
 
     @property
     def num_rejected(self) -> int:
-        """Announcements that the console refused; they stay in ``rejected/`` beside its answer."""
-        return sum(1 for path in (self.directory / REJECTED).iterdir() if not path.name.endswith(".response.json"))
+        """Announcements that the console refused and that are still in ``rejected/``."""
+        return len(self.rejected)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -161,12 +247,19 @@ class Spool:
             self._waiting.append(announcement)
 
     def reject(self, announcement: Announcement, answer: bytes) -> None:
-        """The console will never take it: set it aside, with its answer, for a person."""
-        self.num_rejected_traces += _num_traces(announcement.path)
-        aside = self.directory / REJECTED / announcement.path.name
-        write_durably(aside.with_name(f"{aside.stem}.response.json"), answer)
-        announcement.path.rename(aside)
+        """The console will never take it: set it aside, with its answer, for a person. Raises OSError."""
+        num_traces = _num_traces(_content(announcement.path))
+        self.rejected.add(announcement.path, answer)
         self._sizes.pop(announcement.path, None)
+        self.num_rejected_traces += num_traces  # only now: what a full disk refuses comes again
+
+    def drop(self, announcement: Announcement) -> None:
+        """The console has no such target, and what was before the target nobody asks for: nothing of it is kept."""
+        num_traces = _num_traces(_content(announcement.path))
+        delete_with_states(announcement.path)
+        self._sizes.pop(announcement.path, None)
+        self.num_dropped += 1
+        self.num_rejected_traces += num_traces
 
     def close(self) -> None:
         """Let another process have the directory; the waiting files stay."""
@@ -184,10 +277,25 @@ class Spool:
         yield from sorted(self.directory.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
-def _num_traces(path: Path) -> int:
-    """Of an announcement; 0 where it is none of traces, or cannot be read."""
+def delete_with_states(path: Path) -> None:
+    """Delete an announcement and the hidden states that it tells of, if any. Raises OSError."""
+    segment = _content(path).get("segment")
+    uri = segment.get("uri") if isinstance(segment, dict) else None
+    if isinstance(uri, str) and uri:
+        Path(uri).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Of an announcement; empty where it cannot be read."""
     try:
-        traces = json.loads(path.read_bytes()).get("traces", [])
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return 0
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _num_traces(content: dict[str, Any]) -> int:
+    """0 where it tells of none."""
+    traces = content.get("traces", [])
     return len(traces) if isinstance(traces, list) else 0

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import httpx
 
 from serving.traffic.client import AskForPlans, ConsolePlans, Traffic
-from serving.traffic.config import ConfigError, TrafficConfig, load
+from serving.traffic.config import ConfigError, load
 from serving.traffic.plan import Plan
 
 
@@ -30,16 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    traffic = Traffic(_plans(config), seed=time.time_ns() // 1000, sent_file=config.sent_file)
+    seed = time.time_ns() // 1000
+    if config.plan is None:
+        console = ConsolePlans(config.console_url, config.token)
+        traffic = Traffic(console, seed, config.sent_file, console.tell)
+    else:
+        traffic = Traffic(_fixed(config.plan), seed, config.sent_file)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(traffic.run())
     return 0
 
 
-def _plans(config: TrafficConfig) -> AskForPlans:
-    if config.plan is None:
-        return ConsolePlans(config.console_url, config.token)
-    fixed = (config.plan,)
+def _fixed(plan: Plan) -> AskForPlans:
+    fixed = (plan,)
 
     async def ask(_: httpx.AsyncClient) -> Sequence[Plan]:
         return fixed

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from serving.traffic.sender import Counts, Sender
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-REPORT_SECONDS = 30.0
+REPORT_SECONDS = 15.0
 
 AskForPlans = Callable[[httpx.AsyncClient], Awaitable[Sequence[Plan]]]
+TellCounts = Callable[[httpx.AsyncClient, Mapping[str, Counts]], Awaitable[None]]
 
 
 class ConsolePlans:
@@ -28,8 +30,10 @@ class ConsolePlans:
 
     def __init__(self, console_url: str, token: str) -> None:
         self._url = f"{console_url}/api/v1/traffic"
+        self._tell_url = f"{console_url}/api/v1/ingest/traffic"
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._read: dict[str, tuple[Any, Plan | None]] = {}  # slug -> what the console said, and what it means
+        self._problems: dict[str, str] = {}  # slug -> why its plan cannot be read
         self._is_away = False
 
     async def __call__(self, http: httpx.AsyncClient) -> Sequence[Plan]:
@@ -46,13 +50,24 @@ class ConsolePlans:
             self._read = {slug: self._meaning(slug, payload) for slug, payload in payloads.items()}
         return [plan for _, plan in self._read.values() if plan is not None]
 
+    async def tell(self, http: httpx.AsyncClient, counts: Mapping[str, Counts]) -> None:
+        """Tell the console what was sent and what failed; while it is away, the next report is a new one."""
+        rows = [
+            {"slug": slug, **counts.get(slug, Counts()).to_json(), "problem": self._problems.get(slug, "")}
+            for slug in self._read
+        ]
+        with contextlib.suppress(httpx.HTTPError):  # that it is away was said when it was asked
+            await http.post(self._tell_url, headers=self._headers, json={"targets": rows}, timeout=10.0)
+
     def _meaning(self, slug: str, payload: Any) -> tuple[Any, Plan | None]:
         """What was said before is not read, and not complained about, again."""
         before, plan = self._read.get(slug, (None, None))
         if payload != before:
+            self._problems.pop(slug, None)
             try:
                 plan = Plan.from_json(payload)
             except ValueError as error:
+                self._problems[slug] = str(error)
                 log.warning("%s goes on as before: %s", slug, error)
         return payload, plan
 
@@ -60,8 +75,11 @@ class ConsolePlans:
 class Traffic:
     """Keeps one sender for each plan."""
 
-    def __init__(self, ask: AskForPlans, seed: int, sent_file: Path | None = None) -> None:
+    def __init__(
+        self, ask: AskForPlans, seed: int, sent_file: Path | None = None, tell: TellCounts | None = None
+    ) -> None:
         self._ask = ask
+        self._tell = tell
         self._prompts = Prompts(seed, sent_file)
         self._rng = random.Random(seed)
         self._senders: dict[str, Sender] = {}
@@ -70,7 +88,7 @@ class Traffic:
         """Until cancelled."""
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=120.0, trust_env=False, limits=limits) as http:
-            reporter = asyncio.create_task(self._report_forever())
+            reporter = asyncio.create_task(self._report_forever(http))
             try:
                 while True:
                     await self._follow(await self._ask(http), http)
@@ -88,10 +106,13 @@ class Traffic:
         for slug in self._senders.keys() - {plan.slug for plan in plans}:
             await self._senders.pop(slug).stop()
 
-    async def _report_forever(self) -> None:
+    async def _report_forever(self, http: httpx.AsyncClient) -> None:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
+            counts = {slug: sender.counts for slug, sender in self._senders.items()}
             for slug, sender in self._senders.items():
                 if sender.counts.num_requests or sender.counts.num_failures:
                     log.info("%s: %s", slug, sender.counts)
                 sender.counts = Counts()
+            if self._tell is not None:
+                await self._tell(http, counts)

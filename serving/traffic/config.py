@@ -13,7 +13,7 @@ from typing import Any
 
 from serving.trace.console import secret
 from serving.traffic.domains.registry import DOMAINS, POCKET, REAL
-from serving.traffic.plan import Mix, Plan, or_real
+from serving.traffic.plan import MAX_WEIGHT, Mix, Plan, or_real
 
 DEFAULT_CONSOLE = "http://127.0.0.1:8000"
 URL = re.compile(r"https?://[^\s/]+(/\S*)?")
@@ -162,6 +162,6 @@ def _weight(option: str, text: str, weight: Any) -> float:
         number = float(weight)
     except (TypeError, ValueError):
         number = -1.0
-    if not 0 <= number < float("inf"):
-        raise ConfigError(f"{option}={text!r:.200}: a weight must be a number from 0 on, not {weight!r:.40}")
+    if not 0 <= number <= MAX_WEIGHT:
+        raise ConfigError(f"{option}={text!r:.200}: a weight must be a number from 0 to 1,000,000, not {weight!r:.40}")
     return number

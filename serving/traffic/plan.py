@@ -12,6 +12,7 @@ from serving.traffic.domains.registry import DOMAINS, REAL
 log = logging.getLogger(__name__)
 
 Mix = Mapping[str, float]  # domain -> weight
+MAX_WEIGHT = 1_000_000  # of one domain; sums of greater ones may be infinite, and nothing can be drawn by them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +69,11 @@ def _known(payload: Mapping[str, Any]) -> Mix:
     unknown = payload.keys() - DOMAINS.keys()
     if unknown:
         log.warning("unknown domains %s are left out; known are %s", sorted(unknown), sorted(DOMAINS))
-    return or_real({name: float(weight) for name, weight in payload.items() if name in DOMAINS})
+    return or_real({name: _weight(name, weight) for name, weight in payload.items() if name in DOMAINS})
+
+
+def _weight(name: str, given: Any) -> float:
+    weight = float(given)
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"the weight of {name} is {weight:g}: expected 0 to {MAX_WEIGHT:,}")
+    return weight

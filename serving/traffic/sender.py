@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -39,6 +40,15 @@ class Counts:
         seconds = time.monotonic() - self.started_at
         failed = f", {self.num_failures} failed (the last one: {self.last_failure})" if self.num_failures else ""
         return f"{self.num_requests} requests, {self.num_tokens / seconds:.0f} tokens/s{failed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As the console takes them."""
+        return {
+            "seconds": time.monotonic() - self.started_at,
+            "num_requests": self.num_requests,
+            "num_failures": self.num_failures,
+            "last_failure": self.last_failure,
+        }
 
 
 class Sender:
@@ -83,7 +93,7 @@ class Sender:
             try:
                 self.counts.num_tokens += await self._send()
                 self.counts.num_requests += 1
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except Exception as error:  # noqa: BLE001 - the sender's top loop: whatever it is, it is told and tried again
                 self.counts.num_failures += 1
                 self.counts.last_failure = f"{type(error).__name__} {error}"
                 await asyncio.sleep(RETRY_SECONDS * self._rng.uniform(0.5, 1.5))

@@ -154,7 +154,8 @@ export class Charts {
   offer() {
     const domains = this.domains();
     const wanted = this.domain;
-    if (this.select.options.length === domains.length + 1) return;
+    const offered = [...this.select.options].slice(1).map((option) => option.value);
+    if (offered.length === domains.length && offered.every((name, i) => name === domains[i])) return;
     this.select.replaceChildren(new Option("all", ""), ...domains.map((name) => new Option(name, name)));
     this.select.value = domains.includes(wanted) ? wanted : "";
   }
@@ -402,5 +403,5 @@ function versions(charts) {
     name, mode: "lines", stackgroup: "tokens", groupnorm: "percent", ...stacked(rows, size, tokens),
     line: { width: 0.5, color: colour(shade) }, hovertemplate: `${name} %{y:.0f} %<extra></extra>`,
   }));
-  return { traces, extra: { yaxis: { range: [0, 100], ticksuffix: " %" } } };
+  return { traces, extra: { yaxis: { range: [0, 100], ticksuffix: "\u00a0%" } } };
 }

@@ -5,6 +5,7 @@ import { clock, wall, zoneNote } from "./zone.js";
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const MARKS = ["circle", "square", "diamond", "cross", "x", "triangle-up"];
 const MAX_LINES = 8;
+const ANSWER_MS = 8000;
 const trend = document.getElementById("trend");
 const state = document.getElementById("trend-state");
 let points = [];
@@ -41,12 +42,12 @@ function layout(yaxis) {
 function draw(domains) {
   const config = { displayModeBar: false, responsive: true };
   window.Plotly.react("chart-accept", lines(domains, (point) => point.accept_length), layout({}), config);
-  const share = (point) => point.share;
-  window.Plotly.react("chart-share", lines(domains, share), layout({ tickformat: ".0%", rangemode: "tozero" }), config);
+  const share = (point) => (point.share === null ? null : 100 * point.share);
+  window.Plotly.react("chart-share", lines(domains, share), layout({ ticksuffix: "\u00a0%", rangemode: "tozero" }), config);
 }
 
 async function load() {
-  const answer = await fetch(trend.dataset.source);
+  const answer = await fetch(trend.dataset.source, { signal: AbortSignal.timeout(ANSWER_MS) });
   if (!answer.ok) throw new Error(`the console answered ${answer.status}`);
   const found = await answer.json();
   points = found.trend;

@@ -40,9 +40,11 @@ function held(part) {
   });
 }
 
-const isTicked = (field) => field.type === "checkbox" || field.type === "radio";
+export const isTicked = (field) => field.type === "checkbox" || field.type === "radio";
 
-function isChanged(field) {
+export const fieldsOf = (form) => [...form.querySelectorAll(FIELDS)];
+
+export function isChanged(field) {
   if (isTicked(field)) return field.checked !== field.defaultChecked;
   if (field.matches("select")) return [...field.options].some((option) => option.selected !== option.defaultSelected);
   return field.value !== field.defaultValue;

@@ -39,6 +39,16 @@ PUSHED = """async (seconds) => {
   return drawn;
 }"""
 
+# What the choice of a domain offers after each of these lists of domains.
+OFFERED = """async (lists) => {
+  const { Charts } = await import("/static/js/charts.js");
+  const select = document.createElement("select");
+  return lists.map((names) => {
+    Charts.prototype.offer.call({ select, domain: select.value, domains: () => names });
+    return [...select.options].map((option) => option.value);
+  });
+}"""
+
 
 @pytest.fixture
 def shown(busy_demo, tab, base):
@@ -87,3 +97,9 @@ def test_however_much_is_pushed_charts_are_drawn_four_times_a_second_at_most(sho
     again = [at for chart, at in drawn if first.setdefault(chart, at) != at]
     assert again
     assert all(sum(at <= other < at + 1000 for other in again) <= 4 for at in again), times
+
+
+def test_a_domain_that_comes_as_another_goes_is_offered(tab, base):
+    tab.goto(f"{base}{DEMO}?live=0")
+    lists = [["prose", "sql"], ["prose", "sql"], ["code", "sql"], ["sql"]]
+    assert tab.evaluate(OFFERED, lists) == [["", *names] for names in lists]

@@ -74,7 +74,7 @@ def test_what_a_viewer_does_not_see_is_refused_too(viewer, base, steered, waitin
     ):  # fmt: skip
         answer = post(viewer, base + path, form="traffic", reason="let me")
         assert answer.status == 403, path
-        assert "needs the scope" in answer.text(), path  # the role refuses, not a missing token
+        assert "Your role is viewer, and this is for" in answer.text(), path  # the role refuses, not a missing token
     assert steered.versions() == before
     assert viewer.goto(f"{base}{T}rollback/").status == 403
     expect(viewer.get_by_role("heading", name="Not allowed")).to_be_visible()

@@ -7,6 +7,14 @@ from playwright.sync_api import expect
 from tests.browser.accessibility import violations
 
 MINUTES = 60_000
+# Notes the letter of a link that a shortcut follows: it clicks it while the key is handled.
+NOTE_FOLLOWED = """() => addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-go]");
+  if (link) sessionStorage.setItem("followed", link.dataset.go);
+})"""
+FOLLOWED = "() => sessionStorage.getItem('followed')"
+# As if eight seconds were over at once.
+IMPATIENT = "AbortSignal.timeout = () => AbortSignal.abort(new DOMException('signal timed out', 'TimeoutError'));"
 
 
 def test_a_trace_is_found_and_read_token_by_token(traced, operator, base):
@@ -55,6 +63,15 @@ def test_domains_are_charted_and_a_bad_rule_is_explained(traced, operator, base)
     page.get_by_label("is kept as").fill("database")
     page.get_by_role("button", name="Add the rule").click()
     expect(page.get_by_role("alert")).to_contain_text("at character 4")
+
+
+def test_charts_of_domains_that_get_no_answer_say_so(traced, tab, base):
+    tab.add_init_script(IMPATIENT)
+    tab.route("**/api/v1/targets/pocket/domains?**", lambda route: None)  # never answered
+    tab.goto(f"{base}/targets/pocket/domains/?range=1h")
+    expect(tab.locator("#trend-state")).to_have_text(
+        "The charts could not be fetched: signal timed out. Reload to try again."
+    )
 
 
 def test_a_domain_is_pinned_obeyed_by_the_engine_and_undone(traced, operator, base):
@@ -106,13 +123,14 @@ def test_shortcuts_go_where_the_help_says_and_never_from_a_field(operator, base)
     page.keyboard.press("?")
     page.wait_for_url("**/help/")
     page.get_by_label("Shortcuts are on").uncheck()
-    page.evaluate("() => document.activeElement.blur()")
+    page.evaluate("() => { document.activeElement.blur(); sessionStorage.removeItem('followed'); }")
+    page.evaluate(NOTE_FOLLOWED)
     page.keyboard.press("g")
     page.keyboard.press("o")
-    page.wait_for_timeout(500)
-    assert page.url == f"{base}/help/"
+    assert page.evaluate(FOLLOWED) is None
     page.get_by_label("Shortcuts are on").check()
     page.evaluate("() => document.activeElement.blur()")
     page.keyboard.press("g")
     page.keyboard.press("o")
     page.wait_for_url(f"{base}/")
+    assert page.evaluate(FOLLOWED) == "o"

@@ -6,6 +6,7 @@ The target ``steered`` is busy meanwhile: a canary runs, a version waits behind 
 import re
 import uuid
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 from django.contrib.auth.forms import AuthenticationForm
@@ -211,6 +212,33 @@ def test_an_invite_and_refusals_are_accessible(browser, admin, viewer, base):
     viewer.goto(f"{base}/targets/new/")
     expect(viewer.get_by_role("heading", name="Not allowed")).to_be_visible()
     check(viewer, viewer.url)
+
+
+SPARE = "(box) => box.clientWidth - box.scrollWidth"  # below zero: a part is out of sight until it is swiped to
+
+EDGES = """(box) => [...box.querySelectorAll("tbody tr:first-child > *")].map((cell) => cell.getBoundingClientRect())
+  .map((box) => [box.top, box.bottom])"""
+
+
+@pytest.mark.parametrize(("path", "name"), [("/approvals/", "Approvals"), ("/accounts/people/", "Users and roles")])
+def test_on_a_phone_a_row_that_is_decided_on_is_seen_whole(admin, base, busy, path, name):
+    admin.set_viewport_size(PHONE)
+    admin.goto(base + path)
+    rows = admin.get_by_role("region", name=name)
+    expect(rows.get_by_role("button").first).to_be_visible()
+    assert rows.evaluate(SPARE) >= 0
+    edges = rows.evaluate(EDGES)  # at once: the rows are drawn anew as versions come
+    assert len(edges) > 3
+    assert all(bottom <= top + 1 for (_, bottom), (top, _) in pairwise(edges)), edges
+    admin.set_viewport_size(DESK)
+
+
+def test_a_long_name_leaves_the_figures_in_sight(admin, base, busy):
+    admin.set_viewport_size(DESK)
+    admin.goto(f"{base}/targets/pocket/?range=24h")
+    figures = admin.get_by_role("region", name="Figures per domain")
+    figures.locator("tbody th").first.evaluate("(cell) => { cell.textContent = 'W'.repeat(100); }")
+    assert figures.evaluate(SPARE) >= 0
 
 
 def test_an_open_dialog_and_open_details_are_accessible(admin, base, busy):

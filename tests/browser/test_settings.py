@@ -49,6 +49,24 @@ def test_the_system_decides_until_somebody_does(browser, base):
     page.context.close()
 
 
+def test_saving_one_form_of_a_page_keeps_what_is_typed_in_the_other(admin, base):
+    page = admin.context.new_page()
+    page.goto(f"{base}/targets/pocket/settings/")
+    page.get_by_label("Domains", exact=True).fill("sql=2, arithmetic=3")
+    is_on = page.get_by_label("Send demo traffic").is_checked()
+    page.get_by_label("Send demo traffic").set_checked(not is_on)
+    unsaved = page.get_by_text("Not saved yet: what you typed here is kept.")
+    expect(unsaved.locator("visible=true")).to_have_count(0)
+    page.get_by_role("button", name="Save policy").click()
+    expect(page.get_by_text("Saved.", exact=True)).to_be_visible()
+    expect(page.get_by_label("Domains", exact=True)).to_have_value("sql=2, arithmetic=3")
+    expect(page.get_by_label("Send demo traffic")).to_be_checked(checked=not is_on)
+    expect(unsaved.locator("visible=true")).to_have_count(1)
+    page.reload()  # it is kept over the saving only
+    expect(unsaved.locator("visible=true")).to_have_count(0)
+    page.close()
+
+
 def test_charts_and_pages_have_the_clock_of_the_readers_zone(traced, viewer, base):
     prefer(viewer, base, "Light", "Europe/Berlin")
     expect(viewer.get_by_text(re.compile(r"written like this now: .* CES?T\."))).to_be_visible()

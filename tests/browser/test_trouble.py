@@ -203,10 +203,12 @@ def test_live_is_switched_off_and_on_in_the_address(busy_demo, tab, base):
     tab.locator("#live-toggle").click()
     tab.wait_for_url("**/*live=0*")
     expect(tab.locator("#live")).to_contain_text("not live: figures of")
-    tab.wait_for_timeout(500)
+    # a page that is live opens its socket before it asks for its charts
+    expect(tab.locator("#charts")).to_have_attribute("data-drawn", re.compile(r"\d"))
     assert tab.evaluate("() => window.num.sockets") == 0
     tab.get_by_role("link", name="Go live").click()
     live(tab)
+    assert tab.evaluate("() => window.num.sockets") >= 1
     assert "live=0" not in tab.url
 
 

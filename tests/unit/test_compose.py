@@ -50,7 +50,7 @@ def test_every_part_is_there_and_only_the_proxy_is_published(compose):
     for name in ("trainer", "sglang-1", "sglang-2"):
         [device] = services[name]["deploy"]["resources"]["reservations"]["devices"]
         assert device["capabilities"] == ["gpu"]
-    assert services["trainer"]["environment"]["AURORA_TRAINER_DEVICE"] == "cuda"
+    assert services["trainer"]["environment"]["AURORA_TRAINER_DEVICE"] == "${AURORA_TRAINER_DEVICE:-cuda}"
 
 
 def test_volumes_files_and_dependencies_exist(compose):
@@ -69,7 +69,7 @@ def test_volumes_files_and_dependencies_exist(compose):
 def test_every_variable_has_a_default_or_an_explanation_and_an_example(compose):
     text = (REPO / "docker-compose.yml").read_text(encoding="utf-8")
     example = (REPO / "deploy" / "production.env.example").read_text(encoding="utf-8")
-    for name, rest in re.findall(r"\$\{([A-Z_]+)([^}]*)\}", text):
+    for name, rest in re.findall(r"\$\{([A-Z0-9_]+)([^}]*)\}", text):
         assert rest.startswith((":-", ":?")), name
         if rest.startswith(":?"):
             assert f"{name}=" in example

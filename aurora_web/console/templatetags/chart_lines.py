@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.html import escape
 from django.utils.safestring import SafeString
 
-from aurora_web.console.templatetags.figures import DASH, rate, ratio, times
+from aurora_web.console.templatetags.figures import DASH, grouped, rate, ratio, times
 
 register = template.Library()
 NUMBER, WORDS = '<td class="n">{}</td>', '<td class="nowrap">{}</td>'
@@ -32,7 +32,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
         at.isoformat(),
         f"{at:%m-%d %H:%M:%S %Z}",
-        row["num_requests"],
+        grouped(row["num_requests"]),
         ratio(row["accept_length"]),
         times(row["speedup"]),
         f"{ratio(row['speedup_low'])} to {ratio(row['speedup_high'])}" if row["speedup"] else DASH,

@@ -10,8 +10,10 @@ from typing import Any
 from django import template
 from django.utils import timezone
 
-from aurora_web import moments
+from aurora_web import moments, numbers
 from aurora_web.console.words import what_was_done
+from aurora_web.registry.models import SpeculatorVersion
+from aurora_web.rollouts.gate_table import judged_length
 
 register = template.Library()
 DASH = "–"
@@ -27,6 +29,12 @@ def ratio(value: Any) -> str:
 
 
 @register.filter
+def replayed(version: SpeculatorVersion) -> str:
+    """A version's accept length by replay: the number of its verdict and its report."""
+    return ratio(judged_length(version))
+
+
+@register.filter
 def times(value: Any) -> str:
     """1.8342 -> 1.83×"""
     return DASH if value in MISSING else f"{value:.2f}×"
@@ -39,9 +47,15 @@ def rate(value: Any) -> str:
 
 
 @register.filter
+def grouped(value: Any) -> str:
+    """1309 -> 1,309"""
+    return DASH if value in MISSING else numbers.grouped(value)
+
+
+@register.filter
 def signed_percent(value: Any) -> str:
     """0.1234 -> +12.3 %"""
-    return DASH if value in MISSING else f"{value:+.1%}".replace("%", " %")
+    return DASH if value in MISSING else numbers.signed_percent(value)
 
 
 @register.filter
@@ -121,7 +135,7 @@ def minus(value: int, other: int) -> int:
 @register.filter
 def percent(value: Any) -> str:
     """0.123 -> 12.3 %"""
-    return DASH if value in MISSING else f"{value:.1%}".replace("%", " %")
+    return DASH if value in MISSING else numbers.percent(value)
 
 
 @register.filter

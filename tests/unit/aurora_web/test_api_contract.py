@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+from collections import defaultdict
 from datetime import timedelta
 
 import pytest
@@ -69,6 +70,61 @@ def test_every_error_is_a_problem(client, bearer, method, path, status, words):
     assert words in body["detail"]
     if status == 405:
         assert set(answer["allow"].split(", ")) == {"GET", "POST"}
+
+
+PLACES = {"slug": "demo", "trace_id": "0" * 32}  # in addresses; all else is 1
+
+
+def texts_of_bodies():
+    """(method, address, field) of every text that a body of the API may hold."""
+    document = json.loads(document_text(api))
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            name = (schema.get("anyOf") or [schema])[0].get("$ref", "").rpartition("/")[2]
+            for field, kind in document["components"]["schemas"].get(name, {}).get("properties", {}).items():
+                if "string" in {each.get("type") for each in (kind, *kind.get("anyOf", ()))}:
+                    yield method, path.format_map(defaultdict(lambda: 1, PLACES)), field
+
+
+@pytest.mark.django_db
+def test_a_nul_is_refused_in_every_text(client, bearer, target):
+    headers, found = bearer("admin"), list(texts_of_bodies())
+    assert {field for _, path, field in found if path.endswith("/rollback")} == {"reason", "to"}
+    for method, path, field in found:
+        answer = client.generic(method.upper(), path, json.dumps({field: "a\0b"}), **JSON, **headers)
+        assert answer.status_code == 422, (method, path, field)
+        assert f"{field} holds a NUL character" in answer.json()["detail"], (method, path, field)
+    answer = client.get("/api/v1/targets/demo/metrics?domain=a%00b", **headers)
+    assert (answer.status_code, "'domain' holds a NUL character" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.django_db
+def test_what_was_given_is_not_said_back_whole(client, bearer, target):
+    refused = client.post("/api/v1/invites", json.dumps({"role": "x" * 5000}), **JSON, **bearer("admin"))
+    assert (refused.status_code, len(refused.json()["detail"])) == (422, 2000)
+    frozen = client.post("/api/v1/targets/demo/freeze", json.dumps({"reason": "y" * 5000}), **JSON, **bearer("admin"))
+    assert (frozen.status_code, AuditEvent.objects.get(action="target.freeze").reason) == (200, "y" * 500)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00%2B23:59", "1e300", "nan"])
+@pytest.mark.parametrize("path", ["audit", "audit/export", "targets/demo/traces", "targets/demo/versions"])
+def test_a_time_that_nobody_can_keep_is_refused(client, bearer, target, path, at):
+    answer = client.get(f"/api/v1/{path}?since={at}", **bearer("admin"))
+    assert answer.status_code == 422
+    assert "expected a time like 2026-05-01T14:30" in answer.json()["detail"]
+
+
+@pytest.mark.django_db
+def test_files_are_of_the_types_that_the_document_names(client, bearer, target):
+    paths, headers = json.loads(document_text(api))["paths"], bearer("admin")
+    for path in ("audit/export", "audit/export?format=jsonl", "targets/{slug}/charts.csv", "targets/{slug}/domains.csv",
+                 "targets/{slug}/traces/export"):  # fmt: skip
+        answer = client.get(f"/api/v1/{path}".format(slug="demo"), **headers)
+        named = paths[f"/api/v1/{path.partition('?')[0]}"]["get"]["responses"]["200"]["content"]
+        assert answer.status_code == 200
+        assert answer["content-type"].partition(";")[0] in named
 
 
 @pytest.mark.django_db
@@ -148,7 +204,7 @@ def test_secrets_are_not_kept(client, bearer):
 
 @pytest.mark.django_db
 def test_a_bug_leaves_no_answer_behind(register, bearer, monkeypatch):
-    monkeypatch.setattr("aurora_web.registry.api.services.register_target", lambda **given: 1 / 0)
+    monkeypatch.setattr("aurora_web.registry.api.bulk.check_one", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         register("k1")
     monkeypatch.undo()
@@ -172,12 +228,12 @@ def test_a_request_that_runs_for_long_is_told_to_the_second(checkpoint_dir, monk
     monkeypatch.setattr(idempotency, "WAIT_MS", 100)
     entered, leave, answers = threading.Event(), threading.Event(), []
 
-    def slow(**given):
+    def slow(*given):
         entered.set()
         leave.wait(60)
         raise StaleVersion("changed meanwhile")
 
-    monkeypatch.setattr("aurora_web.registry.api.services.register_target", slow)
+    monkeypatch.setattr("aurora_web.registry.api.bulk.check_one", slow)
 
     def send():
         answers.append(Client().post("/api/v1/targets", "{}", **JSON, **headers))

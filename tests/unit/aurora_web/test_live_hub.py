@@ -46,3 +46,24 @@ def test_what_replaces_itself_is_sent_once_a_frame():
         message(4, "replica", name="r1"), message(5, "progress", step=1), message(6, "progress", step=2),
     ]  # fmt: skip
     assert [m["seq"] for m in coalesced(told)] == [2, 3, 4, 6]
+
+
+@pytest.mark.asyncio
+async def test_the_last_guest_of_a_hub_that_never_began_ends_no_other(monkeypatch):
+    async def fail(hub):
+        raise OSError("no broker")
+
+    async def begin(hub):
+        pass
+
+    monkeypatch.setattr(live_hub.Hub, "_start", fail)
+    never = live_hub.hub_of("a group", None)
+    with pytest.raises(OSError, match="no broker"):
+        await never.started
+    monkeypatch.setattr(live_hub.Hub, "_start", begin)
+    other = live_hub.hub_of("a group", None)
+    await never.leave(object())
+    assert live_hub.hub_of("a group", None) is other
+    for _ in range(2):
+        await other.leave(object())
+    assert not live_hub._hubs

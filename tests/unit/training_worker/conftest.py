@@ -52,6 +52,7 @@ def traces(target, tmp_path_factory):
                 segment_uri=str(path),
                 first_state=0,
                 lookahead=3,
+                aux_layer_ids=AUX,
             )
             features, final = target.states(source, AUX)
             tensors[f"{source.trace_id}.states"], tensors[f"{source.trace_id}.final"] = features, final

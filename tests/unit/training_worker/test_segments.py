@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from speculators.eagle3 import DraftConfig
 from training_worker.batches import make_batch
 from training_worker.segments import Examples
-from training_worker.target import EVERYTHING, Use
+from training_worker.target import EVERYTHING, Target, Use
 from training_worker.trainer import Recipe, Trainer
 
 AUX = (1, 3, 4)
@@ -73,3 +73,26 @@ def test_states_that_are_no_numbers_are_not_learnt_from(target, sources, tmp_pat
     [found] = loaded(target, [dataclasses.replace(source, segment_uri=str(path))], EVERYTHING)
     assert torch.equal(found.features, expected.features)
     assert "no finite numbers" in caplog.text
+
+
+def test_states_of_other_layers_are_not_learnt_from(target, sources, caplog):
+    """They fit a draft of another lineage: widths and numbers of rows are the same."""
+    expected = loaded(target, sources, EVERYTHING)
+    others = [dataclasses.replace(source, aux_layer_ids=(0, 3, 4)) for source in sources]
+    gone = [dataclasses.replace(source, segment_uri="") for source in sources]
+    found, computed = loaded(target, others, EVERYTHING), loaded(target, gone, EVERYTHING)
+    for one, anew, whole in zip(found, computed, expected, strict=True):
+        assert torch.equal(one.features, anew.features)  # what the target says now, not what the file says
+        assert torch.allclose(one.features.float(), whole.features.float(), atol=1e-2)
+    assert caplog.text.count("has states of layers (0, 3, 4), the draft reads (1, 3, 4)") == 1  # of one segment
+
+
+def test_states_of_other_layers_are_missing_where_they_cannot_be_computed(target, sources, monkeypatch):
+    def no_model(*given):
+        raise OSError("no weights")
+
+    monkeypatch.setattr(Target, "states", no_model)
+    examples = Examples(target, (0, 3, 4))
+    for use in (Use.GENERATED, Use.REPLAY):
+        assert examples.load(sources, use) == ([], [source.trace_id for source in sources])
+    assert len(Examples(target, AUX).load(sources)[0]) == len(sources)

@@ -1,6 +1,7 @@
 """One slice from end to end, on real files."""
 
 import functools
+import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -109,6 +110,47 @@ def test_a_state_that_takes_long_to_write_makes_slices_longer(job):
         assert slices._Slice(job, run, print, bool).budget_seconds == expected
 
 
+def kept_drafts(job):
+    return sorted(path.name for path in Path(job.versions_dir).iterdir())
+
+
+def test_a_draft_that_cannot_be_compared_leaves_no_files(job):
+    """A live version that is damaged fails every slice: a draft of gigabytes each time would fill the disk."""
+    live = Path(run_slice(replace(job, held_out=()), lambda progress: None).manifest.uri)
+    weights = live / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=checkpoint.WEIGHTS):
+            run_slice(replace(job, live_uri=str(live), parent_version=1), lambda progress: None)
+    assert kept_drafts(job) == [live.name]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_draft_that_cannot_be_written_whole_leaves_no_files(job, monkeypatch, is_first):
+    def break_off(path, payload):
+        path.write_bytes(payload[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_durably", break_off)
+    wanted = replace(job, fresh=(), held_out=()) if is_first else job
+    with pytest.raises(TrainingError, match="No space left"):
+        run_slice(wanted, lambda progress: None)
+    assert kept_drafts(job) == []
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("the database is gone"), KeyboardInterrupt()])
+def test_after_any_failure_the_next_slice_goes_on_from_the_disk(job, failure):
+    def fail(progress):
+        if progress.phase == "train":
+            raise failure
+
+    kept = run_slice(replace(job, publish=False), lambda progress: None)
+    with pytest.raises(type(failure)):
+        run_slice(job, fail)
+    resumed = run_slice(replace(job, fresh=(), held_out=(), publish=False), lambda progress: None)
+    assert (resumed.progress.step, resumed.progress.num_tokens) == (kept.progress.step, kept.progress.num_tokens)
+
+
 def test_lost_states_are_recomputed(job, monkeypatch):
     monkeypatch.setattr(slices, "_warm", {})
     gone = tuple(replace(source, segment_uri="/nowhere/gone.safetensors") for source in job.fresh)
@@ -148,6 +190,7 @@ def test_a_trace_is_read_when_its_step_has_come(job, traces, monkeypatch):
 
 def test_traces_whose_states_are_gone_are_drawn_once(job, traces, monkeypatch):
     """Fresh ones and old ones; those that are there are trained on meanwhile."""
+    steps = itertools.count()  # all 17 fit into two steps: by the tenth every one was wanted several times
     monkeypatch.setattr(slices, "_warm", {})
     monkeypatch.setattr(slices, "REPLAY_PER_PASS", 9)
     asked = []
@@ -155,7 +198,7 @@ def test_traces_whose_states_are_gone_are_drawn_once(job, traces, monkeypatch):
     old = traces(9, seed=5)
     gone = [replace(source, segment_uri="/nowhere/gone.safetensors") for source in (*job.fresh[:4], *old[:5])]
     given = replace(job, fresh=(*gone[:4], *job.fresh[4:]), replay=(*gone[4:], *old[5:]), held_out=(), publish=False)
-    result = run_slice(given, lambda progress: None)
+    result = run_slice(replace(given, budget_seconds=1e9), lambda progress: None, lambda: next(steps) == 10)
     assert len(asked) == len(set(asked)) == 9
     assert set(result.missing_trace_ids) == {source.trace_id for source in gone}
     assert set(result.trained_trace_ids) == {source.trace_id for source in job.fresh[4:]}

@@ -10,6 +10,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from aurora_web.registry.models import Status
 from aurora_web.registry.services import UnknownTarget, find_target
 
+MAX_ROWS = 100_000
+
 
 class Command(BaseCommand):
     help = "List the speculator versions of a target, newest first."
@@ -25,8 +27,8 @@ class Command(BaseCommand):
             rows = find_target(options["target"]).versions.select_related("parent").order_by("-number")
         except UnknownTarget as error:
             raise CommandError(str(error)) from error
-        if options["limit"] < 1:
-            raise CommandError(f"--limit is {options['limit']}, expected 1 or more")
+        if not 1 <= options["limit"] <= MAX_ROWS:
+            raise CommandError(f"--limit is {options['limit']}, expected 1 to {MAX_ROWS:,}")
         if options["status"]:
             rows = rows.filter(status=options["status"])
         for version in rows[: options["limit"]]:

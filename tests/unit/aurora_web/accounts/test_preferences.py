@@ -96,6 +96,10 @@ def test_what_a_field_shows_is_what_the_address_means():
         assert moments.said(WINTER) == "2026-01-31 14:03:05 CET"
     late = QueryDict("from=9999-12-31T23:59&zone=America/New_York")
     assert moments.in_utc(late, ["from"])["from"] == "9999-12-31T23:59"
+    first = QueryDict("from=0001-01-02T00:00&zone=Europe/Berlin")  # years of four digits are read again
+    assert moments.in_utc(first, ["from"])["from"].startswith("0001-01-01T23:")
+    with timezone.override("UTC"):
+        assert moments.for_input("0001-01-02T10:00") == "0001-01-02T10:00"
 
 
 def test_a_zone_that_does_not_exist_is_named_and_nothing_is_lost(clients, users):

@@ -99,11 +99,11 @@ def test_the_command_takes_scopes(client, capsys):
             call_command("create_token", *wrong)
 
 
-def test_a_page_says_which_scope_is_missing(clients, caplog):
+def test_a_page_says_whose_role_it_takes(clients, caplog):
     caplog.set_level(logging.CRITICAL)
     page = clients["viewer"].get("/targets/new/")
     assert page.status_code == 403
-    assert "it needs the scope &#x27;register&#x27;" in page.content.decode()
+    assert "Your role is viewer, and this is for operators and admins." in page.content.decode()
 
 
 def test_a_misspelt_scope_stops_the_start():
@@ -115,3 +115,17 @@ def test_a_misspelt_scope_stops_the_start():
 def test_a_role_is_no_way_around(users):
     with pytest.raises(ScopeMissing):
         services.create_token("x", "admin", "olga", owner=users["operator"], maker_scopes=users["operator"].scopes)
+
+
+def test_nobody_makes_others_more_than_he_may_give_away(client, users):
+    _, secret = services.create_token("narrow", "", "test", scopes=["administer"])
+    _, whole = services.create_token("whole", "admin", "test")
+    person = f"/api/v1/users/{users['viewer'].pk}"
+    for call, address in ((client.post, "/api/v1/invites"), (client.patch, person)):
+        body = json.dumps({"role": "admin"})
+        refused = call(address, body, **JSON, **headers_of(secret))
+        assert (refused.status_code, refused.json()["missing_scope"]) == (403, "read")
+        assert call(address, body, **JSON, **headers_of(whole)).status_code in {200, 201}
+    users["viewer"].refresh_from_db()
+    assert users["viewer"].role == "admin"
+    assert AuditEvent.objects.filter(action="invite.create").count() == 1

@@ -1,3 +1,4 @@
+import re
 from datetime import timedelta
 
 import pytest
@@ -6,7 +7,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from aurora_web.accounts import services
-from aurora_web.accounts.models import ApiToken, AuditEvent, User
+from aurora_web.accounts.models import ApiToken, AuditEvent, Invite, User
 from aurora_web.accounts.services import AccountError
 
 pytestmark = pytest.mark.django_db
@@ -41,6 +42,31 @@ def test_a_bad_account_is_explained_and_the_invite_still_works(client, changes, 
     assert named in answer.content.decode()
     assert not User.objects.exists()
     assert services.find_invite(secret) is not None
+
+
+def test_open_invites_are_listed_with_their_end_and_can_be_revoked(client, clients):
+    clients["admin"].post("/accounts/people/invite/", {"role": "operator"})
+    page = clients["admin"].get("/accounts/people/").content.decode()
+    [invite] = Invite.objects.all()
+    ends = f"{invite.expires_at:%Y-%m-%d %H:%M} UTC"
+    assert f"Invite link (operator), works once, until {ends}" in page  # where the link is shown, and in the list
+    assert f">{ends}</time>" in page.split('aria-label="Open invites"')[1]
+    link = re.search(r"/accounts/invite/[^/]+/", page).group()
+    assert client.get(link).status_code == 200
+    path = f"/accounts/people/invites/{invite.pk}/revoke/"
+    assert "is revoked" in clients["admin"].post(path, {"reason": "wrong person"}, follow=True).content.decode()
+    event = AuditEvent.objects.get(action="invite.revoke")
+    assert (event.actor, event.subject, event.reason) == ("admin", "invite (operator)", "wrong person")
+    assert client.get(link).status_code == 410
+    assert "Nothing was changed" in clients["admin"].post(path, follow=True).content.decode()
+    assert AuditEvent.objects.filter(action="invite.revoke").count() == 1
+    assert "Open invites" not in clients["admin"].get("/accounts/people/").content.decode()
+
+
+def test_a_link_that_leads_nowhere_shows_who_is_signed_in_the_way_back(client, clients):
+    signed_in = clients["viewer"].get("/accounts/invite/cut-off/").content.decode()
+    assert '<a href="/">Back to the overview</a>' in signed_in and ">Sign in<" not in signed_in
+    assert ">Sign in<" in client.get("/accounts/invite/cut-off/").content.decode()
 
 
 def test_an_expired_invite_is_gone():

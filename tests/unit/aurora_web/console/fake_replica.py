@@ -60,6 +60,8 @@ class FakeReplica:
         handler.end_headers()
         if self.status != 200:
             handler.wfile.write(self.error or b"")
+            while self.is_endless:
+                handler.wfile.write(b" " * 1024)
             return
         is_control = handler.headers.get("x-aurora-control") == "1"
         has_marks = self.has_marks and handler.headers.get("x-aurora-steps") == "1"

@@ -49,7 +49,7 @@ def test_an_empty_inbox_says_what_will_be_here(clients, target):
 def test_the_inbox_shows_gain_and_worst_domain_and_who_may(clients, waiting):
     page = text(clients["operator"].get("/approvals/"))
     assert "2 wait, longest first" in page
-    assert "prose -6.7 %" in page
+    assert "prose −6.7 %" in page
     assert page.index("demo v2") < page.index("demo v3")
     assert 'Approve<span class="hidden"> v2 of demo' in page
     seen = text(clients["viewer"].get("/approvals/"))
@@ -96,6 +96,13 @@ def test_two_clicks_from_a_mail_to_a_decision(clients, waiting):
     assert "Roll back to v1" in text(answer)
 
 
+def test_approving_says_which_older_versions_it_sets_aside(clients, waiting):
+    older, newer = waiting
+    said = "v2, which waits too and is older, is set aside with it and cannot come back."
+    assert said in text(clients["operator"].get(f"/approvals/{newer.pk}/"))
+    assert "set aside with it" not in text(clients["operator"].get(f"/approvals/{older.pk}/"))
+
+
 def test_a_decision_in_the_inbox_comes_back_to_the_inbox(clients, waiting):
     path = "/targets/demo/versions/3/reject/"
     answer = clients["operator"].post(path, {"expected_status": "passed", "back": "inbox"}, follow=True)
@@ -131,7 +138,7 @@ def test_only_admins_where_the_policy_says_so(clients, waiting, client, bearer):
     assert "Approve<span" not in page
     refused = clients["operator"].post(approve_path(first), {"expected_status": "passed"})
     assert refused.status_code == 403
-    assert "on demo only an admin may approve" in text(refused)
+    assert "On demo only an admin may approve" in text(refused)
     answer = client.post(f"/api/v1/versions/{first.pk}/approve", **BODY, **bearer("operator"))
     assert (answer.status_code, answer.json()["detail"]) == (403, "on demo only an admin may approve")
     assert find_version(first.target, "@live").number == 1

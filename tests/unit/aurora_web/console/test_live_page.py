@@ -92,6 +92,15 @@ def test_a_range_that_cannot_be_is_said_and_the_default_is_shown(clients, target
     assert (answer.status_code, answer["content-type"]) == (422, "application/problem+json")
 
 
+def test_a_wrong_range_is_said_with_the_times_and_the_zone_that_were_typed(clients, target):
+    asked = "from=2026-11-30T09:00&to=2026-11-30T08:00&zone=Asia/Kathmandu"
+    shown = text(clients["viewer"].get(f"/targets/demo/?{asked}"))
+    assert "2026-11-30T09:00 to 2026-11-30T08:00 (Asia/Kathmandu) is no range: its end" in shown
+    assert "02:15" not in time_range(QueryDict(asked), NOW).problem
+    assert time_range(QueryDict("from=early"), NOW).problem.startswith("early to now (UTC) is no range")
+    assert time_range(QueryDict("to=late&zone=Nowhere"), NOW).problem.startswith("nothing to late (UTC)")
+
+
 @pytest.mark.parametrize(("page", "expected"), [("economics", "1h, 24h, 7d, 28d"), ("domains", "1h, 24h, 7d")])
 def test_an_unknown_range_is_said_where_there_are_only_named_ones(clients, target, page, expected):
     answer = text(clients["viewer"].get(f"/targets/demo/{page}/?range=9m"))
@@ -133,6 +142,8 @@ FACTS = phases.Facts(
         ({"is_paused": True}, "collect", "training is paused", None),
         ({"slice_state": SliceState.RUNNING, "slice_elapsed": 3.0, "phase": "train"}, "train", "step 40", 5.0),
         ({"slice_state": SliceState.RUNNING, "slice_elapsed": 9.0, "phase": "train"}, "train", "step 40", None),
+        ({"slice_state": SliceState.QUEUED, "step": 0}, "train", "a slice is queued", None),
+        ({"slice_state": SliceState.QUEUED}, "train", "a slice is queued, step 40", None),
         ({"num_fresh": 8}, "collect", "8 or more new traces wait", None),
         ({"slice_state": SliceState.RUNNING, "phase": "evaluate"}, "evaluate", "3 versions judged so far", None),
         ({"canary": 4, "canary_elapsed": 60.0}, "canary", "v4, 1.0 of 5 minutes", 240.0),
@@ -155,8 +166,8 @@ def test_events_are_sentences_with_numbers(target, judged):
     told = timeline(target, now - 60, now + 1)
     said = [event["text"] for event in told]
     passed = next(each for each in said if each.startswith("candidate v2 passed"))
-    assert "+18 % accept length (95 %: " in passed
-    assert passed.endswith(", 20 traces, worst domain prose +3 %")
+    assert "+18\u00a0% accept length (95 %: " in passed
+    assert passed.endswith(", 20 traces, worst domain prose +3\u00a0%")
     assert any(each.startswith("candidate v3 was rejected: ") for each in said)
     assert "v2 was rolled back by olga: slow at noon" in said
     assert {"swap", "rollback", "candidate"} <= {event["kind"] for event in told}
@@ -244,11 +255,11 @@ def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, captur
     answer = clients["viewer"].get("/api/v1/targets/demo/charts.csv?range=5m&domain=sql")
     assert answer["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
-    assert sum(int(row["num_requests"]) for row in rows) == 40
+    assert sum(int(row["num_requests"]) for row in rows) == 20
     assert [float(row["speedup"]) for row in rows if row["speedup"]][-1] == pytest.approx(2.0)
     assert sum(float(row["traces_per_second"] or 0) for row in rows) == pytest.approx(2.0)
     page = text(clients["viewer"].get("/targets/demo/?range=5m&view=table"))
-    assert "v1 67%, control 33%" in page
+    assert "v1 67 %, control 33 %" in page
 
 
 def test_a_bucket_that_is_not_over_has_no_rate(target, captured, monkeypatch):

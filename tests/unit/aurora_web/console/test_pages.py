@@ -1,11 +1,14 @@
 """What the pages say, with data and without; what the buttons do."""
 
+import re
+
 import pytest
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.rollouts import intent, replicas, services, watching
+from aurora_web.traces import domains
 from aurora_web.traces.models import DomainRule
 from speculators.records import NO_DRAFT
 from tests.unit.aurora_web.conftest import count_window
@@ -68,7 +71,7 @@ def test_the_target_page_shows_versions_and_the_reasons(clients, passed):
 
 def test_the_version_page_shows_the_replay_per_domain(clients, passed):
     page = text(clients["viewer"].get("/targets/demo/versions/2/"))
-    for expected in ("+33.3 %", "-6.7 %", "Better", "Pass", passed.sha256):
+    for expected in ("+33.3 %", "−6.7 %", "Better", "Pass", passed.sha256):
         assert expected in page
 
 
@@ -111,6 +114,76 @@ def test_traffic_settings_are_read_and_refused_in_words(clients, target):
         assert "there are no prompts of it; known are explain_code" in text(answer)
     assert Target.objects.get().traffic_mix == {"sql": 2.0, "chat": 1.0}
     assert operator.post("/targets/demo/settings/", {"form": "policy"}).status_code == 403
+
+
+FORMS = {
+    "traffic": {
+        "form": "traffic", "traffic_concurrency": "3", "traffic_requests_per_second": "0", "traffic_mix": "sql=2",
+        "traffic_max_tokens": "64", "traffic_sampled_share": "0.5", "traffic_schedule": "[]",
+    },
+    "policy": {
+        "form": "policy", "name": "Demo", "approval": "automatic", "approvers": "operator", "expected_domains": "",
+        "trace_days": "", "min_gain": "0.01", "domain_tolerance": "0.1", "min_held_out_traces": "4",
+        "slice_seconds": "8", "control_share": "0.02", "max_lookahead": "4", "min_accept_length": "0",
+        "canary_share": "0", "canary_minutes": "5", "canary_min_requests": "50", "is_active": "on",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "said"),
+    [
+        ("traffic", {"traffic_mix": "sql=1e308, chat=1e308"}, "sql is 1e+308: expected 0 to 1,000,000"),
+        ("traffic", {"traffic_mix": "chat=1, sql=nan"}, "the weight of sql is NaN: expected 0 to 1,000,000"),
+        ("policy", {"min_gain": "-5"}, "greater than or equal to -0.5"),
+        ("policy", {"min_gain": "1e9"}, "less than or equal to 10.0"),
+        ("policy", {"min_accept_length": "18"}, "less than or equal to 17.0"),
+        ("policy", {"expected_domains": "sql, prosé, 日本語"}, "&#x27;日本語&#x27;: no request can have such a name."),
+        ("policy", {"expected_domains": "sql, sql"}, "&quot;sql&quot; is there more than once"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant_are_refused_in_the_forms_own_words(clients, target, which, change, said):
+    admin = clients["admin"]
+    answer = admin.post("/targets/demo/settings/", FORMS[which] | change)
+    assert answer.status_code == 422
+    assert said in text(answer)
+    assert admin.post("/targets/demo/settings/", FORMS[which]).status_code == 302
+
+
+def test_what_was_kept_before_there_were_bounds_stands_in_nobodys_way(clients, target):
+    Target.objects.update(min_gain=-5, expected_domains=["prosé"])
+    operator, admin = clients["operator"], clients["admin"]
+    assert operator.post("/targets/demo/settings/", FORMS["traffic"]).status_code == 302
+    assert Target.objects.get().traffic_concurrency == 3
+    form = FORMS["policy"] | {"min_gain": "0.02", "expected_domains": "prosé"}
+    assert admin.post("/targets/demo/settings/", form).status_code == 302
+
+
+def test_expected_domains_may_be_what_a_rule_gives(clients, target):
+    domains.add_rules(target, "exact", ["prose"], "Prosa", "ada")
+    form = FORMS["policy"] | {"expected_domains": "sql, Prosa"}
+    assert clients["admin"].post("/targets/demo/settings/", form).status_code == 302
+    assert Target.objects.get().expected_domains == ["sql", "Prosa"]
+
+
+def test_a_reason_is_kept_where_traffic_cannot_be_saved(clients, target):
+    form = FORMS["traffic"] | {"traffic_mix": "sql=much", "reason": "the night shift"}
+    assert 'value="the night shift"' in text(clients["operator"].post("/targets/demo/settings/", form))
+
+
+def test_a_policy_that_asks_for_a_person_is_not_offered_the_decision_again(clients, passed):
+    operator = clients["operator"]
+    services.approve(passed, "ada")
+    assert "as before, a version goes live only when a person approves it" in text(
+        operator.get("/targets/demo/rollback/")
+    )
+    page = text(operator.post("/targets/demo/rollback/", {"to": "1"}, follow=True))
+    assert "A person approves every version, as before" in page and "until somebody approves a version." in page
+    live = text(operator.get("/targets/demo/"))
+    assert "Held after a rollback" in live
+    assert "Let the policy decide again" not in page + live
+    Target.objects.update(approval="automatic")  # the hold goes on
+    assert "Let the policy decide again" in text(operator.get("/targets/demo/"))
 
 
 def test_activity_is_filtered_by_the_address(clients, passed):
@@ -169,3 +242,36 @@ def test_a_change_of_policy_says_why(clients, bearer, target):
         "/api/v1/targets/demo", {"reason": 7}, content_type="application/json", **bearer("admin")
     )
     assert "reason is 7: expected text" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "said"),
+    [
+        ("viewer", "/rollback/", "Your role is viewer, and this is for operators and admins."),
+        ("operator", "/accounts/people/", "Your role is operator, and this is for admins."),
+    ],
+)
+def test_a_refused_page_says_whose_it_is_once_and_without_the_words_of_the_api(clients, target, role, path, said):
+    answer = clients[role].get(path)
+    assert answer.status_code == 403
+    assert said in text(answer) and "scope" not in text(answer) and text(answer).count("Your role") == 1
+
+
+def test_documents_of_the_api_lead_nobody_to_a_page_that_is_refused(clients, target):
+    link = 'under <a href="/accounts/tokens/"'
+    assert link in text(clients["admin"].get("/api/docs"))
+    for role in ("viewer", "operator"):
+        assert link not in text(clients[role].get("/api/docs"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/targets/demo/settings/", "/alerts/channels/", "/accounts/tokens/", "/approvals/{}/"]
+)
+def test_why_something_is_done_is_asked_for_by_one_name(clients, passed, path):
+    page = text(clients["admin"].get(path.format(passed.pk)))
+    assert 'name="reason"' in page and ">Reason" in page
+    assert not re.search("Why(</label>|: )|placeholder=.Why", page)
+
+
+def test_alert_rules_stand_in_a_panel(clients, target):
+    assert '<section class="panel" id="rules"' in text(clients["viewer"].get("/alerts/rules/?target=demo"))

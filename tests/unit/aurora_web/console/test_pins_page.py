@@ -1,13 +1,14 @@
 """Pinning on the page about domains: the form, its errors, undo, and what the live page tells."""
 
 import time
+from html import unescape
 
 import pytest
 
 from aurora_web.console.timeline import timeline
 from aurora_web.metrics import services as metrics
 from aurora_web.rollouts import replicas
-from aurora_web.traces import pins
+from aurora_web.traces import domains, pins
 from speculators.records import PIN_KINDS, DomainPin
 from tests.unit.aurora_web.conftest import count_window
 
@@ -29,6 +30,32 @@ def test_an_operator_pins_and_sees_it(target, clients):
     assert (change.actor, change.reason) == ("operator", "flaps")
     text = clients["operator"].get(PAGE).content.decode()
     assert "No request of this domain has been counted so far" in text
+
+
+def test_a_rule_that_takes_requests_away_from_a_pin_warns_of_it(target, clients):
+    def rule(domain, kind="prefix", pattern="json_"):
+        given = {"kind": kind, "pattern": pattern, "domain": domain}
+        return unescape(clients["operator"].post(PAGE, given, follow=True).content.decode())
+
+    pins.pin(target, DomainPin("json_tools", speculation_off=True), "ada")
+    page = rule("json")
+    said = "Pinned json_tools: speculation off: what clients call json_tools is kept as json, which this pin does not"
+    assert said in page and "meets no request" in page
+    assert "In its place ends" not in page
+    pins.pin(target, DomainPin("json", 2), "ada")
+    page = rule("other")
+    assert "is kept as other. In its place ends: prefix json_ -> json." in page
+    assert "Pinned json: lookahead 2: the rule prefix json_ -> json has ended, and the pin does not hold" in page
+    assert "but the rule prefix json_ -> json has ended since" in page  # at the pin itself
+    assert "json_tools: speculation off" not in page.split("<h1>")[0]  # it had lost them before
+    assert "Pinned" not in rule("x", "exact", "y").split("<h1>")[0]
+
+
+def test_ending_a_rule_warns_of_a_pin_too(target, clients):
+    [rule] = domains.add_rules(target, "prefix", ["json_"], "json", "ada")
+    pins.pin(target, DomainPin("json", 2), "ada")
+    answer = clients["operator"].post(f"{PAGE}rules/{rule.pk}/end/", follow=True)
+    assert "the pin does not hold for its names any more" in unescape(answer.content.decode())
 
 
 def test_a_viewer_is_refused_and_offered_nothing(target, clients):

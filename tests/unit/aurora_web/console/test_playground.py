@@ -62,6 +62,11 @@ def test_both_answers_come_with_marks_and_speeds(clients, replica):
     assert done == {"event": "done", "ratio": 2.0, "notes": ["Both texts are the same."]}
 
 
+def test_the_page_says_which_tokens_have_no_text(clients, replica):
+    page = " ".join(clients["operator"].get(PAGE).content.decode().split())
+    assert "no text of its own is shown as ∅: the one that ends an answer, or a part of a character" in page
+
+
 def test_the_replica_is_asked_for_both_kinds_and_told_not_to_learn(clients, replica):
     send(clients["operator"], domain="sql", temperature="0.5")
     (path, drafted, body), (_, control, again) = replica.asked
@@ -284,6 +289,17 @@ def test_an_answer_has_a_largest_size(clients, replica, monkeypatch):
     replica.is_endless = True
     [error] = of(send(clients["operator"])[1], "error")
     assert "larger than 1 MiB" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "said"),
+    [("MOST_BYTES", 1 << 20, "is larger than 1 MiB"), ("MOST_SECONDS", 0.0, "takes longer than 0 seconds")],
+)
+def test_a_refusal_has_them_too(clients, replica, monkeypatch, name, most, said):
+    monkeypatch.setattr(replica_stream, name, most)
+    replica.status, replica.is_endless = 500, True
+    [error] = of(send(clients["operator"])[1], "error")
+    assert error["message"] == f"The replica gave no whole answer: it answered 500, and its answer {said}."
 
 
 def test_one_run_at_a_time_for_a_person(clients, users, replica, monkeypatch):

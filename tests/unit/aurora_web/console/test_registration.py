@@ -114,6 +114,34 @@ def test_a_second_click_starts_nothing(sourced):
     assert Target.objects.count() == 1
 
 
+def seen_on(page):
+    return re.search(r'name="seen" value="(\w+)"', page)[1]
+
+
+def test_what_another_tab_has_changed_is_read_again_before_it_is_registered(sourced):
+    sourced.post(at("plan"), plan(slug="tab-one"))
+    seen = seen_on(text(sourced.get(at("review"))))
+    sourced.post(at("plan"), plan(slug="tab-two"))
+    assert sourced.post(at("review"), {"seen": seen})["location"] == at("review")
+    assert not Target.objects.exists()
+    page = text(sourced.get(at("review")))
+    assert "Nothing was registered: the plan is not the one that you read: it was changed in another tab." in page
+    assert "tab-two is registered" in page
+    assert sourced.post(at("review"), {"seen": seen_on(page)})["location"] == "/targets/tab-two/"
+
+
+def test_what_changes_between_reading_and_locking_is_not_registered(operator, users, sourced):
+    read = registration_drafts.find_draft(users["operator"], UUID(DRAFT))
+    sourced.post(at("plan"), plan(slug="other"))
+    with pytest.raises(registration_drafts.DraftChanged, match="another tab"):
+        registration_drafts.start(read, "operator", {}, registration_drafts.digest(read))
+
+
+def test_an_empty_source_is_called_empty(operator):
+    said = refused(operator, "source", {"source": "embedded", "path": ""})
+    assert "No directory is given. Give the directory with config.json" in said
+
+
 def test_what_was_typed_is_kept_right_or_wrong(operator):
     said = refused(operator, "source", {"source": "embedded", "path": "/nowhere"})
     for page in (said, text(operator.get(at("source")))):  # and a reload, or another tab
@@ -183,7 +211,7 @@ def test_the_load_of_the_estimate_is_in_the_address(sourced):
         ({"slug": "new"}, "is an address of the console"),
         ({"trace_days": "0"}, "greater than or equal to 1"),
         ({"trace_days": "many"}, "Enter a whole number"),
-        ({"expected_domains": "a, a"}, "each domain once"),
+        ({"expected_domains": "a, a"}, "is there more than once"),
         ({"min_gain": "lots"}, "Enter a number"),
         ({"canary_share": "2"}, "less than or equal to 1"),
     ],

@@ -94,6 +94,16 @@ def test_a_version_whose_files_went_meanwhile_is_not_offered_again(clients, seco
 
 
 @pytest.mark.parametrize("page", [PAGE, "/rollback/"])
+def test_one_replica_is_no_plural(clients, second, report_in, page):  # noqa: F811
+    report_in("r1")
+    shown = text(clients["operator"].get(page))
+    assert "on 1 replica. It switches between two steps, at once if it still holds v1 in memory" in shown
+    report_in("r2")
+    shown = text(clients["operator"].get(page))
+    assert "on 2 replicas. They switch between two steps, at once where they still hold v1 in memory" in shown
+
+
+@pytest.mark.parametrize("page", [PAGE, "/rollback/"])
 def test_the_confirmation_says_that_a_canary_ends(clients, canary, page):  # noqa: F811
     shown = text(clients["operator"].get(page))
     assert "The canary of v3</strong>, on 1 of 2 replicas, ends for good" in shown

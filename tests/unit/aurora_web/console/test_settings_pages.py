@@ -32,7 +32,7 @@ def test_policies_of_every_target_are_side_by_side(clients, target):
     target.approval, target.may_approve_own, target.canary_share = "manual", False, 0.25
     target.save()
     page = clients["viewer"].get("/settings/policies/").content.decode()
-    for words in ("a person", "Operators and admins", "need somebody else", "25.0 % of the replicas", "All of it"):
+    for words in ("a person", "Operators and admins", "need somebody else", "25.0\u00a0% of the replicas", "All of it"):
         assert words in page
     assert '<a href="/targets/demo/settings/">Edit' in clients["admin"].get("/settings/policies/").content.decode()
 

@@ -99,7 +99,9 @@ def test_what_a_replica_cannot_obey_of_the_policy_is_shown_until_it_can(clients,
 def test_the_badge_of_accept_lengths_follows_the_alert_rule(clients, target, observed):
     replicas.observe(observed())
     Replica.objects.update(accept_length=2.0, engine_accept_length=2.16, compared_at=timezone.now())
-    badge = "-7.4 % apart"
+    badge = "−7.4 % apart"
+    assert badge not in text(clients["viewer"].get("/targets/demo/"))
+    Replica.objects.update(disagreement_before=-0.08)
     assert badge in text(clients["viewer"].get("/targets/demo/"))
     watching.set_rule(target, Rule.ACCEPT_LENGTH_DISAGREES, "ada", threshold=10, is_enabled=True)
     assert badge not in text(clients["viewer"].get("/targets/demo/"))

@@ -1,9 +1,11 @@
 """What pages say when replicas are down, and the page from which every target can be rolled back."""
 
+from datetime import timedelta
+
 import pytest
 from django.utils import timezone
 
-from aurora_web.registry.models import SpeculatorVersion, Status, Transition
+from aurora_web.registry.models import SpeculatorVersion, Status, Target, TrafficReport, Transition
 from aurora_web.rollouts import replicas, services
 from aurora_web.rollouts.models import Alert, Replica
 
@@ -46,6 +48,66 @@ def test_one_of_two_that_is_down_is_named(two, clients):
     found = text(clients["viewer"].get("/targets/demo/standing/"))
     assert "1 of 2 replicas is down:</strong> r2 was seen" in found
     assert "stale" not in text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
+
+
+REPORT = {"slug": "demo", "seconds": 15.0, "num_requests": 20, "num_failures": 0, "last_failure": "", "problem": ""}
+
+
+@pytest.fixture
+def say(client, bearer):
+    """The generator's report about the target."""
+
+    def post(**changes):
+        body = {"targets": [REPORT | changes, REPORT | {"slug": "nobody"}]}
+        answer = client.post("/api/v1/ingest/traffic", body, content_type="application/json", **bearer("replica"))
+        assert (answer.status_code, answer.json()) == (200, {"kept": 1})
+
+    return post
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_of_a_target_says_that_its_demo_traffic_fails(two, clients, say, page):
+    Target.objects.update(traffic_enabled=True)
+    say(num_requests=0, num_failures=114, last_failure="ValueError Total of weights\0 must be finite")
+    found = text(clients["viewer"].get(f"/targets/demo/{page}"))
+    assert "<strong>No demo traffic arrives:</strong> 114 of 114 requests failed within 15 s; the last one:" in found
+    assert "ValueError Total of weights must be finite. <a" in found
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ({}, ""),
+        ({"num_failures": 2, "last_failure": "HTTP 500"}, "is in trouble:</strong> 2 of 22 requests failed within"),
+        ({"problem": "no plan"}, "is in trouble:</strong> its settings cannot be followed (no plan)"),
+    ],
+)
+def test_the_newest_report_of_demo_traffic_counts(two, clients, say, report, said):
+    Target.objects.update(traffic_enabled=True)
+    say(num_failures=7)
+    say(**report)
+    found = text(clients["viewer"].get("/targets/demo/standing/"))
+    assert said in found if said else found == ""
+    Target.objects.update(traffic_enabled=False)
+    assert text(clients["viewer"].get("/targets/demo/standing/")) == ""
+
+
+def test_a_generator_that_does_not_report_is_told(two, clients, say):
+    Target.objects.update(traffic_enabled=True)
+    assert "its generator has not reported to this console" in text(clients["viewer"].get("/targets/demo/standing/"))
+    say()
+    TrafficReport.objects.update(at=timezone.now() - timedelta(minutes=2))
+    found = text(clients["viewer"].get("/targets/demo/standing/"))
+    assert "No demo traffic arrives:</strong> its generator has not reported since 20" in found
+    Replica.objects.update(is_alive=False)
+    assert "demo traffic" not in text(clients["viewer"].get("/targets/demo/standing/"))
+
+
+def test_the_live_page_of_servers_of_ones_own_says_it_too(two, clients, say):
+    Target.objects.update(traffic_enabled=True, source="sglang")
+    say(num_failures=3, last_failure="HTTP 500: no")
+    found = text(clients["viewer"].get("/targets/demo/"))
+    assert found.count("3 of 23 requests failed within 15 s; the last one: HTTP 500: no.") == 1
 
 
 def test_rolling_back_is_offered_for_targets_that_can(two, clients, make_version, report):

@@ -4,6 +4,7 @@ import html
 import re
 import uuid
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -71,6 +72,23 @@ def test_the_list_says_aliases_measured_and_replayed(clients, two):
     assert '<a href="/targets/demo/versions/1/">v1</a> <code>@previous</code>' in page
     assert re.search(r'<td class="n">3.00</td> ?<td class="n">(2.9|3.0)\d</td>', page)  # replayed, measured
     assert 'aria-label="v2, live, without a parent"' in page
+
+
+def test_the_replayed_length_of_a_version_is_that_of_its_verdict(clients, target, make_version, report):
+    services.judge(make_version(report({"sql": (1.5, None)})))
+    windows = [count_window(n=90), count_window(domain="prose", n=10)]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    decision = services.judge(make_version(report({"sql": (3.0, 1.5), "prose": (2.0, 1.9), "gone": (2.0, 2.0)})))
+    assert decision.accept_length == pytest.approx(0.9 * 3.0 + 0.1 * 2.0)  # by the traffic; by traces it is 2.33
+    for path in ("versions/", "parts/?part=versions-part"):
+        page = text(clients["viewer"].get(f"/targets/demo/{path}"))
+        assert '<td class="n">2.90</td>' in page and '<td class="n">2.33</td>' not in page
+    assert "replayed 2.90" in text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
+    report_page = text(clients["viewer"].get("/targets/demo/versions/2/"))
+    assert "on 20 held-out traces" in report_page
+    assert ", 20 traces, worst domain" in text(clients["viewer"].get("/targets/demo/parts/?part=events-part"))
+    assert 'all</th><td>Accept length</td><td class="n">–</td><td class="n">20</td>' in report_page  # not 30
 
 
 def test_an_empty_list_says_what_will_be_here(clients, target):
@@ -240,7 +258,17 @@ def learnt(target, make_version, report):
 def test_the_detail_says_what_it_learnt_from(clients, learnt):
     found = learnt_from(learnt.version)
     assert (found.num_slices, found.num_traces, found.domains) == (1, 4, (("sql", 4),))
-    assert "4 still kept, in 1 slice" in text(clients["viewer"].get("/targets/demo/versions/1/"))
+    found_page = text(clients["viewer"].get("/targets/demo/versions/1/"))
+    assert "steps have seen 4 that are still kept, in 1 slice" in found_page
+
+
+def test_what_a_slice_was_given_is_not_what_its_steps_have_seen(clients, learnt):
+    """A slice has a time: of 24 new traces given its steps may see 4, and the others wait for the next one."""
+    SpeculatorVersion.objects.update(provenance={"num_fresh_traces": 24, "num_replay_traces": 100})
+    page = text(clients["viewer"].get("/targets/demo/versions/1/"))
+    assert "<dt>New traces given to its last slice</dt><dd>24</dd>" in page
+    assert "<dt>Older traces that its last slice could draw</dt><dd>100</dd>" in page
+    assert "Those that no step has seen wait for the next slice." in page
 
 
 def test_the_detail_leads_to_the_traces_that_it_learnt_from_and_to_no_others(clients, target, learnt, client, bearer):
@@ -291,6 +319,18 @@ def test_files_have_checksums_and_operators_download_them(clients, files):
     assert answer["Content-Length"] == "7000"
     assert AuditEvent.objects.get(action="version.download").detail == {"file": "model.safetensors"}
     assert clients["viewer"].get("/targets/demo/versions/1/files/model.safetensors").status_code == 403
+
+
+def test_a_file_that_goes_while_it_is_listed_is_not_listed(clients, files, monkeypatch):
+    def read(path):
+        path.unlink()  # pruned by the beat
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    answer = clients["operator"].get("/targets/demo/versions/1/")
+    assert answer.status_code == 200
+    assert "files/config.json" not in text(answer)
+    assert "files/model.safetensors" in text(answer)
 
 
 def test_the_api_gives_files_too(client, bearer, files):

@@ -5,9 +5,7 @@ import random
 import pytest
 
 from aurora_web.metrics.bands import trailing_speedups
-from aurora_web.metrics.ratios import Moments, ratio_of_ratios, stratified
-
-NOTHING = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+from aurora_web.metrics.ratios import NOTHING, Moments, ratio_of_ratios, stratified
 
 
 def drawn(rng):

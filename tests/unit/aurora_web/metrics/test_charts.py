@@ -28,7 +28,9 @@ def test_points_sum_counts_per_domain_and_keep_the_tokens_of_each_version(target
     now = time.time()
     found = {p["domain"]: p for p in charts.points(target, now - 60, now + 10, 120)}
     sql = found["sql"]
-    assert sql["num_requests"] == 60
+    assert sql["num_requests"] == 40  # the control's are blocks of steps of the same requests
+    assert {p["domain"]: p["num_requests"] for p in charts.requests(target, now - 60, now + 10, 120)}["sql"] == 40
+    assert sum(p["num_requests"] for p in metrics.series(target) if p["domain"] == "sql") == 40
     assert sql["tokens"] == sql["drafted_tokens"] == sql["versions"][1] + sql["versions"][2]
     assert sql["control_tokens"] == sql["versions"][0] > 0
     assert sql["proposed_drafts"] / sql["all_steps"] == 4.0
@@ -47,6 +49,9 @@ def test_the_speedup_has_the_band_of_the_summary_and_a_reason_where_it_is_unknow
     now = time.time()
     last = charts.speedups(target, now - 600, now + 10, 30)[-1]
     assert (last["value"], last["reason"]) == (None, "0 control blocks, at least 5 are needed")
+    ingest(count_window(n=1, bucket=2))
+    said = metrics.summary(target)["total"]["speedup"]["reason"]
+    assert said == "of one domain and batch size: 0 control blocks, at least 5 are needed"
     ingest(count_window(version=0, seconds=1.0))
     last = charts.speedups(target, now - 600, now + 10, 30)[-1]
     expected = metrics.summary(target)["total"]["speedup"]
@@ -100,7 +105,7 @@ def test_a_shift_of_the_mix_is_found_once_where_it_was():
     points = [p for i in range(20) for p in mix(30 * i, sql=10, prose=10 if i < 10 else 90)]
     (found,) = shifts(points, 30)
     assert found["at"] == 300
-    assert found["text"] == "traffic shifted: sql went from 50 % to 10 % of requests"
+    assert found["text"] == "traffic shifted: sql went from 50\u00a0% to 10\u00a0% of requests"
 
 
 @pytest.mark.parametrize(

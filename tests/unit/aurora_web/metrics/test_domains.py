@@ -106,6 +106,18 @@ def test_expected_domains_are_on_both_pages(clients, target):
     assert summary(Target.objects.get(), domain="sql")["domains"] == []
 
 
+@pytest.mark.django_db
+def test_requests_are_the_same_on_the_live_page_and_here(target):
+    rows = [count_window(n=30), count_window(version=0, n=8), count_window(domain="prose", n=10)]
+    services.ingest_counts({"counts": [row.to_json() for row in rows]})
+    services.roll_up()
+    since = timezone.now() - timedelta(minutes=30)
+    live = {row["domain"]: row["counts"]["num_requests"] for row in summary(target, since=since.timestamp())["domains"]}
+    sums = domains.read_sums(target, since, timezone.now() + timedelta(seconds=20), 300)
+    _, lines = domains.heatmap(sums)
+    assert {line.domain: line.num_requests for line in lines} == live == {"sql": 30, "prose": 10}
+
+
 def test_slices_put_the_worst_first():
     bad, good = [(0, [1, 2])] * 40, [(2, [1, 2])] * 40
     found = slices.rank([("bad", slices.of_trace(10, bad))] * 6 + [("good", slices.of_trace(10, good))] * 6)

@@ -141,7 +141,7 @@ def test_the_mean_lookahead_is_that_of_requests_with_speculation(pinned):
     now = time.time()
     point = charts.add_up(charts.points(pinned, now - 300, now + 10, charts.ALL))
     assert point["proposed_drafts"] / point["all_steps"] == 4.0
-    assert point["num_requests"] == 80
+    assert point["num_requests"] == 60
 
 
 def test_sums_of_an_hour_leave_the_same_requests_out(pinned):

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from aurora_web.metrics.ratios import CrossMoments, Interval, Moments, ratio_of_ratios, stratified, student95
+from aurora_web.metrics.ratios import CrossMoments, Interval, Moments, ratio_of_ratios, stratified, student
 
 
 def moments(pairs):
@@ -46,13 +46,23 @@ def test_a_few_blocks_of_control_make_the_interval_wider_not_wrong(num_control):
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(4, 2.7764), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1e9, 1.96)])
 def test_students_quantiles_are_those_of_tables(freedom, quantile):
-    assert student95(float(freedom)) == pytest.approx(quantile, rel=5e-3)
+    assert student(float(freedom)) == pytest.approx(quantile, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("z", "freedom", "quantile", "most"),
+    [(2.91, 4, 6.118, 0.03), (3.65, 4, 12.16, 0.06), (3.65, 10, 5.499, 0.01), (4.5, 20, 6.029, 0.01)],
+)
+def test_rarer_quantiles_are_too_wide_if_anything(z, freedom, quantile, most):
+    assert 0.999 <= student(float(freedom), z) / quantile <= 1 + most
 
 
 def test_too_few_requests_give_a_reason_and_no_number():
     found = ratio_of_ratios(moments([(1, 1)] * 4), moments([(1, 1)] * 9), a_name="speculative", b_name="control")
     assert (found.value, found.low) == (None, None)
     assert found.reason == "4 speculative requests, at least 5 are needed"
+    one = ratio_of_ratios(moments([(1, 1)]), moments([(1, 1)] * 9), a_name="speculative", b_name="control")
+    assert one.reason == "1 speculative request, at least 5 are needed"
 
 
 def test_no_time_gives_no_number():

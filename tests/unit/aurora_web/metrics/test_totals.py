@@ -1,7 +1,6 @@
 """The tokens that Prometheus counts: exact whatever is sent twice or deleted, and never less than before."""
 
 import threading
-import time
 from datetime import timedelta
 
 import pytest
@@ -10,6 +9,7 @@ from django.utils import timezone
 
 from aurora_web.metrics import services as metrics
 from aurora_web.metrics.models import MetricWindow, TokenTotal
+from tests.bench.ring import wait_for
 from tests.unit.aurora_web.conftest import count_window
 
 
@@ -18,6 +18,16 @@ def told(client):
     lines = client.get("/metrics").content.decode().splitlines()
     found = [line for line in lines if line.startswith("aurora_accept_tokens_total{")]
     return {line.split('domain="')[1].split('"')[0]: float(line.split()[-1]) for line in found}
+
+
+def is_locked():
+    """Whether somebody waits for a lock of this database."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        )
+        return cursor.fetchone()[0]
 
 
 def send(*windows):
@@ -88,7 +98,8 @@ def test_roll_ups_side_by_side_lose_nothing(target):
     assert reached.wait(60)
     send(count_window(domain="sql", n=5))
     threads[1].start()
-    time.sleep(0.2)
+    wait_for("the second one at the lock", lambda: is_locked() or not threads[1].is_alive(), 60, every=0.01)
+    assert threads[1].is_alive()
     go_on.set()
     for thread in threads:
         thread.join(60)

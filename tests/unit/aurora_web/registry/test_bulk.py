@@ -74,7 +74,8 @@ def test_a_slug_that_is_taken_meanwhile_undoes_all(entries, checkpoint_dir):
         ({"policy": {"slug": "x"}}, "policy: slug is no setting"),
         ({"policy": {"trace_days": 0}}, "trace_days"),
         ({"policy": {"expected_domains": "sql"}}, "is no list of domains"),
-        ({"policy": {"expected_domains": ["a", "a"]}}, "each domain once"),
+        ({"policy": {"expected_domains": ["sql", "x" * 101]}}, 'xxx" is no domain: expected names of 1 to 100 char'),
+        ({"policy": {"expected_domains": ["a", "a"]}}, "is there more than once"),
         ({"policy": {"approval": "perhaps"}}, "approval"),
         ({"draft_version": "nobody:3"}, "there is no version 'nobody:3'"),
         ({"replica": "x/y"}, "No server 'x/y' has reported itself"),
@@ -95,6 +96,40 @@ def test_every_problem_of_an_entry_is_named_at_once():
         assert part in said
     [entry] = bulk.check_all([{"slug": "fine", "path": "/nowhere", "policy": {"min_gain": 0.02}}], "ada")
     assert len(entry.problems) == 1
+
+
+WRONG = {
+    "slug": "Ä", "path": "/nowhere", "pth": "x",
+    "policy": {"min_gain": float("nan"), "control_share": -1, "nonsense": 1, "expected_domains": ["sql", "prosé"]},
+}  # fmt: skip
+ALL_WRONG = ("pth is no field", "The slug 'Ä'", "/nowhere does not exist", "control_share: ", "nonsense is no setting",
+             "expected_domains: 'prosé': no request can have such a name")  # fmt: skip
+
+
+def test_a_field_that_nobody_knows_hides_no_other_problem():
+    [entry] = bulk.check_all([WRONG], "ada")
+    assert [part for part in (*ALL_WRONG, "min_gain: nan") if part not in " ".join(entry.problems)] == []
+    [entry] = bulk.check_all([{"slug": 7, "path": ["x"], "policy": {"control_share": -1}}], "ada")
+    assert [problem.split()[0] for problem in entry.problems] == ["path", "slug", "control_share:"]  # no "give a path"
+
+
+def test_every_problem_is_named_by_the_api_and_the_command_too(client, bearer, tmp_path, capsys):
+    headers = bearer("admin")
+    body = {**WRONG, "policy": WRONG["policy"] | {"min_gain": -5}}
+    del body["pth"]  # a body's own fields are its schema's
+    for answer in (
+        client.post("/api/v1/targets", json.dumps(body), content_type="application/json", **headers),
+        client.post("/api/v1/targets/check", json.dumps(body), content_type="application/json", **headers),
+        post(client, headers, {"targets": [body]}),
+    ):
+        said = json.dumps(answer.json(), ensure_ascii=False)
+        assert [part for part in (*ALL_WRONG[1:], "min_gain: ") if part not in said] == []
+    file = tmp_path / "targets.yaml"
+    file.write_text(f"targets: [{json.dumps(WRONG)}]".replace("NaN", ".nan"))
+    with pytest.raises(CommandError):
+        call_command("register", file=str(file))
+    said = capsys.readouterr().err
+    assert [part for part in (*ALL_WRONG, "min_gain: ") if part not in said] == []
 
 
 def test_an_entry_that_is_none_is_named():

@@ -58,5 +58,5 @@ def test_the_wizard_offers_it(clients, prepared):
 def test_how_to_prepare_a_package_is_said(db, prepared, client, bearer, settings):
     answer = client.post("/api/v1/targets", {"path": "smollm2"}, content_type="application/json", **bearer("operator"))
     assert answer.status_code == 422
-    command = f"python -m serving.model_sources smollm2 --out {settings.STATE_DIR}/models/smollm2"
+    command = f".venv/bin/python -m serving.model_sources smollm2 --out {settings.STATE_DIR}/models/smollm2"
     assert command in answer.json()["detail"]

@@ -146,6 +146,19 @@ def test_a_draft_of_another_model_is_refused(checkpoint_dir, config, tmp_path, c
     assert "Draft: /nowhere does not exist" in problems_of(path=str(checkpoint_dir), draft_path="/nowhere")
 
 
+def test_a_draft_that_reads_other_layers_is_for_sglang_alone(checkpoint_dir, config, tmp_path):
+    """The embedded engine captures the layers of a new draft; SGLang those of the draft that it is launched with."""
+    make_draft(tmp_path / "draft", config, seed=1, vocab=30)
+    path = tmp_path / "draft" / "config.json"
+    layers = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 3, 4]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | layers))
+    given = {"path": str(checkpoint_dir), "slug": "tiny", "draft_path": str(tmp_path / "draft")}
+    named = r"reads layers \[0, 3, 4\], the embedded engine captures \[1, 3, 4\]: SGLang can serve it\."
+    with pytest.raises(IncompatibleTarget, match=named):
+        register_target(actor="ada", **given)
+    assert register(**given).draft_path == str(tmp_path / "draft")
+
+
 @pytest.mark.parametrize(
     ("file", "there"),
     [

@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from aurora_web.metrics import services as metrics
-from aurora_web.registry.models import SpeculatorVersion
+from aurora_web.registry.models import ApprovalPolicy, SpeculatorVersion
 from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.models import Deployment, Replica
 from tests.unit.aurora_web.conftest import count_window
@@ -72,3 +72,14 @@ def measured(target):
         metrics.ingest_counts({"counts": [window.to_json() for window in windows]})
 
     return make
+
+
+@pytest.fixture
+def two_wait(target, judged, report, report_in):
+    """v2 is live on r1 and r2; v3 and v4 wait for a person, and would begin as a canary."""
+    judged()
+    judged(report({"sql": (2.0, 1.0)}))
+    report_in("r1", "r2")
+    target.approval, target.canary_share = ApprovalPolicy.MANUAL, 0.5
+    target.save()
+    return judged(report({"sql": (3.0, 2.0)})), judged(report({"sql": (3.2, 2.0)}))

@@ -64,40 +64,47 @@ def reports(target, observed):
     return make
 
 
-def test_accept_lengths_more_than_five_percent_apart_are_an_alert(target, reports):
+def test_accept_lengths_more_than_five_percent_apart_twice_in_a_row_are_an_alert(target, reports):
     reports(0, 1000, 2500, 500, 1500)
     replica = reports(61, 2000, 4500, 1500, 3700)  # 2.0 by ours, 2.2 by the engine's
     assert (replica.accept_length, replica.engine_accept_length) == (2.0, 2.2)
+    assert firing(target) == {}
+    reports(122, 3000, 6500, 2500, 5900)  # the same again
     detail = firing(target)["accept_length_disagrees", "r1"]
-    assert "2.00 by Aurora's records, 2.20 by the engine's metrics (-9.1% over 1,000 steps" in detail
-    reports(122, 3000, 6600, 2500, 5800)  # both 2.1
+    assert "2.00 by Aurora's records, 2.20 by the engine's metrics (−9.1\u00a0% over 1,000 steps" in detail
+    reports(183, 4000, 8600, 3500, 8000)  # both 2.1
     assert firing(target) == {}
     assert Alert.objects.get().state == "resolved"
+    reports(244, 5000, 10_600, 4500, 10_200)
+    assert firing(target) == {}
 
 
 def test_four_percent_apart_is_no_alert(target, reports):
-    reports(0, 0, 0, 0, 0)
-    reports(61, 1000, 2000, 1000, 2080)
+    for i in range(4):
+        reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2080 * i)
     assert firing(target) == {}
 
 
 @pytest.mark.parametrize("seconds", [61, 661])
 def test_a_comparison_ends_when_it_is_old(target, reports, seconds):
-    reports(0, 0, 0, 0, 0)
-    reports(61, 1000, 2000, 1000, 2200)
+    for i in range(3):
+        reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2200 * i)
     Replica.objects.update(compared_at=timezone.now() - timedelta(seconds=seconds))
-    replica = reports(62, 1000, 2000, 1000, 2200)
+    replica = reports(123, 2000, 4000, 2000, 4400)
     assert (replica.accept_length is None) == (seconds > 600)
     assert bool(firing(target)) == (seconds < 600)
 
 
 @pytest.mark.parametrize("changes", [{"state": "starting"}, {"state": "serving"}])
 def test_a_restart_ends_the_comparison_and_its_alert(target, reports, changes):
-    reports(0, 0, 0, 0, 0)
-    reports(61, 1000, 2000, 1000, 2200)
+    for i in range(3):
+        reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2200 * i)
     assert firing(target)
-    replica = reports(62, 10, 20, 10, 22, **changes)
+    replica = reports(123, 10, 20, 10, 22, **changes)
     assert (replica.accept_length, replica.engine_accept_length, replica.compared_steps) == (None, None, 0)
+    assert firing(target) == {}
+    for i in range(2):  # the first comparison since then
+        reports(190 + 61 * i, 20 + 1000 * i, 40 + 2000 * i, 20 + 1000 * i, 44 + 2200 * i)
     assert firing(target) == {}
 
 
@@ -160,6 +167,19 @@ def test_a_failed_swap_and_one_that_is_down(target, observed):
     Replica.objects.update(is_alive=False)
     alerts.evaluate(target, timezone.now())
     assert firing(target) == {}
+
+
+def test_a_clock_that_is_set_back_is_no_restart(target, reports):
+    reports(0, 0, 0, 0, 0, target_sha256="a" * 64)
+    reports(61, 1000, 2000, 1000, 2200, target_sha256="b" * 64)
+    before = firing(target)
+    assert set(before) == {("target_changed", "r1"), ("accept_length_disagrees", "r1")}
+    replica = reports(-3600, 1001, 2002, 1001, 2202, target_sha256="b" * 64)
+    assert firing(target) == before
+    assert (replica.first_target_sha256, replica.compared_steps) == ("a" * 64, 1000)
+    replica = reports(-3530, 2001, 4202, 2001, 4402, target_sha256="b" * 64, num_traces=70)
+    assert (replica.accept_length, replica.traces_per_second) == (2.2, 1.0)  # windows of the new clock
+    assert set(firing(target)) == {("target_changed", "r1")}
 
 
 def test_target_weights_that_change_are_an_alert_unless_the_replica_restarted(target, observed):

@@ -84,7 +84,8 @@ def test_as_fast_for_long_enough_is_promoted(target, canary, measured):
 
 def test_slower_is_rolled_back(target, canary, measured):
     measured(0.65, 0.6, domain="sql")
-    assert canaries.watch(target, after(6)) == Action.ROLL_BACK
+    assert canaries.watch(target, after(6)) == Action.WAIT  # it seems so; certain it is not
+    assert canaries.watch(target, after(15)) == Action.ROLL_BACK
     assert (status(3), status(2)) == ("rolled_back", "live")
     assert set(desired(target).values()) == {2}
     assert "It is slower." in last_reason(canary)
@@ -96,6 +97,17 @@ def test_much_worse_in_one_domain_does_not_wait_for_the_minutes(target, canary, 
     measured(1.5, 0.6, domain="prose")
     assert canaries.watch(target, after(0.1)) == Action.ROLL_BACK
     assert "prose is worse than the tolerance of 10%" in last_reason(canary)
+
+
+def test_what_only_seems_worse_is_waited_for_and_the_page_says_why(target, canary, measured, clients):
+    measured(0.52, 0.4)
+    measured(1.04, 0.8)
+    assert canaries.watch(target, after(4)) == Action.WAIT
+    page = clients["viewer"].get(f"/approvals/{canary.pk}/").content.decode()
+    assert "sql seems worse than the tolerance of 10%" in page
+    assert '<span class="badge">seems worse</span>' in page
+    assert '<span class="badge bad">worse</span>' not in page
+    assert "in fewer than 1 of 4,800 comparisons" in page
 
 
 def test_a_collapse_does_not_wait_at_all(target, canary, measured):
@@ -209,12 +221,59 @@ def test_a_replica_that_was_down_catches_up_when_it_reports(target, canary, obse
 
 
 @pytest.mark.parametrize(("gone", "said"), [(True, "No replica of the canary reports"), (False, "Only replicas of")])
-def test_a_side_that_is_gone_ends_it_after_its_minutes(target, canary, gone, said):
+def test_a_side_that_is_gone_ends_it_after_its_minutes(target, canary, report_in, gone, said):
+    report_in("r1", "r2")
     target.replicas.filter(is_canary=gone).update(is_alive=False)
     assert canaries.watch(target, after(4)) == Action.WAIT
     assert canaries.watch(target, after(5)) == Action.ROLL_BACK
     assert said in last_reason(canary)
     assert set(desired(target).values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("is_canary", "said"), [(False, "No other replica serves demo v2"), (True, "canary serves it")]
+)
+def test_a_side_that_cannot_swap_ends_it_after_its_minutes(target, canary, report_in, measured, is_canary, said):
+    """It reports, and nothing of it is ever compared: the canary had held up every version after it."""
+    report_in("r1", "r2")
+    measured(0.5, 0.6, n=12)
+    stuck = target.replicas.get(is_canary=is_canary)
+    report_in(stuck.name, generation=1, version=1)  # for longer than a minute
+    assert canaries.watch(target, after(4)) == Action.WAIT
+    assert canaries.watch(target, after(5)) == Action.ROLL_BACK
+    assert f"{said}, so nothing can be compared." in last_reason(canary)
+
+
+def test_a_side_that_serves_is_waited_for(target, canary, report_in):
+    report_in("r1", "r2")
+    assert canaries.watch(target, after(100)) == Action.WAIT
+
+
+def test_beside_a_replica_that_cannot_swap_there_is_no_canary(target, judged, report, report_in, observed):
+    """As with one replica: the version goes straight."""
+    judged()
+    report_in("r1")
+    failed = {"replica": "r2", "version": 0, "state": "swap_failed", "detail": "no room"}
+    replicas.observe(observed(**failed, generation=1))
+    target.canary_share = 0.5
+    target.save()
+    version = judged(report({"sql": (2.0, 1.0)}))
+    assert version.status == "live"
+    said = "No canary: 1 of 2 replicas serves the live version, at least 2 are needed."
+    assert said in last_reason(version)
+    report_in("r1", "r3")
+    replicas.observe(observed(**failed, generation=2))
+    [planned] = canaries.plan(target).replicas
+    assert planned.name in {"r1", "r3"}
+
+
+def test_a_replica_that_is_on_its_way_counts(target, judged, report, report_in):
+    """Versions follow one another within seconds."""
+    judged()
+    report_in("r1", "r2")
+    report_in("r2", generation=0, version=0, state="swapping")
+    target.canary_share = 0.5
+    assert len(canaries.plan(target).replicas) == 1
 
 
 def test_by_the_api_with_the_status_that_the_caller_saw(client, bearer, canary):

@@ -50,6 +50,8 @@ def test_approve_and_roll_back(waiting):
     [
         (["versions", "nobody"], "there is no target 'nobody'"),
         (["versions", "demo", "--limit", "0"], "--limit is 0"),
+        (["versions", "demo", "--limit", "1" + "0" * 22], "expected 1 to 100,000"),
+        (["export", "audit", "--since", "9999-12-31T23:59:59-23:59"], "expected a time like"),
         (["approve", "demo", "9", "--reason", "x"], "demo has no version 9"),
         (["rollback", "demo", "--reason", "x"], "demo has no live version"),
         (["export", "metrics"], "export metrics needs --target"),

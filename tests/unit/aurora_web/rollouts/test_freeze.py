@@ -30,7 +30,7 @@ def test_a_frozen_canary_is_not_promoted_by_itself_but_by_a_person(target, canar
 
 
 def test_a_bad_canary_is_rolled_back_all_the_same(target, canary, measured):
-    measured(0.65, 0.6)
+    measured(0.9, 0.6)
     freeze.freeze(target, "olga")
     assert canaries.watch(target, timezone.now() + LATER) == Action.ROLL_BACK
     assert status(3) == "rolled_back"

@@ -25,8 +25,8 @@ def test_one_held_out_trace_is_enough_against_a_version_without_any(report):
 def test_a_better_candidate_passes_with_numbers(report):
     verdict = decide(report({"sql": (2.0, 1.5)}), POLICY)
     assert verdict.passed
-    assert "1.50 -> 2.00" in verdict.reasons[0]
-    assert "+33.3%" in verdict.reasons[0]
+    assert "1.50 → 2.00" in verdict.reasons[0]
+    assert "+33.3\u00a0%" in verdict.reasons[0] and "-" not in verdict.reasons[0].replace("held-out", "")
 
 
 @pytest.mark.parametrize("candidate", [1.0, 1.5])

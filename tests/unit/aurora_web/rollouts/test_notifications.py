@@ -183,6 +183,29 @@ def test_e_mail(target, observed, settings, clients):
     assert "/targets/demo/#replicas" in message.body
 
 
+@pytest.mark.parametrize("between", ["\r", "\r\n", "\n", "\u2028"])
+def test_the_subject_is_one_line_whatever_a_replica_says(target, observed, settings, between):
+    settings.EMAIL_URL = "smtp://localhost"
+    watching.add_channel("team", "email", "ada@example.org", "ada")
+    replicas.observe(observed(capture_state="broken", capture_detail=f"disk{between}full"))
+    notifications.attempt(Delivery.objects.get().pk)
+    [message] = mail.outbox
+    assert message.subject == "[Aurora demo] Capture broken: r1 serves, but keeps no traces: disk full."
+    assert Delivery.objects.get().state == "delivered"
+
+
+def test_a_transport_that_raises_is_an_answer_and_comes_to_an_end(hook, queued, monkeypatch):
+    delivery = watching.send_test(hook[0], "ada")
+    queued.clear()
+    monkeypatch.setattr(notifications, "_post", lambda delivery: {}["odd"])
+    for number in range(6):
+        Delivery.objects.update(due_at=timezone.now())
+        notifications.attempt(delivery.pk)
+        delivery.refresh_from_db()
+        assert (delivery.num_attempts, delivery.answer) == (number + 1, "KeyError: 'odd'")
+    assert (delivery.state, len(queued)) == ("failed", 5)
+
+
 @pytest.mark.parametrize("why", ["manual", "frozen", "held"])
 def test_a_version_that_waits_is_told_with_the_page_that_decides(target, judged, report, hook, why):
     Target.objects.update(approval="manual" if why == "manual" else "automatic")

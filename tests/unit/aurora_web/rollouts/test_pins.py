@@ -65,6 +65,22 @@ def test_a_pin_whose_name_a_rule_has_taken_since_says_so(target, observed):
     assert (found.is_whole, found.renamed) == (True, "")
 
 
+def test_a_pin_that_some_of_its_requests_do_not_meet_any_more_says_so(target, observed):
+    domains.add_rules(target, "prefix", ["json_"], "json", "ada")
+    pins.pin(target, DomainPin("json", 3), "ada")
+    says(observed, "r1", 1)
+    assert board(target).pins[0].is_whole
+    domains.add_rules(target, "prefix", ["json_"], "other", "ada")  # instead of the other rule
+    [found] = board(target).pins
+    assert (found.is_whole, found.words) == (False, "obeyed by 1 of 1 replica")
+    assert found.stray == "the rule prefix json_ -> json has ended since: its names are not kept as that any more"
+    domains.add_rules(target, "exact", ["js"], "json", "ada")
+    assert board(target).pins[0].is_whole
+    domains.add_rules(target, "exact", ["json"], "other", "ada")
+    [found] = board(target).pins
+    assert found.stray == "what clients call json themselves is kept as other by a rule for names"
+
+
 @pytest.mark.parametrize("name", ["Team A", " sql", "sql ", "x" * 65])
 def test_a_name_that_no_request_has_is_not_pinned(target, name):
     with pytest.raises(pins.PinError, match="is the name of no request: expected 1 to 64 of a-z"):

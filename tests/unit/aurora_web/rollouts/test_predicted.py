@@ -56,7 +56,7 @@ def test_a_verdict_says_what_it_would_do_to_speed(target, judged, observed, by_p
     predicted = next(row for row in gate_rows(decision) if row.metric == "Speedup, predicted")
     assert (predicted.word, predicted.change) == ("Not judged", pytest.approx(0.2))
     (said,) = [e["text"] for e in timeline(target, time.time() - 60, time.time() + 1) if "v2 passed" in e["text"]]
-    assert "passed: +20 % predicted speed, +33 % accept length (95 %: " in said
+    assert "passed: +20\u00a0% predicted speed, +33\u00a0% accept length (95 %: " in said
 
 
 def test_a_rate_of_nothing_is_data_too(judged, report):
@@ -91,4 +91,4 @@ def test_where_little_is_drafted_the_page_says_from_which_acceptance_on_it_would
     assert "lengthens a step" not in page
     replicas.observe(observed(step_seconds=(0.02, 0.031, 0.04)))
     page = clients["viewer"].get(f"/targets/{target.slug}/").content.decode()
-    assert "a first draft lengthens a step by 55.0 % here: it pays where more than that pass" in page
+    assert "a first draft lengthens a step by 55.0\u00a0% here: it pays where more than that pass" in page

@@ -79,6 +79,13 @@ def test_a_rollback_brings_the_former_version_back_and_holds_it(target, call, wa
     assert (status, wanted(target)) == (409, 1)
 
 
+@pytest.mark.parametrize("to", ["9" * 5000, "٣", "-1", "@nowhere"])
+def test_a_rollback_to_what_is_no_version_is_refused_in_few_words(target, call, waiting, to):
+    status, answer = call("/targets/demo/rollback", to=to)
+    assert (status, wanted(target)) == (409, 1)
+    assert answer["detail"] == f"demo has no version {to[:80]} to roll back to"
+
+
 def test_a_rollback_that_says_what_it_saw_is_refused_when_that_is_over(target, call, waiting, judged, report):
     call(f"/versions/{waiting.pk}/approve")
     Target.objects.update(approval="automatic")

@@ -75,7 +75,7 @@ def test_accept_length_that_fell_in_one_domain(target, windows):
     ask(target, 61)
     assert state(target, "accept_length_fell") == "firing"
     [detail] = [detail for (rule, _), detail in firing(target).items() if rule == "accept_length_fell"]
-    assert detail.startswith("sql: accept length 2.00 over the last 10 minutes, 3.00 in the hour before (-33.")
+    assert detail.startswith("sql: accept length 2.00 over the last 10 minutes, 3.00 in the hour before (−33.")
 
 
 @pytest.mark.parametrize(("now", "expected"), [(2.7, "normal"), (2.5, "pending"), (3.5, "normal")])

@@ -8,7 +8,7 @@ from django.utils import timezone
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics.models import MetricWindow
 from aurora_web.registry.models import SpeculatorVersion, Target, Transition
-from aurora_web.registry.services import StaleVersion, find_version
+from aurora_web.registry.services import StaleVersion, find_version, register_target
 from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.intent import RolloutError
 from aurora_web.rollouts.models import Deployment, GateDecision
@@ -150,6 +150,35 @@ def test_a_swap_is_undone_where_the_versions_before_it_did_better(target, judged
     if status == "rolled_back":
         assert "2.60 in the same domains before it" in Transition.objects.get(version=second, new=status).reason
         assert intent.desired_state(target).min_accept_length == 0.0  # what has served is not on trial again
+
+
+@pytest.mark.parametrize("broken", ["judge", "canary", "alerts", "prune"])
+def test_what_raises_at_one_target_keeps_no_other_from_its_turn(
+    target, make_version, checkpoint_dir, monkeypatch, caplog, broken
+):
+    register_target(path=str(checkpoint_dir), actor="ada", slug="other")
+    make_version()
+    done = set()
+
+    def duty(name):
+        def do(what, now=None):
+            slug = getattr(what, "slug", "demo")
+            if (name, slug) == (broken, "demo"):
+                raise KeyError("odd")
+            done.add((name, slug))
+
+        return do
+
+    monkeypatch.setattr(replicas, "judge", duty("judge"))
+    monkeypatch.setattr(replicas, "prune", duty("prune"))
+    monkeypatch.setattr(replicas.canaries, "watch", duty("canary"))
+    monkeypatch.setattr(replicas.alerts, "evaluate", duty("alerts"))
+    monkeypatch.setattr(replicas.alerts, "evaluate_console", lambda now: done.add("console"))
+    monkeypatch.setattr(replicas.notifications, "resend", lambda now: done.add("resend"))
+    replicas.reconcile(timezone.now())
+    of_targets = {(name, slug) for name in ("canary", "alerts", "prune") for slug in ("demo", "other")}
+    assert done == (of_targets | {("judge", "demo"), "console", "resend"}) - {(broken, "demo")}
+    assert "KeyError: 'odd'" in caplog.text
 
 
 def test_few_replayed_traces_give_no_collapse_threshold(target, judged, report):

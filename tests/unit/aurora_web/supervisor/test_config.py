@@ -1,6 +1,7 @@
 """Settings of the supervisor: wrong values stop the start with the variable, the value, and what would be right."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,6 @@ def test_the_console_is_found_where_it_listens(host: str, url: str) -> None:
         ("AURORA_STATE_DIR", "/etc/hostname"),
         ("AURORA_CONSOLE_URL", "foo"),
         ("AURORA_CONSOLE_URL", "http://a:port"),
-        ("AURORA_ALLOWED_HOSTS", ""),
         ("AURORA_ALLOWED_HOSTS", "https://aurora.example.org"),
         ("AURORA_SEGMENT_HOURS", "banana"),
         ("AURORA_TRACE_DAYS", "0"),
@@ -61,6 +61,16 @@ def test_a_wrong_value_names_the_variable_the_value_and_what_is_right(name: str,
     assert name in str(caught.value)
     assert repr(value) in str(caught.value)
     assert len(str(caught.value)) > len(name) + len(value) + 20
+
+
+def test_what_is_empty_is_as_good_as_not_there_and_is_passed_on(tmp_path: Path) -> None:
+    named = {"AURORA_STATE_DIR": str(tmp_path), "LANG": ""}
+    plain = SupervisorConfig.from_environment(named)
+    names = ("WEB_HOST", "WEB_PORT", "ENGINE_HOST", "ENGINE_PORT", "ALLOWED_HOSTS", "CONSOLE_URL", "TRACE_DAYS",
+             "LOG_LEVEL", "DEBUG", "EMAIL_URL", "DEMO")  # fmt: skip
+    empty = SupervisorConfig.from_environment(named | {f"AURORA_{name}": "" for name in names})
+    assert replace(empty, inherited={}) == replace(plain, inherited={})
+    assert empty.child_environment("", "")["LANG"] == ""
 
 
 def test_a_wrong_key_is_not_repeated() -> None:

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from aurora_web.supervisor import __main__ as command
+from aurora_web.supervisor import logs
 from aurora_web.supervisor import stack as stacks
 from aurora_web.supervisor.config import SupervisorConfig
 from aurora_web.supervisor.demo import Demo
@@ -87,6 +88,16 @@ def test_a_server_that_does_not_come_up_is_tried_again_and_ends_nothing(stack, m
     manifest.write_text(honest)
     watch_until(stack, lambda: stack.services.valkey.process.poll() is None)
     assert redis.Redis.from_url(stack.services.redis_url).ping()
+
+
+def test_a_stack_that_is_watched_keeps_its_logs_short(stack, monkeypatch):
+    monkeypatch.setattr(logs, "LIMIT_BYTES", 10)
+    monkeypatch.setattr(logs, "LOOK_SECONDS", 0.0)
+    stack, _ = stack
+    log = stack.config.logs / "web.log"
+    log.write_text("more than ten bytes")
+    stack.watch()
+    assert (log.read_text(), log.with_suffix(".log.1").stat().st_size) == ("", 10)
 
 
 SERVER = """

@@ -48,6 +48,14 @@ def test_rules_hold_for_traces_and_counts_from_then_on(target):
     assert MetricWindow.objects.get().num_requests == 40
 
 
+@pytest.mark.parametrize(
+    ("kind", "pattern"), [("exact", "ärger"), ("exact", "SQL"), ("prefix", "日本"), ("exact", "a" * 65)]
+)
+def test_a_rule_that_can_fit_no_name_is_refused(target, kind, pattern):
+    with pytest.raises(domains.RuleError, match="fits no name that a client can send: expected 1 to 64 of a-z"):
+        domains.add_rules(target, kind, [pattern], "x", "ada")
+
+
 def test_a_rule_for_the_same_pattern_ends_the_one_before(target):
     [first] = domains.add_rules(target, "exact", ["sql"], "a", "ada")
     domains.add_rules(target, "exact", ["sql"], "b", "bob", "better")

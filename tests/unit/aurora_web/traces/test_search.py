@@ -2,12 +2,15 @@
 
 import json
 import uuid
+from collections import Counter
+from datetime import timedelta
 from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.traces import governance, payloads, search, services
@@ -71,6 +74,31 @@ def test_every_filter_finds_what_it_names(target, given, num):
     found = search.search(target, wanted)
     assert len(found.traces) == num
     assert search.count(target, wanted) == search.count(target, wanted, found) == num
+
+
+def test_every_state_that_a_row_says_finds_exactly_these_rows(target):
+    ingest(6)
+    ids = list(Trace.objects.values_list("trace_id", flat=True))
+    soon, past = timezone.now() + timedelta(minutes=1), timezone.now() - timedelta(minutes=1)
+    Trace.objects.update(is_held_out=False)
+    for trace_id, changes in zip(
+        ids,
+        (
+            {"is_held_out": True},
+            {"trained_at": past},
+            {"is_lost": True},
+            {"lease_expires_at": soon},
+            {"lease_expires_at": past},
+            {},
+        ),
+        strict=True,
+    ):
+        Trace.objects.filter(trace_id=trace_id).update(**changes)
+    said = Counter(trace.state for trace in Trace.objects.all())
+    assert said == {"held out": 1, "trained": 1, "lost": 1, "leased": 1, "waiting": 2}
+    for state in search.STATES:
+        found = search.search(target, search.read_filter({"state": state})).traces
+        assert [trace.state for trace in found] == [state] * said[state]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +168,16 @@ def test_text_is_for_roles_that_may_read_it(target, client, bearer):
     assert client.get(address, **bearer("operator")).json()["is_redacted"] is True
     event = AuditEvent.objects.get(action="trace.access")
     assert (event.reason, event.detail["new"]) == ("private", {"text_role": "admin"})
+
+
+def test_a_trace_is_found_by_its_id_as_the_api_says_it_or_with_dashes(target, client, clients, bearer):
+    ingest()
+    listed = client.get("/api/v1/targets/demo/traces", **bearer("viewer")).json()["items"][0]["trace_id"]
+    assert len(listed) == 32
+    for found in (listed, listed.upper(), str(uuid.UUID(listed))):
+        assert client.get(f"/api/v1/targets/demo/traces/{found}", **bearer("viewer")).json()["trace_id"] == listed
+        assert clients["viewer"].get(f"/targets/demo/traces/{found}/").status_code == 200
+    assert client.get(f"/api/v1/targets/demo/traces/{listed[1:]}", **bearer("viewer")).status_code == 404
 
 
 def test_an_unknown_text_role_is_refused(target):

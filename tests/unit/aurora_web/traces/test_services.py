@@ -141,6 +141,27 @@ def test_a_target_s_own_retention_takes_the_place_of_the_console_s(target, check
     assert kept() == {"demo": [3, 1], "short": [1], "long": [3, 1]}
 
 
+def test_a_target_that_raises_keeps_no_other_from_its_retention(target, checkpoint_dir, settings, monkeypatch, caplog):
+    settings.TRACE_DAYS = 7
+    other = register_target(path=str(checkpoint_dir), actor="ada", slug="other")
+    Target.objects.update(trace_days=2)
+    for slug in ("demo", "other"):
+        aged(slug, 3)
+    expire_segments = services.expire_segments
+
+    def expire(now, hours=None, of=None):
+        if of == target:
+            raise KeyError("odd")
+        return expire_segments(now, hours, of)
+
+    monkeypatch.setattr(services, "expire_segments", expire)
+    monkeypatch.setattr(services, "create_partitions", lambda now: {}["no room"])
+    services.maintain()
+    assert "other" not in kept()
+    assert not TraceSegment.objects.filter(target=other, expired_at=None).exists()
+    assert "KeyError: 'odd'" in caplog.text and "KeyError: 'no room'" in caplog.text
+
+
 def test_hidden_states_go_with_their_traces(target, settings):
     settings.SEGMENT_HOURS = 24 * 30
     settings.TRACE_DAYS = 7

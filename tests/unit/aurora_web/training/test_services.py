@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.conf import settings
-from django.db import connections
+from django.db import connection, connections
 from django.utils import timezone
 
 from aurora_web.registry.models import SpeculatorVersion, Target
@@ -57,6 +57,26 @@ def test_day_zero_starts_at_once_and_only_once(target, queue):
     assert ProgressPoint.objects.count() == 1
 
 
+def test_two_beats_at_once_queue_one_slice_and_the_database_logs_no_error(target, queue, monkeypatch):
+    errors = []
+
+    def watch(execute, *args):
+        try:
+            return execute(*args)
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    def meanwhile(run):
+        TrainingSlice.objects.create(run=run)  # by the other one
+        return False
+
+    monkeypatch.setattr(services, "_is_backing_off", meanwhile)
+    with connection.execute_wrapper(watch):
+        assert services.schedule(target) is None
+    assert (errors, queue, TrainingSlice.objects.count()) == ([], [], 1)
+
+
 def test_traces_are_trained_on_once(target, queue):
     services.tick()
     services.execute(queue.pop(), trainer)
@@ -69,6 +89,7 @@ def test_traces_are_trained_on_once(target, queue):
     judged = {s.trace_id for s in seen[0].held_out}
     assert judged <= held_out and len(judged) == min(len(held_out), settings.HELD_OUT_TRACES_PER_DOMAIN)
     assert len(seen[0].fresh) == 40 - len(held_out)
+    assert {s.aux_layer_ids for s in seen[0].fresh + seen[0].held_out} == {(1, 3, 4)}
     assert Trace.objects.filter(trained_at=None, is_held_out=False).count() == 0
     assert services.tick() == 0  # nothing fresh
 

@@ -1,6 +1,6 @@
 import pytest
 
-from serving.engine.acceptance import BINS, Acceptance, Calibration, Chooser
+from serving.engine.acceptance import BINS, MAX_DOMAINS, Acceptance, Calibration, Chooser
 from serving.engine.sequence import HeldBack, Proposal
 
 
@@ -91,3 +91,22 @@ def test_a_new_version_starts_from_what_the_one_before_it_was_like():
     assert after.acceptance("good").rates()[0] < 0.2
     assert after.acceptance("good").calibration.chances()[9] < 0.4
     assert before.acceptance("good").rates()[0] > 0.9
+
+
+def test_domains_are_bounded_and_the_one_not_used_for_longest_begins_anew():
+    chooser = Chooser(4)
+    for domain in ("gone", "kept"):
+        chooser.acceptance(domain).observe([(0.95, 1.0)] * 4, 4)
+    for number in range(MAX_DOMAINS - 1):
+        chooser.acceptance(f"name-{number}")
+        chooser.acceptance("kept")
+    assert len(chooser.domains()) == MAX_DOMAINS
+    assert "gone" not in chooser.domains()
+    assert chooser.acceptance("kept").tried[0] == 1
+    after = Chooser(4, chooser)
+    for number in range(20_000):
+        after.acceptance(f"other-{number}")
+        after.acceptance("kept")
+    assert len(after.domains()) == MAX_DOMAINS
+    assert after.acceptance("kept").tried[0] == 1, "carried from the version before"
+    assert after.acceptance("gone").tried[0] == 0

@@ -4,6 +4,7 @@ import queue
 import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from serving.engine.control import BLOCK_STEPS
 from serving.engine.costs import Costs, Parts
 from serving.engine.engine import Engine
 from serving.engine.stepper import Stepper
-from speculators.checkpoint import CheckpointError
+from speculators import checkpoint
+from speculators.checkpoint import CheckpointError, OtherLayersError
 from speculators.records import NO_DRAFT
 from tests.unit.serving.engine.running import engine_of, output, submit
 
@@ -218,6 +220,16 @@ def test_a_step_is_told_before_its_tokens(tiny, good):
     steps, tokens = events[1::2], events[0::2]
     assert tuple(steps) == finished.steps
     assert sum(tokens, ()) == finished.tokens[finished.prompt_len :]
+
+
+def test_a_draft_that_reads_other_layers_is_refused(tiny, garbage, tmp_path):
+    """Its input would be as wide, and mean something else."""
+    config, state = checkpoint.load(garbage)
+    checkpoint.save(tmp_path / "shifted", replace(config, aux_layer_ids=(0, 3, 4)), state)
+    engine = Engine(tiny[0], EngineConfig(max_requests=2, max_len=64))
+    with pytest.raises(OtherLayersError, match=r"reads layers \(0, 3, 4\), this engine captures \(1, 3, 4\)"):
+        engine.load_draft(tmp_path / "shifted")
+    assert engine.load_draft(garbage)
 
 
 def test_versions_share_steps_and_each_request_drafts_with_its_own(tiny, good, garbage, monkeypatch):

@@ -89,3 +89,14 @@ def test_steps_without_drafts_say_nothing():
     versions = swapped([3, 3, 3, 3])
     assert [versions.observe(versions.live, "sql", 0, 1) for _ in range(8)] == [""] * 8
     assert versions.probe.num_steps == 0
+
+
+def test_what_is_swapped_in_once_more_leaves_what_was_before_it():
+    """The engine may have taken it up after it was given up: a revert must not lead back to it."""
+    versions = Versions(probe_steps=4, max_lookahead=4)
+    versions.swap(1, Draft("a"), 0.0)
+    for _ in range(2):
+        versions.swap(2, Draft("b"), 0.0)
+    assert versions.previous.version == 1
+    versions.revert("collapsed")
+    assert versions.live.version == 1

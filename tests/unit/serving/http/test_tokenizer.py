@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from serving.http.tokenizer import TargetTokenizer
+from serving.http.tokenizer import ChatTemplateError, TargetTokenizer
 from serving.pocket.expand import PACKAGED, expand
 from tests.bench.ring import REPO, free_ports
 
@@ -32,6 +32,12 @@ def test_a_template_has_what_transformers_offers_to_templates(folder):
     assert tokenizer.decode(list(tokenizer.encode_chat(ASKED))) == written.removeprefix("<|endoftext|>")
     with pytest.raises(ValueError, match="refuses these messages: no tools"):
         tokenizer.encode_chat(ASKED, [{}])
+
+
+def test_half_a_surrogate_pair_in_a_tool_is_told(folder):
+    (folder / "chat_template.jinja").write_text("{{ tools | tojson }}")
+    with pytest.raises(ChatTemplateError, match="lone surrogate"):
+        TargetTokenizer(folder).encode_chat(ASKED, [{"name": "\ud800"}])
 
 
 def test_nothing_is_worked_out_while_a_template_compiles(folder):

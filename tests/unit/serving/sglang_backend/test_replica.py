@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from serving.sglang_backend import labels
 from serving.sglang_backend.assembler import NO_FINAL
 from serving.sglang_backend.control import LORA, ControlPolicy
 from serving.sglang_backend.guard import MAX_FAILURES
+from serving.sglang_backend.metrics import EngineCounts, Reading
 from serving.sglang_backend.plugin import Plugin
 from serving.sglang_backend.ranks import NOT_YET, Command
 from serving.sglang_backend.replica import Replica
@@ -320,6 +322,17 @@ def test_sglangs_own_warm_up_proves_the_hooks_and_reaches_no_count_and_no_trace(
     assert (recorder.num_traces, recorder.num_dropped_traces, recorder.totals) == (0, 0, {})
 
 
+def test_a_report_has_our_counts_of_when_the_engines_were_read(made, console):
+    plugin = begun(made())
+    pass_through(plugin, RIDS[0])
+    until(plugin, lambda: told(console, "num_verify_steps", "num_accept_tokens") == (1, 2))  # there are no others yet
+    plugin.replica.metrics.latest = Reading(EngineCounts(1, 2), 1, 2)
+    pass_through(plugin, RIDS[1])
+    until(plugin, lambda: told(console, "engine_num_verify_steps") == (1,))
+    assert plugin.replica.assembler.num_steps == 2
+    assert told(console, "num_verify_steps", "num_accept_tokens", "engine_num_accept_tokens") == (1, 2, 2)
+
+
 def test_where_capture_is_off_a_request_leaves_no_states_and_no_trace(made, console, tmp_path):
     plugin = begun(made(AURORA_CAPTURE="off"))
     pass_through(plugin, RIDS[0])
@@ -336,6 +349,25 @@ def test_what_capture_finds_wrong_reaches_the_console_and_nothing_is_learnt_any_
     pass_through(plugin, RIDS[1], with_final=False)
     until(plugin, lambda: told(console, "capture_state", "capture_detail") == ("broken", NO_FINAL))
     pass_through(plugin, RIDS[2])
+    plugin.replica.close()
+    assert plugin.replica.parts.recorder.num_traces == 1
+
+
+def test_states_of_other_layers_than_the_desired_draft_reads_are_not_kept_while_that_holds(made, console, tmp_path):
+    """A server that began with another draft serves it on; what it captures would teach the desired one nothing."""
+    shifted = replace(CONFIG, aux_layer_ids=(0, 2, 4))
+    sha256 = checkpoint.save(tmp_path / "next", shifted, draft_state(1))
+    plugin = begun(made())
+    console.desired = desired(tmp_path) | {"sha256": sha256}
+    until(plugin, lambda: told(console, "state", "capture_state") == ("swap_failed", "broken"))
+    [why] = told(console, "capture_detail")
+    assert "it reads layers (0, 2, 4), this server captures (1, 2, 4)" in why
+    pass_through(plugin, RIDS[0])
+    assert told(console, "capture_state", "capture_detail") == ("broken", why)
+    sha256 = checkpoint.save(tmp_path / "other", CONFIG, draft_state(2))
+    console.desired |= {"generation": 2, "version": 3, "uri": str(tmp_path / "other"), "sha256": sha256}
+    until(plugin, lambda: told(console, "state", "version", "capture_state") == ("serving", 3, "working"))
+    pass_through(plugin, RIDS[1])
     plugin.replica.close()
     assert plugin.replica.parts.recorder.num_traces == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,8 +15,9 @@ from serving.sglang_backend.control import BLOCK_STEPS, ControlPolicy
 from serving.sglang_backend.copies import Copier
 from serving.sglang_backend.guard import SILENT_STEPS, Guard
 from serving.sglang_backend.labels import Label, label_of, of_warm_up, seen, was_seen, with_headers
-from serving.sglang_backend.metrics import EngineCounts, parse
+from serving.sglang_backend.metrics import EngineCounts, MetricsReader, Reading, parse
 from serving.sglang_backend.prefixes import keep_apart
+from tests.unit.serving.fakes import wait_until
 from tests.unit.serving.sglang_backend.fakes import CAPTURE_HOOKS
 
 GOOD = {"AURORA_CONSOLE_URL": "http://10.0.0.1:8000", "AURORA_TARGET_SLUG": "demo", "AURORA_STATE_DIR": "/var/aurora"}
@@ -307,3 +309,44 @@ sglang:spec_accept_length{tp_rank="0"} 2.5
 def test_sglangs_counters_are_summed_over_their_labels():
     assert parse(METRICS) == EngineCounts(num_verify_steps=55, num_accept_tokens=110)
     assert parse("nothing 1.0\n") is None
+
+
+def test_both_counts_are_of_one_moment(scripted):
+    """The engine's are read every few seconds: beside ours of later they would differ while accept lengths climb."""
+    ours = [(40, 80)]
+    reader = MetricsReader(scripted.url, lambda: ours[0], interval_seconds=3600.0)
+    reader.start()
+    assert reader.latest == Reading(EngineCounts(0, 0), None, None)
+    reader.read()
+    first = reader.latest
+    assert (first.engine, first.num_verify_steps, first.num_accept_tokens) == (parse(scripted.metrics), 40, 80)
+    ours[0] = (90, 200)
+    assert reader.latest == first
+    scripted.metrics = "nothing of SGLang's"
+    reader.read()
+    assert reader.latest == first
+    reader.stop()
+
+
+@pytest.mark.parametrize("odd", ["NaN", "+Inf", "-Inf", "1e300", "x"])
+def test_what_is_no_count_is_skipped(odd):
+    assert parse(f'{METRICS}sglang:spec_verify_calls_total{{tp_rank="2"}} {odd}\n') == parse(METRICS)
+    assert parse(f"sglang:generation_tokens_total {odd}\nsglang:num_requests_total 1.0\n") is None
+
+
+def test_sglangs_counters_are_read_again_whatever_a_read_has_come_to():
+    reader = MetricsReader("http://127.0.0.1:1", lambda: (0, 0), interval_seconds=0.001)
+    answers = iter(
+        [RuntimeError("not HTTP at all"), httpx.Response(200, text=METRICS, request=httpx.Request("GET", "/"))]
+    )
+
+    def get(path):
+        found = next(answers, httpx.ConnectError("that was all"))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    reader._http.get = get
+    reader.start()
+    wait_until(lambda: reader.latest.engine == parse(METRICS))
+    reader.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.engine.api import SwapError
+from serving.engine.api import EngineSlowError, SwapError
 from serving.engine.pins import Pins
 from serving.engine.versions import Served, Versions
 from serving.sglang_backend import engine as engine_module
@@ -30,7 +30,7 @@ from speculators.records import DesiredState
 from tests.unit.serving.fakes import wait_until
 from tests.unit.serving.sglang_backend.fakes import CONFIG, FakeDraftModel, FakeRunner, draft_state
 from tests.unit.serving.sglang_backend.test_ranks import ask, swap, swapper
-from tests.unit.serving.sglang_backend.test_sidecar import TARGET, told
+from tests.unit.serving.sglang_backend.test_sidecar import TARGET, reports, told
 
 WRONG = "f" * 64
 
@@ -82,6 +82,8 @@ class Rank:
         roll.say()
         given = (self.swapper, roll, versions, Booked(versions), self.policy, CONFIG.aux_layer_ids, Pins())
         self.engine = SglangEngine(*given)
+        self.is_turning = threading.Event()
+        self.is_turning.set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._turns, daemon=True)
         self._thread.start()
@@ -94,7 +96,7 @@ class Rank:
 
     def _turns(self) -> None:
         while not self._stopped.is_set():
-            while self.engine.outbox:
+            while self.engine.outbox and self.is_turning.is_set():
                 command = self.engine.outbox.popleft()
                 self.guard.run("command", lambda command=command: self.swapper.handle(command), is_owed=True)
             time.sleep(0.001)
@@ -251,6 +253,28 @@ def test_a_copy_that_fails_is_known_at_once_and_taken_back(rank, console, follow
     assert "no proof: the copy failed: RuntimeError: an illegal memory access" in told(console, "detail")[0]
     assert told(console, "version", "sha256") == (1, sha256(1))
     assert rank.memory.holds(draft_state(1))
+
+
+def test_a_scheduler_that_stands_still_is_asked_again_until_it_turns(rank, console, follow, monkeypatch):
+    follow(1, 1)
+    wait_until(lambda: told(console, "state", "version") == ("serving", 1))
+    monkeypatch.setattr(engine_module, "TURN_SECONDS", 0.2)
+    rank.is_turning.clear()
+    follow(2, 2)
+    why = "version 2 is tried again: the scheduler did not take up 'prepare' within 0 s"
+    wait_until(lambda: told(console, "state", "generation", "version", "detail") == ("swapping", 1, 1, why))
+    monkeypatch.setattr(engine_module, "TURN_SECONDS", 60.0)
+    rank.is_turning.set()
+    wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 2))
+    assert "swap_failed" not in {each["state"] for each in reports(console)}
+    assert rank.memory.holds(draft_state(2))
+
+
+def test_a_command_that_is_given_up_is_not_obeyed_later(rank, monkeypatch):
+    monkeypatch.setattr(engine_module, "TURN_SECONDS", 0.2)
+    rank.is_turning.clear()
+    assert isinstance(rank.swap(1).exception(), EngineSlowError)
+    assert {"prepare", "apply"}.isdisjoint(command.kind for command in rank.engine.outbox)
 
 
 def test_no_room_for_a_checkpoint_fails_that_swap_and_no_other(rank, console, follow):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -10,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from serving.engine.api import DamagedDraftError, LoadedDraft, SwapError, SwapOutcome
+from serving.engine.api import DamagedDraftError, EngineSlowError, LoadedDraft, SwapError, SwapOutcome
 from serving.trace.console import ConsoleClient
 from serving.trace.follower import Beside, DesiredFile, Follower, Identity
 from serving.trace.pins import PinFollower
+from speculators.checkpoint import OtherLayersError
 from speculators.records import LONGEST_SHA256, DesiredState, ObservedState
 from tests.unit.serving.fakes import ConsoleServer, FakeConsole, FakeEngine, wait_until
 from tests.unit.serving.tiny import SHAPE, make_draft
@@ -269,6 +272,23 @@ def test_a_version_that_does_not_come_back_hides_nothing(console: FakeConsole, w
         assert told(console, "version", "sha256") == (2, "0" * 64)  # what is there, not what should be
 
 
+def test_a_version_that_was_deleted_while_the_replica_was_down_is_no_failed_swap(
+    console: FakeConsole, want: Want, versions: Versions, tmp_path: Path
+) -> None:
+    """It starts as a new replica does, and is told what is desired now."""
+    with serving(console, want, tmp_path, FakeEngine(), version=2):
+        pass
+    shutil.rmtree(versions.of(2)[0])
+    num_reports = len(console.of(OBSERVED))
+    want(3, 1)
+    with replica(console, tmp_path, FakeEngine()):
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 3, 1))
+    found = console.of(OBSERVED)[num_reports:]
+    assert (found[0]["state"], found[0]["generation"], found[0]["version"]) == ("starting", 0, 0)
+    assert "version 2 served before the restart, and cannot be restored: " in found[0]["detail"]
+    assert "swap_failed" not in {each["state"] for each in found}
+
+
 # -- a swap that fails ----------------------------------------------------------------------------------------------
 
 
@@ -286,6 +306,66 @@ def test_whatever_a_swap_fails_with_is_said_once_and_the_next_generation_is_trie
         engine.fails = None
         want(3, 2)
         wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 3, 2))
+
+
+def test_what_the_engine_is_too_slow_for_is_tried_again_and_is_no_failed_swap(
+    console: FakeConsole, want: Want, tmp_path: Path
+) -> None:
+    class Slow(FakeEngine):
+        num_refusals = 0
+
+        def swap(self, version: int, draft: Any, **options: Any) -> Future[SwapOutcome]:
+            if version == 2 and self.num_refusals < 3:
+                self.num_refusals += 1
+                raise EngineSlowError("the scheduler did not take it up")
+            return super().swap(version, draft, **options)
+
+    engine = Slow()
+    with serving(console, want, tmp_path, engine):
+        want(2, 2)
+        wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 2))
+        assert told(console, "detail") == ("",)
+    found = console.of(OBSERVED)
+    waiting = [each for each in found if each["detail"]]
+    assert {(each["state"], each["generation"], each["version"]) for each in waiting} == {("swapping", 1, 1)}
+    assert waiting[-1]["detail"] == "version 2 is tried again: the scheduler did not take it up"
+    assert "swap_failed" not in {each["state"] for each in found}
+    assert engine.num_refusals == 3
+
+
+def test_a_new_generation_does_not_wait_for_what_was_put_off(console: FakeConsole, want: Want, tmp_path: Path) -> None:
+    class Slow(FakeEngine):
+        def swap(self, version: int, draft: Any, **options: Any) -> Future[SwapOutcome]:
+            if version == 2:
+                raise EngineSlowError("the scheduler did not take it up")
+            return super().swap(version, draft, **options)
+
+    with serving(console, want, tmp_path, Slow()) as follower:
+        want(2, 2)
+        wait_until(lambda: "is tried again" in told(console, "detail")[0])
+        follower._put_off = (2, math.inf)
+        want(3, 1)
+        wait_until(lambda: told(console, "state", "generation", "detail") == ("serving", 3, ""))
+
+
+def test_capture_is_broken_while_the_desired_draft_reads_other_layers(
+    console: FakeConsole, want: Want, tmp_path: Path
+) -> None:
+    """Also where what is desired next is what serves already."""
+    engine = FakeEngine()
+    with serving(console, want, tmp_path, engine) as follower:
+        engine.fails = OtherLayersError("it reads layers (0, 3, 4), this engine captures (1, 3, 4)")
+        want(2, 2)
+        wait_until(lambda: told(console, "state", "capture_state") == ("swap_failed", "broken"))
+        assert told(console, "capture_detail") == told(console, "detail") == (str(engine.fails),)
+        want(3, 1)
+        wait_until(lambda: told(console, "state", "generation", "capture_state") == ("serving", 3, "working"))
+        want(4, 2)
+        wait_until(lambda: told(console, "state", "capture_state") == ("swap_failed", "broken"))
+        engine.fails = RuntimeError("no room")  # says nothing about layers
+        want(5, 2)
+        wait_until(lambda: told(console, "generation", "state", "capture_state") == (5, "swap_failed", "broken"))
+        assert follower.other_layers
 
 
 def test_a_console_that_finds_fault_with_a_report_still_hears_that_a_swap_failed(

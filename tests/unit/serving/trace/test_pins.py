@@ -130,4 +130,5 @@ def test_no_training_counts_and_keeps_nothing_of_what_runs_already(console: Fake
             finished = make_finished(Request(domain, (1, 2), domain=domain), [3, 4, 5], (StepRecord((4,), 1),))
             parts.recorder.put(finished, is_trace=True)
         wait_until(lambda: counted(console) == {"sql", "prose"})
+        wait_until(lambda: parts.recorder.num_traces)  # its segment is sealed later than counts are sent
         assert (parts.recorder.num_traces, parts.recorder.num_dropped_traces) == (1, 0)

@@ -64,7 +64,7 @@ def test_what_may_pass_later_is_kept(status: int, spool: Spool, console: FakeCon
     assert len(console.of("/api/v1/ingest/segments")) == 1
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 422])
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
 def test_what_will_never_pass_is_set_aside(status: int, spool: Spool, console: FakeConsole, poster: Poster) -> None:
     console.status = status
     spool.put("a", {"name": "a"})
@@ -75,6 +75,40 @@ def test_what_will_never_pass_is_set_aside(status: int, spool: Spool, console: F
     spool.put("b", {"name": "b"})
     wait_until(lambda: len(spool) == 0)
     assert len(console.calls) == 1
+
+
+def test_nothing_is_kept_of_a_target_that_the_console_does_not_have(
+    spool: Spool, console: FakeConsole, poster: Poster, tmp_path: Path
+) -> None:
+    """They may be many, come long before the target is registered, and hold people's text."""
+    states = tmp_path / "a.safetensors"
+    states.write_bytes(b"hidden states")
+    console.status = 404
+    spool.put("a", {"segment": {"uri": str(states)}, "traces": [1, 2, 3]})
+    spool.put("counts-b", {"counts": [{}]})
+    wait_until(lambda: spool.num_dropped == 2)
+    assert (len(spool), spool.num_bytes, spool.num_rejected, spool.num_rejected_traces) == (0, 0, 0, 3)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
+    console.status = 200
+    spool.put("c", {"name": "c"})
+    wait_until(lambda: console.calls and len(spool) == 0)
+    assert spool.num_dropped == 2
+
+
+def test_what_was_set_aside_goes_while_nothing_else_happens(
+    console: FakeConsole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.trace.spool.PRUNE_SECONDS", 0.01)
+    console.status = 400
+    spool = Spool(tmp_path, most_rejected_seconds=0.05)
+    poster = Poster(spool, ConsoleClient(console.url, ""))
+    poster.start()
+    spool.put("a", {"traces": [1]})
+    wait_until(lambda: spool.num_rejected_traces == 1)
+    wait_until(lambda: spool.num_rejected == 0)
+    poster.stop(0)
+    spool.close()
+    assert list((tmp_path / "rejected").iterdir()) == []
 
 
 def test_one_that_breaks_the_console_does_not_hold_up_the_others(

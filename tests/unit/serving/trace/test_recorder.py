@@ -340,6 +340,37 @@ def test_a_failing_disk_does_not_end_the_recorder_and_what_it_cost_is_counted(di
     assert (recorder.num_traces, recorder.num_dropped_traces) == (1, 1)
 
 
+def test_what_is_reported_as_kept_never_falls(tmp_path: Path, finished: Make) -> None:
+    """The console takes a counter that fell for a restart, and adds all of it once more."""
+    disk = Disk(tmp_path, max_age_seconds=60)
+    recorder, sealing = disk.recorder(), Halted(disk.segments, "_manifest")
+    recorder.start()
+    hand_in(recorder, finished, "abc")
+    wait_until(lambda: disk.segments.num_waiting == 3)
+    reported = [recorder.num_traces]
+
+    def full(name: str, payload: dict[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    disk.spool.put = full  # type: ignore[method-assign]
+    stopping = threading.Thread(target=recorder.stop)
+    stopping.start()
+    assert sealing.is_reached.wait(60)
+    reported.append(recorder.num_traces)
+    sealing.may_go_on.set()
+    stopping.join(60)
+    reported.append(recorder.num_traces)
+    assert (reported, recorder.num_dropped_traces) == ([0, 0, 0], 3)
+    disk.spool.close()
+
+
+def test_a_segment_that_an_error_of_ours_loses_is_counted(disk: Disk, finished: Make) -> None:
+    recorder = disk.recorder()
+    disk.segments._manifest = lambda *_: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    recorded(recorder, finished("a" * 32), finished("b" * 32))
+    assert (recorder.num_traces, recorder.num_dropped_traces) == (0, 2)
+
+
 def test_states_that_do_not_fit_the_disk_leave_the_tokens(
     disk: Disk, finished: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

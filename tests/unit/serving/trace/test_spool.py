@@ -107,6 +107,75 @@ def test_traces_of_refused_announcements_are_counted(tmp_path: Path) -> None:
     assert (spool.num_rejected, spool.num_rejected_traces) == (3, 4)
 
 
+def test_a_refused_announcement_that_cannot_be_set_aside_yet_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.put("a", {"traces": [1, 2, 3]})
+    taken = spool.next(0)
+    assert taken
+
+    def full(path: Path, payload: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.trace.spool.write_durably", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                spool.reject(taken, b"{}")
+    assert (spool.num_rejected_traces, len(spool)) == (0, 1)
+    spool.reject(taken, b"{}")
+    assert (spool.num_rejected_traces, len(spool)) == (3, 0)
+
+
+def refused(spool: Spool, name: str, states: Path, text: str = "") -> None:
+    states.write_bytes(b"hidden states")
+    spool.put(name, {"segment": {"uri": str(states)}, "traces": [text]})
+    taken = spool.next(0)
+    assert taken
+    spool.reject(taken, b'{"title": "no"}')
+
+
+def test_of_what_was_refused_the_oldest_goes_first_with_its_states(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", most_rejected_bytes=1000)
+    for name in "abcd":
+        refused(spool, name, tmp_path / f"{name}.safetensors", "x" * 300)
+    assert spool.num_rejected == 2
+    kept = {path.name for path in (tmp_path / "spool" / "rejected").iterdir()}
+    assert kept == {"c.json", "c.response.json", "d.json", "d.response.json"}
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {"c.safetensors", "d.safetensors"}
+    assert spool.num_rejected_traces == 4
+
+
+def test_what_was_refused_goes_after_a_week(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    for name in "ab":
+        refused(spool, name, tmp_path / f"{name}.safetensors")
+    spool.close()
+    for path, days in (("a.json", 9), ("a.response.json", 8), ("b.json", 9), ("b.response.json", 6)):
+        at = time.time() - days * 86_400
+        os.utime(tmp_path / "spool" / "rejected" / path, (at, at))
+    assert Spool(tmp_path / "spool").num_rejected == 1, "b was set aside six days ago, however old it is"
+    assert {path.name for path in (tmp_path / "spool" / "rejected").iterdir()} == {"b.json", "b.response.json"}
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["b.safetensors"]
+
+
+def test_a_start_finds_what_was_refused_before(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    for seconds, name in enumerate("cab"):
+        refused(spool, name, tmp_path / f"{name}.safetensors", "x" * 300)
+        os.utime(tmp_path / "spool" / "rejected" / f"{name}.response.json", (time.time() - 99 + seconds,) * 2)
+    (tmp_path / "spool" / "rejected" / "c.json").rename(tmp_path / "spool" / "c.json")  # killed in between
+    spool.close()
+    again = Spool(tmp_path / "spool", most_rejected_bytes=1000)
+    assert (len(again), again.num_rejected) == (1, 3)
+    taken = again.next(0)
+    assert taken
+    again.reject(taken, b"{}")
+    assert again.num_rejected == 2
+    assert not (tmp_path / "spool" / "rejected" / "a.json").exists(), "the oldest, now that c was refused again"
+
+
 def test_kind_is_the_console_call() -> None:
     assert Announcement(Path("counts-ab.json")).kind == "counts"
     assert Announcement(Path("ab.json")).kind == "segments"

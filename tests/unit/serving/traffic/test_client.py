@@ -1,5 +1,6 @@
 """The traffic as a client: it follows the console's plan or its options, shifts on schedule, and survives both ends."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from serving.traffic import client
 from serving.traffic.domains.base import stable_hash
 from tests.bench.ring import REPO
 from tests.unit.serving.fakes import ConsoleServer, wait_until
@@ -112,6 +114,12 @@ def plans_read(console):
     return len(console.console.of("/api/v1/traffic"))
 
 
+def reports(console):
+    """What was told about each target, the newest last."""
+    told = [body["targets"] for body in console.console.of("/api/v1/ingest/traffic")]
+    return [report for rows in told for report in rows]
+
+
 def asked_again(console):
     """Wait until the console has been asked after now, and once more, so that the first answer is in force."""
     before = plans_read(console)
@@ -190,6 +198,31 @@ def test_an_engine_that_fails_is_asked_again(engine, console):
         engine.status = 200
         count = len(engine.asked)
         wait_until(lambda: len(engine.asked) > count + 10)
+
+
+def test_the_console_is_told_what_failed(engine, console, monkeypatch):
+    """By the process's own loop, at a quicker beat."""
+    monkeypatch.setattr(client, "REPORT_SECONDS", 0.05)
+    engine.status = 503
+    follow(console, engine)
+    console.console.traffic["targets"].append(PLAN | {"slug": "other", "engine_url": engine.url, "mix": {"sql": 1e308}})
+
+    def told(slug, **expected):
+        return [r for r in reports(console) if r["slug"] == slug and all(r[k] == v for k, v in expected.items())]
+
+    async def until(is_true):
+        plans = client.ConsolePlans(console.console.url, "secret")
+        running = asyncio.create_task(client.Traffic(plans, 1, tell=plans.tell).run())
+        await asyncio.to_thread(wait_until, is_true)
+        running.cancel()
+
+    asyncio.run(until(lambda: any(report["num_failures"] for report in told("demo"))))
+    failed = next(report for report in told("demo") if report["num_failures"])
+    assert failed["last_failure"].startswith("ValueError HTTP 503") and failed["num_requests"] == 0
+    assert told("other", problem="the weight of sql is 1e+308: expected 0 to 1,000,000", num_failures=0)
+    engine.status = 200
+    asyncio.run(until(lambda: any(report["num_requests"] for report in told("demo"))))
+    assert any(report["num_requests"] and not report["last_failure"] for report in told("demo", problem=""))
 
 
 def test_without_a_console_the_options_are_the_plan(engine):

@@ -51,6 +51,14 @@ def test_a_plan_that_is_none_is_explained(change):
         Plan.from_json(PLAN | change)
 
 
+@pytest.mark.parametrize("weight", [1e308, float("nan"), -1])
+def test_weights_by_which_nothing_can_be_drawn_are_refused(weight):
+    phases = [{"seconds": 10, "mix": {"sql": weight}}]
+    for change in ({"mix": {"sql": weight, "arithmetic": weight}}, {"schedule": phases}):
+        with pytest.raises(ValueError, match=r"the weight of sql is .*: expected 0 to 1,000,000"):
+            Plan.from_json(PLAN | change)
+
+
 def test_prompts_go_on_within_a_process_and_differ_after_a_restart():
     one, again, other = Prompts(5), Prompts(5), Prompts(6)
     sent = [one.next(domain).message for domain in ("chat", "sql_schema") * 40]
@@ -178,12 +186,19 @@ def test_a_fixed_plan_as_it_is_given():
         ([*FIXED, "--max-tokens", "1.5"], "--max-tokens='1.5': must be a whole number between 1 and 4,096"),
         ([*FIXED, "--sampled-share", "nan"], "--sampled-share='nan': must be a number between 0 and 1"),
         ([*FIXED, "--mix", "chat=1,poetry=1"], "--mix='chat=1,poetry=1': unknown domain 'poetry'; known: explain_code"),
-        ([*FIXED, "--mix", "chat=much"], "--mix='chat=much': a weight must be a number from 0 on, not 'much'"),
-        ([*FIXED, "--mix", "chat=-1"], "a weight must be a number from 0 on, not '-1'"),
+        (
+            [*FIXED, "--mix", "chat=much"],
+            "--mix='chat=much': a weight must be a number from 0 to 1,000,000, not 'much'",
+        ),
+        ([*FIXED, "--mix", "chat=1e308,sql=1e308"], "a weight must be a number from 0 to 1,000,000, not '1e308'"),
+        ([*FIXED, "--mix", "chat=-1"], "a weight must be a number from 0 to 1,000,000, not '-1'"),
         ([*FIXED, "--schedule", "120"], "--schedule='120': must be like [{"),
         ([*FIXED, "--schedule", '[{"seconds": 0, "mix": {}}]'], "with seconds above 0"),
         ([*FIXED, "--schedule", '[{"seconds": 9, "mix": {"poetry": 1}}]'], "unknown domain 'poetry'"),
-        ([*FIXED, "--schedule", '[{"seconds": 9, "mix": {"chat": null}}]'], "a weight must be a number from 0 on"),
+        (
+            [*FIXED, "--schedule", '[{"seconds": 9, "mix": {"chat": null}}]'],
+            "a weight must be a number from 0 to 1,000,000",
+        ),
     ],
 )
 def test_wrong_options_are_explained(options, said, capsys):

@@ -107,3 +107,9 @@ def test_another_refusal_is_a_failure():
     counts, found = sent(engines(lambda _: httpx.Response(400, json=refused)), [plan()])
     assert "no system role" in counts.last_failure
     assert {path for _, path, _ in found} == {CHAT}
+
+
+def test_whatever_goes_wrong_is_counted_and_tried_again():
+    """An answer that is no object is neither an HTTPError nor a ValueError."""
+    counts, _ = sent(httpx.MockTransport(lambda request: httpx.Response(200, json=[])), [plan()])
+    assert (counts.num_requests, counts.last_failure.split()[0]) == (0, "TypeError")
