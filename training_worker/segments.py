@@ -22,6 +22,7 @@ from training_worker.target import EVERYTHING, Target, Use
 log = logging.getLogger(__name__)
 CACHE_BYTES = 64 << 20  # reading one again takes a fiftieth of what asking the target about it takes
 ANSWER_BYTES = 64 << 20  # a fiftieth of a trace's states, and most of the time that loading one takes
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # that states may have; engines write the first
 Key = tuple[str, Use]  # of a trace
 
 
@@ -60,19 +61,24 @@ class Examples:
                 files[source.segment_uri] = stack.enter_context(safe_open(source.segment_uri, framework="pt"))
             tensors = files[source.segment_uri]
             states, final = (tensors.get_tensor(f"{source.trace_id}.{name}") for name in ("states", "final"))
-            if not (states.isfinite().all() and final.isfinite().all()):  # one would be in every weight after a step
-                log.warning("trace %s has states that are no finite numbers", source.trace_id)
-                return None
-            example = self._answered(source, use, states, final)
         except (OSError, SafetensorError) as error:
             log.warning("segment %s of trace %s: %s", source.segment_uri, source.trace_id, error)
             return None
-        if example.num_positions != source.num_positions:
-            log.warning(
-                "trace %s has %d states for %d tokens", source.trace_id, example.num_positions, len(source.tokens)
-            )
+        if problem := self._problem(source, states, final):
+            log.warning("trace %s %s", source.trace_id, problem)
             return None
-        return example
+        return self._answered(source, use, states, final)
+
+    def _problem(self, source: TraceSource, states: Tensor, final: Tensor) -> str:
+        """Why states of a file cannot be the trace's, or be learnt from; "" = they can. One would fail every slice."""
+        width = self.target.embed_VH.shape[1]
+        for name, tensor, num_layers in (("states", states, len(self.aux_layer_ids)), ("final", final, 1)):
+            expected = (source.num_positions, num_layers * width)
+            if tensor.shape != expected or tensor.dtype not in DTYPES:
+                return f"has {name} {list(tensor.shape)} of {tensor.dtype}, expected {list(expected)} of float16"
+            if not tensor.isfinite().all():  # one would be in every weight after a step
+                return f"has {name} that are no finite numbers"
+        return ""
 
     def _are_its_layers(self, source: TraceSource) -> bool:
         is_right = source.aux_layer_ids == self.aux_layer_ids
@@ -86,7 +92,7 @@ class Examples:
         """What the target says of a trace's states is asked once, for as long as there is room for its answers."""
         key = source.trace_id, use
         known = self._answers.get(key)
-        if known is not None and len(known[0].ids) == len(features):
+        if known is not None:
             self._answers.move_to_end(key)
             return Example(source, features, *known)
         example = self.target.example(source, features, final, use)

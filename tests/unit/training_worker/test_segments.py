@@ -60,19 +60,32 @@ def test_one_trace_may_be_had_for_both(target, sources):
     assert examples.load(sources[:1], Use.REPLAY)[0][0] is held_out
 
 
+DAMAGES = {
+    "no numbers": (lambda tensor: tensor.index_fill(1, torch.tensor(2), float("inf")), "no finite numbers"),
+    "narrow": (lambda tensor: tensor[:, :-5].contiguous(), "expected ["),
+    "wide": (lambda tensor: torch.nn.functional.pad(tensor, (0, 1)), "expected ["),
+    "short": (lambda tensor: tensor[:-1].clone(), "expected ["),
+    "flat": (lambda tensor: tensor.flatten(), "expected ["),
+    "integers": (lambda tensor: tensor.int(), "torch.int32"),
+}
+
+
 @pytest.mark.parametrize("name", ["states", "final"])
-def test_states_that_are_no_numbers_are_not_learnt_from(target, sources, tmp_path, caplog, name):
-    """One would be in every weight after a step; the target is asked anew."""
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_states_that_cannot_be_the_traces_are_not_learnt_from(target, sources, tmp_path, caplog, name, damage):
+    """The target is asked anew; one such trace would end every slice that it is in."""
+    do, says = DAMAGES[damage]
     source = sources[0]
     [expected] = loaded(target, [source], EVERYTHING)
     num, hidden = expected.num_positions, target.config["hidden_size"]
     tensors = {"states": torch.zeros(num, hidden * len(AUX)).half(), "final": torch.zeros(num, hidden).half()}
-    tensors[name][1, 2] = float("inf")
+    tensors[name] = do(tensors[name])
     path = tmp_path / "segment.safetensors"
     save_file({f"{source.trace_id}.{key}": tensor for key, tensor in tensors.items()}, path)
-    [found] = loaded(target, [dataclasses.replace(source, segment_uri=str(path))], EVERYTHING)
-    assert torch.equal(found.features, expected.features)
-    assert "no finite numbers" in caplog.text
+    for use in (EVERYTHING, Use.GENERATED, Use.REPLAY):
+        [found] = loaded(target, [dataclasses.replace(source, segment_uri=str(path))], use)
+        assert torch.equal(found.features, expected.features)
+    assert says in caplog.text
 
 
 def test_states_of_other_layers_are_not_learnt_from(target, sources, caplog):
