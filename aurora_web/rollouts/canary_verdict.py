@@ -22,6 +22,7 @@ from statistics import NormalDist
 
 from aurora_web.metrics.by_replica import ReplicaSums
 from aurora_web.metrics.ratios import NOTHING, Z95, Interval, Moments, ratio_of_ratios, stratified
+from aurora_web.numbers import percent, signed_percent
 
 MIN_COLLAPSE_STEPS = 200
 MIN_DOMAIN_REQUESTS = 20  # on either side; a domain with fewer is shown, not judged
@@ -163,14 +164,15 @@ def _said(compared: Compared) -> list[str]:
         ("accept length", compared.accept, compared.canary_accept_length, compared.other_accept_length, 2),
     ):
         if ratio.value is not None and ratio.low is not None and ratio.high is not None:
-            between = f"{ratio.value - 1:+.1%}, 95 % between {ratio.low - 1:+.1%} and {ratio.high - 1:+.1%}"
-            said.append(f"{what} {ours:.{digits}f} on the canary, {theirs:.{digits}f} on the others ({between}).")
+            middle, low, high = (signed_percent(each - 1) for each in (ratio.value, ratio.low, ratio.high))
+            sides = f"{ours:.{digits}f} on the canary, {theirs:.{digits}f} on the others"
+            said.append(f"{what} {sides} ({middle}, 95 % between {low} and {high}).")
     return [sentence[0].upper() + sentence[1:] for sentence in said]
 
 
 def _words(row: Compared, verb: str, policy: CanaryPolicy) -> str:
-    """sql is worse than the tolerance of 10%: Tokens/s 120 on the canary, ..."""
-    what = f"{row.domain or 'All together'} {verb} worse than the tolerance of {policy.domain_tolerance:.0%}"
+    """sql is worse than the tolerance of 10 %: Tokens/s 120 on the canary, ..."""
+    what = f"{row.domain or 'All together'} {verb} worse than the tolerance of {percent(policy.domain_tolerance, 0)}"
     return f"{what}: " + " ".join(_said(row))
 
 

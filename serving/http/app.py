@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -189,10 +189,13 @@ def _event(payload: dict[str, Any]) -> str:
 
 async def _body(request: Request) -> bytes:
     raw = bytearray()
-    async for part in request.stream():
-        raw += part
-        if len(raw) > MAX_BODY_BYTES:
-            raise ApiError(f"the body is larger than {MAX_BODY_BYTES} bytes", status=413)
+    try:
+        async for part in request.stream():
+            raw += part
+            if len(raw) > MAX_BODY_BYTES:
+                raise ApiError(f"the body is larger than {MAX_BODY_BYTES} bytes", status=413)
+    except ClientDisconnect as error:  # nobody reads the answer, and the log needs no traceback
+        raise ApiError("the connection was closed within the body") from error
     return bytes(raw)
 
 

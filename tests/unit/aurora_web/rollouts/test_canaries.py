@@ -78,11 +78,12 @@ def test_as_fast_for_long_enough_is_promoted(target, canary, measured):
     assert (status(3), status(2)) == ("live", "retired")
     assert set(desired(target).values()) == {3}
     assert intent.desired_state(target).generation == 4
-    assert "Tokens/s 198 on the canary, 165 on the others (+20.0%" in last_reason(canary)
+    assert "Tokens/s 198 on the canary, 165 on the others (+20.0\u00a0%" in last_reason(canary)
     assert not target.replicas.filter(is_canary=True).exists()
 
 
-def test_slower_is_rolled_back(target, canary, measured):
+def test_slower_is_rolled_back(target, canary, report_in, measured):
+    report_in("r1", "r2")
     measured(0.65, 0.6, domain="sql")
     assert canaries.watch(target, after(6)) == Action.WAIT  # it seems so; certain it is not
     assert canaries.watch(target, after(15)) == Action.ROLL_BACK
@@ -96,7 +97,7 @@ def test_much_worse_in_one_domain_does_not_wait_for_the_minutes(target, canary, 
     measured(0.5, 0.6)
     measured(1.5, 0.6, domain="prose")
     assert canaries.watch(target, after(0.1)) == Action.ROLL_BACK
-    assert "prose is worse than the tolerance of 10%" in last_reason(canary)
+    assert "prose is worse than the tolerance of 10\u00a0%" in last_reason(canary)
 
 
 def test_what_only_seems_worse_is_waited_for_and_the_page_says_why(target, canary, measured, clients):
@@ -104,7 +105,7 @@ def test_what_only_seems_worse_is_waited_for_and_the_page_says_why(target, canar
     measured(1.04, 0.8)
     assert canaries.watch(target, after(4)) == Action.WAIT
     page = clients["viewer"].get(f"/approvals/{canary.pk}/").content.decode()
-    assert "sql seems worse than the tolerance of 10%" in page
+    assert "sql seems worse than the tolerance of 10\u00a0%" in page
     assert '<span class="badge">seems worse</span>' in page
     assert '<span class="badge bad">worse</span>' not in page
     assert "in fewer than 1 of 4,800 comparisons" in page

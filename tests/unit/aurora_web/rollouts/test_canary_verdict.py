@@ -64,7 +64,7 @@ def test_one_that_is_three_tenths_slower_is_ended_within_its_minutes(num_domains
     ends = [end(rng, num_domains, per_minute, slower=0.3) for _ in range(10)]
     assert {action for action, _, _ in ends} == {Action.ROLL_BACK}
     assert max(minutes for _, minutes, _ in ends) <= MINUTES
-    assert "worse than the tolerance of 10%" in ends[0][2]
+    assert "worse than the tolerance of 10\u00a0%" in ends[0][2]
 
 
 def side(version, ratio, n=100, spread=0.4, domain="sql"):
@@ -83,7 +83,7 @@ def test_what_only_seems_worse_waits_and_the_last_look_decides():
     assert (found.domains[0].seems_worse, found.domains[0].is_worse) == (True, False)
     assert found.action == Action.WAIT
     assert found.reasons[0] == "It seems slower."
-    assert found.reasons[1].startswith("sql seems worse than the tolerance of 10%: Tokens/s 74 on the canary, ")
+    assert found.reasons[1].startswith("sql seems worse than the tolerance of 10\u00a0%: Tokens/s 74 on the canary, ")
     last = judge(canary, others, policy(), 60 * LAST)
     assert (last.action, last.reasons[0]) == (Action.ROLL_BACK, "It is slower.")  # by the 95 % interval that is shown
 

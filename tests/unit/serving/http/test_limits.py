@@ -1,5 +1,6 @@
 """What a client is told when the server can't take its request: in the shape that OpenAI's clients understand."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,23 @@ def test_a_request_too_many_is_told_to_come_back(api, client):
     assert "2 requests are running or waiting already" in error["message"]
     assert answer.headers["retry-after"] == "1"
     assert client.post("/v1/completions", json=ASKED).status_code == 200
+
+
+def test_a_client_that_goes_away_within_its_body_is_no_error_of_the_server(api):
+    parts = iter([{"type": "http.request", "body": b'{"mod', "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive():
+        return next(parts)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
+    asyncio.run(app.create_app(api)(scope, receive, send))  # an exception here is a traceback in the log
+    assert sent[0]["status"] == 400
+    assert b"closed within the body" in sent[1]["body"]
+    assert api.metrics.num_open == 0
 
 
 class Halted:
