@@ -31,7 +31,7 @@ def keep(reports: Sequence[dict[str, Any]]) -> int:
     for given in reports:
         if target := targets.get(given["slug"]):
             counts = {name: given[name] for name in ("seconds", "num_requests", "num_failures")}
-            words = {name: given[name].replace("\0", "")[:LONGEST] for name in ("last_failure", "problem")}
+            words = {name: given[name][:LONGEST] for name in ("last_failure", "problem")}
             fields = {"at": timezone.now(), **counts, **words}
             TrafficReport.objects.update_or_create(target=target, defaults=fields)
     return len(targets)

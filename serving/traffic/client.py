@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 REPORT_SECONDS = 15.0
+LONGEST_TEXT = 500  # characters of an error in a report
 
 AskForPlans = Callable[[httpx.AsyncClient], Awaitable[Sequence[Plan]]]
 TellCounts = Callable[[httpx.AsyncClient, Mapping[str, Counts]], Awaitable[None]]
@@ -52,10 +53,10 @@ class ConsolePlans:
 
     async def tell(self, http: httpx.AsyncClient, counts: Mapping[str, Counts]) -> None:
         """Tell the console what was sent and what failed; while it is away, the next report is a new one."""
-        rows = [
-            {"slug": slug, **counts.get(slug, Counts()).to_json(), "problem": self._problems.get(slug, "")}
-            for slug in self._read
-        ]
+        rows = []
+        for slug in self._read:
+            row = {"slug": slug, **counts.get(slug, Counts()).to_json(), "problem": self._problems.get(slug, "")}
+            rows.append({name: _sendable(value) for name, value in row.items()})
         with contextlib.suppress(httpx.HTTPError):  # that it is away was said when it was asked
             await http.post(self._tell_url, headers=self._headers, json={"targets": rows}, timeout=10.0)
 
@@ -70,6 +71,13 @@ class ConsolePlans:
                 self._problems[slug] = str(error)
                 log.warning("%s goes on as before: %s", slug, error)
         return payload, plan
+
+
+def _sendable(value: Any) -> Any:
+    """A text as the console takes it, whatever a server has answered; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return value.encode(errors="replace").decode()[:LONGEST_TEXT].replace("\0", "")
 
 
 class Traffic:

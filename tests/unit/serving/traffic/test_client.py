@@ -11,10 +11,12 @@ from array import array
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 from serving.traffic import client
 from serving.traffic.domains.base import stable_hash
+from serving.traffic.sender import Counts
 from tests.bench.ring import REPO
 from tests.unit.serving.fakes import ConsoleServer, wait_until
 
@@ -223,6 +225,19 @@ def test_the_console_is_told_what_failed(engine, console, monkeypatch):
     engine.status = 200
     asyncio.run(until(lambda: any(report["num_requests"] for report in told("demo"))))
     assert any(report["num_requests"] and not report["last_failure"] for report in told("demo", problem=""))
+
+
+def test_an_error_of_any_characters_is_told_in_those_that_the_console_takes(console):
+    plans = client.ConsolePlans(console.console.url, "secret")
+    plans._read = {"demo": (None, None)}
+
+    async def tell():
+        async with httpx.AsyncClient() as http:
+            await plans.tell(http, {"demo": Counts(num_failures=1, last_failure="no\0 \udc80 " + "x" * 1000)})
+
+    asyncio.run(tell())
+    [report] = reports(console)
+    assert report["last_failure"] == "no ? " + "x" * 494
 
 
 def test_without_a_console_the_options_are_the_plan(engine):
