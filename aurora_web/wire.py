@@ -13,7 +13,15 @@ from pydantic import AfterValidator, ConfigDict, model_validator
 from speculators.records import RecordError
 
 LONGEST_REASON = 500  # characters that are kept
-ReasonText = Annotated[str, AfterValidator(lambda text: text[:LONGEST_REASON])]
+
+
+def _reason(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a reason is text without a NUL character")
+    return text[:LONGEST_REASON]
+
+
+ReasonText = Annotated[str, AfterValidator(_reason)]
 
 
 def body_schema(description: str, properties: dict[str, Any]) -> dict[str, Any]:

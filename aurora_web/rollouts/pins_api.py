@@ -91,7 +91,7 @@ def put_pin(request: HttpRequest, slug: str, name: str, body: PinIn) -> dict[str
 
 
 @router.delete("/{slug}/domains/{path:name}/pin", response={204: None}, auth=Allow("operate"))
-def delete_pin(request: HttpRequest, slug: str, name: str, reason: str = "") -> tuple[int, None]:
+def delete_pin(request: HttpRequest, slug: str, name: str, reason: ReasonText = "") -> tuple[int, None]:
     """Nothing is fixed for a domain any more; 404 when nothing was."""
     target = find_target(slug)
     try:

@@ -62,7 +62,7 @@ def add_rules(request: HttpRequest, slug: str, body: RuleIn) -> tuple[int, list[
 
 
 @router.delete("/{slug}/domain-rules/{int:rule_id}", response={204: None}, auth=Allow("operate"))
-def end_rule(request: HttpRequest, slug: str, rule_id: int, reason: str = "") -> tuple[int, None]:
+def end_rule(request: HttpRequest, slug: str, rule_id: int, reason: ReasonText = "") -> tuple[int, None]:
     """The rule holds no more; 409 when somebody ended it before."""
     rule = DomainRule.objects.filter(target=find_target(slug), pk=rule_id).select_related("target").first()
     if rule is None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aurora_web.accounts.models import AuditEvent
 from aurora_web.rollouts import replicas
 from aurora_web.rollouts.obedience import board
 from aurora_web.traces import domains, pins
@@ -124,7 +125,9 @@ def test_the_api_pins_reads_and_unpins(target, client, bearer, observed):
     says(observed, "r1", 1)
     listed = client.get("/api/v1/targets/demo/pins", **operator).json()
     assert (listed["revision"], listed["pins"][0]["obeying"]) == (1, ["r1"])
-    assert client.delete(ADDRESS, **operator).status_code == 204
+    assert client.delete(f"{ADDRESS}?reason=a%00b", **operator).status_code == 422
+    assert client.delete(f"{ADDRESS}?reason={'x' * 900}", **operator).status_code == 204
+    assert len(AuditEvent.objects.latest("pk").reason) == 500
     assert client.delete(ADDRESS, **operator).status_code == 404
     assert client.delete(ADDRESS.replace("sql", "%00"), **operator).status_code == 404
     assert pins.held(target) == {}

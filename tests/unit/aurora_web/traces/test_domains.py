@@ -91,6 +91,7 @@ def test_the_api_adds_lists_and_ends(target, client, bearer):
     body = {"kind": "prefix", "patterns": ["sql"], "domain": "database", "reason": "one team"}
     [rule] = client.post(address, json.dumps(body), **JSON, **operator).json()
     assert client.get(address, **operator).json() == [rule]
+    assert client.delete(f"{address}/{rule['id']}?reason=a%00b", **operator).status_code == 422
     assert client.delete(f"{address}/{rule['id']}", **operator).status_code == 204
     assert client.delete(f"{address}/{rule['id']}", **operator).status_code == 409
     assert client.get(address, **operator).json() == []
