@@ -39,7 +39,7 @@ from serving.sglang_backend.ranks import Command, CpuGroup, RankSwapper
 from serving.sglang_backend.roll_call import RollCall
 from serving.sglang_backend.self_check import SelfCheck
 from serving.sglang_backend.weights import DraftMemory, TargetWatch
-from serving.trace.follower import Beside
+from serving.trace.identity import Beside
 from serving.trace.parts import running
 
 log = logging.getLogger(__name__)

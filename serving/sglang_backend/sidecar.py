@@ -22,7 +22,9 @@ from serving.sglang_backend import config as settings
 from serving.sglang_backend.http_engine import PINS_DETAIL, HttpEngine
 from serving.sglang_backend.off import EVERY_SECONDS, nothing_yet
 from serving.trace.console import ConsoleClient, ConsoleError
-from serving.trace.follower import Beside, DesiredFile, Follower, Identity
+from serving.trace.desired_file import DesiredFile
+from serving.trace.follower import Follower
+from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from speculators.checkpoint import CheckpointError
 

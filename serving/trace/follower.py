@@ -11,11 +11,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,10 @@ from serving.engine.api import (
     SwapOutcome,
 )
 from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
+from serving.trace.desired_file import DesiredFile
+from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from serving.trace.policy import PolicyFollower
-from serving.trace.spool import KeptFile
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError, OtherLayersError
 from speculators.records import Announcement, DesiredState, ObservedState, RecordError
@@ -41,69 +40,6 @@ log = logging.getLogger(__name__)
 
 SWAP_TIMEOUT_SECONDS = 60.0
 REFUSED = (400, 413, 422)  # the console's answers that find fault with the report itself
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a replica calls itself."""
-
-    replica: str
-    target: str
-    engine: str
-    url: str
-    # What the console is told when it has no target of this name; "" and () where nobody knows.
-    model_path: str = ""
-    draft_path: str = ""
-    aux_layer_ids: tuple[int, ...] = ()
-    host: str = field(default_factory=socket.gethostname)
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What a heartbeat carries beside the engine's stats; the fields are those of ObservedState."""
-
-    num_dropped_traces: int = 0
-    spool_bytes: int = 0
-    capture_state: str = "working"
-    capture_detail: str = ""
-    num_traces: int = 0
-    queue_bytes: int = 0
-    # By our records, at the moment that the engine's own are of; None = it has none, and the stats say ours
-    num_verify_steps: int | None = None
-    num_accept_tokens: int | None = None
-    engine_num_verify_steps: int = 0
-    engine_num_accept_tokens: int = 0
-    target_sha256: str = ""
-    ranks: tuple[str, ...] = ()
-    policy_detail: str = ""
-
-
-class DesiredFile:
-    """The last desired state that served well, on disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = KeptFile(path)
-
-    def read(self) -> DesiredState | None:
-        """None when there is none, or it cannot be read: then the console is asked."""
-        try:
-            return DesiredState.from_json(json.loads(self._file.read()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            log.warning("%s is not usable, waiting for the console instead: %s", self.path, error)
-            return None
-
-    def write(self, desired: DesiredState | None) -> None:
-        """None = nothing served well. What a full disk refuses is written by a later ``catch_up``."""
-        if desired is None:
-            self._file.remove()
-        else:
-            self._file.write(json.dumps(desired.to_json()).encode())
-
-    def catch_up(self) -> None:
-        self._file.catch_up()
 
 
 class Follower:

@@ -14,7 +14,9 @@ from serving.engine.api import FollowedEngine
 from serving.engine.pins import Pins
 from serving.trace.console import ConsoleClient
 from serving.trace.counts import CountAggregator
-from serving.trace.follower import Beside, DesiredFile, Follower, Identity
+from serving.trace.desired_file import DesiredFile
+from serving.trace.follower import Follower
+from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from serving.trace.poster import Poster
 from serving.trace.recorder import MAX_WAITING_BYTES, Recorder

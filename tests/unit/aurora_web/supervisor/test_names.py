@@ -10,7 +10,7 @@ from aurora_web.supervisor.config import SupervisorConfig
 from aurora_web.supervisor.names import PLACES, former_name, replica_name, take_over
 from aurora_web.supervisor.programs import Programs
 from serving import config as serving_config
-from serving.trace.follower import DesiredFile
+from serving.trace.desired_file import DesiredFile
 from serving.trace.parts import running
 from serving.trace.pins import PinFollower
 from serving.trace.spool import Spool

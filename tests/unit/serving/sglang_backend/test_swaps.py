@@ -23,7 +23,9 @@ from serving.sglang_backend.ranks import Command, RankSwapper
 from serving.sglang_backend.roll_call import RollCall
 from serving.sglang_backend.weights import DraftMemory
 from serving.trace.console import ConsoleClient
-from serving.trace.follower import Beside, DesiredFile, Follower, Identity
+from serving.trace.desired_file import DesiredFile
+from serving.trace.follower import Follower
+from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from speculators import checkpoint
 from speculators.records import DesiredState

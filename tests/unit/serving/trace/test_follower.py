@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from serving.trace.console import ConsoleClient
-from serving.trace.follower import Beside, DesiredFile, Follower, Identity
+from serving.trace.desired_file import DesiredFile
+from serving.trace.follower import Follower
+from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from speculators.records import Announcement, DesiredState
 from tests.unit.serving.fakes import FakeConsole, FakeEngine, wait_until

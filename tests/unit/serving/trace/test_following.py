@@ -14,7 +14,9 @@ import pytest
 
 from serving.engine.api import DamagedDraftError, EngineSlowError, LoadedDraft, SwapError, SwapOutcome
 from serving.trace.console import ConsoleClient
-from serving.trace.follower import Beside, DesiredFile, Follower, Identity
+from serving.trace.desired_file import DesiredFile
+from serving.trace.follower import Follower
+from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from speculators.checkpoint import OtherLayersError
 from speculators.records import LONGEST_SHA256, DesiredState, ObservedState

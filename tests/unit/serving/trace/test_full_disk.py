@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine.api import Request
-from serving.trace.follower import DesiredFile
+from serving.trace.desired_file import DesiredFile
 from serving.trace.parts import Recording, running
 from speculators.records import DesiredState, StepRecord
 from tests.sglang import full_disk
