@@ -172,12 +172,13 @@ def test_a_failed_swap_and_one_that_is_down(target, observed):
 def test_a_clock_that_is_set_back_is_no_restart(target, reports):
     reports(0, 0, 0, 0, 0, target_sha256="a" * 64)
     reports(61, 1000, 2000, 1000, 2200, target_sha256="b" * 64)
+    reports(122, 2000, 4000, 2000, 4400, target_sha256="b" * 64)
     before = firing(target)
     assert set(before) == {("target_changed", "r1"), ("accept_length_disagrees", "r1")}
-    replica = reports(-3600, 1001, 2002, 1001, 2202, target_sha256="b" * 64)
+    replica = reports(-3600, 2001, 4002, 2001, 4402, target_sha256="b" * 64)
     assert firing(target) == before
     assert (replica.first_target_sha256, replica.compared_steps) == ("a" * 64, 1000)
-    replica = reports(-3530, 2001, 4202, 2001, 4402, target_sha256="b" * 64, num_traces=70)
+    replica = reports(-3530, 3001, 6202, 3001, 6602, target_sha256="b" * 64, num_traces=70)
     assert (replica.accept_length, replica.traces_per_second) == (2.2, 1.0)  # windows of the new clock
     assert set(firing(target)) == {("target_changed", "r1")}
 
