@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Min
+from django.db.models import F, Min
 from django.utils import timezone
 
 from aurora_web import live
@@ -41,6 +41,7 @@ MAX_WINDOWS_PER_REQUEST = 10_000
 DEFAULT_SECONDS = 600.0  # of figures that are asked for without a time
 ROLL_UP_BATCH = 5_000
 COUNT_ROW_HOURS = 24
+CANARY_ROW_DAYS = 31  # at most, of a target with a canary
 _ROW = ("id", "target_id", "replica", "started_at", "ended_at", "received_at", *KEYS[1:], *SUMMED)
 _INSERT = (
     f"INSERT INTO metrics_countrow ({', '.join(_ROW)}) VALUES ({', '.join(['%s'] * len(_ROW))})"
@@ -151,8 +152,13 @@ def tokens_by_domain() -> list[tuple[str, str, int]]:
 
 
 def forget(now: datetime) -> None:
-    """Delete count rows long since summed, and windows older than the retention."""
-    CountRow.objects.filter(rolled_up_at__lt=now - timedelta(hours=COUNT_ROW_HOURS)).delete()
+    """Delete count rows long since summed, and windows older than the retention.
+
+    A canary is judged by the rows since its start: on little traffic that is more than a day.
+    """
+    summed = CountRow.objects.filter(rolled_up_at__lt=now - timedelta(hours=COUNT_ROW_HOURS))
+    summed.exclude(target__deployment__canary_started_at__lte=F("started_at")).delete()
+    summed.filter(rolled_up_at__lt=now - timedelta(days=CANARY_ROW_DAYS)).delete()
     oldest = now - timedelta(days=kept().figure_days)
     oldest -= timedelta(seconds=oldest.timestamp() % HOUR)  # whole hours: roll-ups go with their windows
     rollups.forget(oldest)

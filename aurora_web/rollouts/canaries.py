@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.utils import timezone
 
 from aurora_web.accounts.services import record
 from aurora_web.metrics.by_replica import sums_by_replica
@@ -29,6 +30,9 @@ from aurora_web.rollouts.models import Approval, Deployment, Replica, SwapKind
 
 WATCH = "canary watch"
 POLICY = "policy"
+# A server that is started again, or a console that was away, is no reason to end a canary, nor to do without one.
+MISSING_FOR = timedelta(minutes=5)  # a side of a canary, before that ends it
+COMING_FOR = timedelta(minutes=10)  # that the policy waits with a version while replicas may still come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Plan:
 
     replicas: tuple[Replica, ...]
     reason: str = ""
+    is_coming: bool = False  # there are none, but enough that may soon be fit for it
 
 
 def plan(target: Target) -> Plan:
@@ -49,6 +54,8 @@ def plan(target: Target) -> Plan:
     if find_version(target, "@live") is None:
         return Plan((), "No canary: no version is live to compare with.")
     found = standings(target)
+    seen_since = timezone.now() - MISSING_FOR
+    is_coming = sum(each.replica.is_alive or each.replica.seen_at > seen_since for each in found) >= 2
     num_alive = sum(each.replica.is_alive and each.replica.state != "starting" for each in found)
     able = sorted(
         (each.replica for each in found if _is_measured(each)),
@@ -56,10 +63,10 @@ def plan(target: Target) -> Plan:
     )
     if num_alive < 2:
         replicas = "1 replica is" if num_alive == 1 else f"{num_alive} replicas are"
-        return Plan((), f"No canary: {replicas} alive, at least 2 are needed.")
+        return Plan((), f"No canary: {replicas} alive, at least 2 are needed.", is_coming)
     if len(able) < 2:
         serve = f"{len(able)} of {num_alive} replicas {'serves' if len(able) == 1 else 'serve'}"
-        return Plan((), f"No canary: {serve} the live version, at least 2 are needed.")
+        return Plan((), f"No canary: {serve} the live version, at least 2 are needed.", is_coming)
     wanted = round(target.canary_share * len(able))
     return Plan(tuple(able[: min(max(wanted, 1), len(able) - 1)]))
 
@@ -68,6 +75,15 @@ def _is_measured(found: Standing) -> bool:
     """It serves what is wanted of it, or is on its way there: of any other replica nothing is ever compared."""
     is_there = found.progress == "up to date" and found.replica.version == found.desired_version
     return is_there or found.progress == "catching up"
+
+
+def is_postponed(deployment: Deployment, version: SpeculatorVersion) -> bool:
+    """Whether the policy waits with a version: replicas for its canary are missing, and may be back in a moment.
+
+    ``version`` has a verdict. A person who approves it meanwhile is told that there will be no canary, and is obeyed.
+    """
+    since = max(deployment.changed_at, version.gate_decision.at)
+    return timezone.now() - since < COMING_FOR and plan(version.target).is_coming
 
 
 def release(deployment: Deployment, version: SpeculatorVersion, actor: str, reason: str) -> None:
@@ -192,7 +208,7 @@ def watch(target: Target, now: datetime) -> Action | None:
     if action == Action.PROMOTE and frozen(target) is not None:
         telling.tell_of_canary(deployment.canary, reason)
         return Action.WAIT  # a person promotes it, or unfreezes
-    if action == Action.WAIT and (missing := _missing_side(deployment, now)):
+    if action == Action.WAIT and (missing := _missing_for_long(deployment, now)):
         action, reason = Action.ROLL_BACK, missing
     if action == Action.PROMOTE:
         put_live(deployment, deployment.canary, WATCH, reason)
@@ -202,12 +218,21 @@ def watch(target: Target, now: datetime) -> Action | None:
     return action
 
 
-def _missing_side(deployment: Deployment, now: datetime) -> str:
-    """Why nothing will ever be measured: replicas come, go and fail, and no canary may wait for ever; "" = it may."""
-    target, started = deployment.target, deployment.canary_started_at
-    if started is None or now - started < timedelta(minutes=target.canary_minutes):
+def _missing_for_long(deployment: Deployment, now: datetime) -> str:
+    """Why nothing will ever be measured: a side has been missing for MISSING_FOR, and the minutes are over."""
+    missing, since = _missing_side(deployment, now), deployment.canary_missing_since
+    if bool(missing) != (since is not None):
+        since = deployment.canary_missing_since = now if missing else None
+        deployment.save(update_fields=["canary_missing_since"])
+    if since is None or deployment.canary_started_at is None:
         return ""
-    found = standings(target, now, deployment)
+    is_over = now - deployment.canary_started_at >= timedelta(minutes=deployment.target.canary_minutes)
+    return missing if is_over and now - since >= MISSING_FOR else ""
+
+
+def _missing_side(deployment: Deployment, now: datetime) -> str:
+    """Why nothing can be measured now: replicas come, go and fail; "" = it can."""
+    found = standings(deployment.target, now, deployment)
     alive = {each.replica.is_canary for each in found if each.replica.is_alive}
     sides = {each.replica.is_canary for each in found if _is_measured(each)}
     if True not in sides:
@@ -233,7 +258,7 @@ def take_next(target: Target) -> bool:
     """The next version in turn goes into service; never on a verdict against what is not live any more."""
     deployment = lock_deployment(target)
     version = next_in_turn(deployment)
-    if version is None or stale_verdict(version):
+    if version is None or stale_verdict(version) or is_postponed(deployment, version):
         return False
     Approval.objects.create(version=version, is_approved=True, actor=POLICY, reason="next in turn")
     release(deployment, version, POLICY, "Next in turn.")

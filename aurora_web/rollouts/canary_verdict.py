@@ -29,6 +29,7 @@ MIN_DOMAIN_REQUESTS = 20  # on either side; a domain with fewer is shown, not ju
 SPEED_TOLERANCE = 0.02  # replicas of one version differ by about so much
 PATIENCE = 3.0  # times canary_minutes until the last look, which decides
 CHANCE = 0.05  # that an equal canary is rolled back
+MOST_DAYS = 30  # that one on little traffic waits for its requests; count rows are kept for it so long
 
 
 class Action(StrEnum):
@@ -116,10 +117,12 @@ def _decide(
             f"It has collapsed: accept length {accept.ratio:.2f} over {accept.sum_y:,.0f} steps, {least}."
         ]
     if min(total.canary_requests, total.other_requests) < policy.min_requests:
-        return Action.WAIT, [
+        said = (
             f"{total.canary_requests} requests on the canary and {total.other_requests} on the others; "
             f"the policy asks for {policy.min_requests} on either side."
-        ]
+        )
+        is_over = minutes >= MOST_DAYS * 24 * 60
+        return (Action.ROLL_BACK, [f"After {MOST_DAYS} days: {said}"]) if is_over else (Action.WAIT, [said])
     worse = [domain for domain in domains if domain.is_worse] or [total] * total.is_worse
     if worse:
         return Action.ROLL_BACK, [_words(row, "is", policy) for row in worse]
@@ -144,9 +147,11 @@ def _seeming(total: Compared, domains: Sequence[Compared], policy: CanaryPolicy)
 def _weigh(total: Compared, seeming: list[str], policy: CanaryPolicy, minutes: float) -> tuple[Action, list[str]]:
     """The time is up: promoted when nothing seems worse, else decided by what is certain, at last by the last look."""
     speed, is_last = total.speed, _is_last(policy, minutes)
-    if speed.value is None or speed.low is None or speed.high is None:
-        return Action.WAIT, [f"The speeds cannot be compared yet: {speed.reason}."]
     said = _said(total)
+    if speed.value is None or speed.low is None or speed.high is None:
+        reason = f"The speeds cannot be compared{'' if is_last else ' yet'}: {speed.reason}."
+        no_loss = f"After {minutes:.0f} minutes no loss is certain."
+        return (Action.PROMOTE, [no_loss, reason, *said]) if is_last else (Action.WAIT, [reason])
     highest = speed.high if is_last or total.speed_at_most is None else total.speed_at_most
     if highest < 1 - SPEED_TOLERANCE:
         return Action.ROLL_BACK, ["It is slower.", *said]

@@ -67,9 +67,11 @@ class Standing:
         return disagreement(self.replica)
 
     def is_apart(self, percent: float) -> bool:
-        """Further from the engine's own than that, in the last two comparisons: one alone may be chance."""
-        both = self.disagreement, self.replica.disagreement_before
-        return all(each is not None and abs(each) * 100 > percent for each in both)
+        """Further from the engine's own than that on one side, in the last two comparisons: one alone may be chance."""
+        now, before = self.disagreement, self.replica.disagreement_before
+        if now is None or before is None:
+            return False
+        return min(abs(now), abs(before)) * 100 > percent and (now > 0) == (before > 0)
 
 
 def disagreement(replica: Replica) -> float | None:

@@ -65,6 +65,7 @@ def set_intent(
     deployment.changed_at = now
     deployment.canary = canary
     deployment.canary_started_at = now if canary else None
+    deployment.canary_missing_since = None
     deployment.save()
     if canary is None:
         deployment.target.replicas.filter(is_canary=True).update(is_canary=False)

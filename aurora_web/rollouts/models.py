@@ -20,6 +20,7 @@ class Deployment(models.Model):
     changed_at = models.DateTimeField(default=timezone.now)
     canary = models.ForeignKey(SpeculatorVersion, null=True, on_delete=models.PROTECT, related_name="+")
     canary_started_at = models.DateTimeField(null=True)  # Replica.is_canary says on which replicas
+    canary_missing_since = models.DateTimeField(null=True)  # one of its sides has not been there; NULL = both are
 
 
 class Freeze(models.Model):

@@ -133,14 +133,24 @@ def _derived(known: Replica | None, state: ObservedState) -> dict[str, Any]:
             "engine_accept_length": comparison.engine_accept_length,
             "compared_steps": comparison.num_verify_steps,
             "compared_at": timezone.now(),
-            "disagreement_before": disagreement(known) if known else None,
+            "disagreement_before": _last_disagreement(known),
         }
-    elif has_restarted or (known and known.compared_at and timezone.now() - known.compared_at > COMPARED_FOR):
+    elif has_restarted:
         derived |= NOT_COMPARED
+    elif known and known.compared_at and timezone.now() - known.compared_at > COMPARED_FOR:
+        derived |= NOT_COMPARED | {"disagreement_before": _last_disagreement(known)}
     first = known.first_target_sha256 if known and not has_restarted else ""
     derived["first_target_sha256"] = first or state.target_sha256
     derived["marks"] = {name: mark.to_json() for name, mark in marks.items()}
     return derived
+
+
+def _last_disagreement(known: Replica | None) -> float | None:
+    """Of the last comparison, even where it is too old to be shown: on little traffic the next one takes longer."""
+    if known is None:
+        return None
+    found = disagreement(known)
+    return known.disagreement_before if found is None else found
 
 
 def _undo(target: Target, replica: Replica, state: ObservedState) -> None:

@@ -48,6 +48,7 @@ def judge(version: SpeculatorVersion) -> GateDecision:
         transition(version, Status.CANDIDATE, new, reason, GATE)
         needs_person = waits_for_person(version.target, deployment)
         is_free = not needs_person and deployment.canary is None  # else it waits for its turn: canaries.take_next
+        is_free = is_free and not (decision.passed and canaries.is_postponed(deployment, version))
         is_day_zero = version.parent_id is None and find_version(version.target, "@live") is None
         if decision.passed and (is_free or is_day_zero):
             Approval.objects.create(version=version, is_approved=True, actor=POLICY, reason=reason)

@@ -79,6 +79,22 @@ def test_accept_lengths_more_than_five_percent_apart_twice_in_a_row_are_an_alert
     assert firing(target) == {}
 
 
+def test_apart_to_either_side_is_chance(target, reports):
+    reports(0, 0, 0, 0, 0)
+    reports(61, 1000, 2000, 1000, 2200)
+    reports(122, 2000, 4200, 2000, 4200)
+    assert firing(target) == {}
+
+
+def test_on_little_traffic_two_comparisons_in_a_row_are_hours_apart(target, reports):
+    for i in range(3):
+        reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2200 * i)
+        assert bool(firing(target)) == (i == 2)
+        Replica.objects.update(compared_at=timezone.now() - timedelta(seconds=661))
+        reports(61 * i + 1, 1000 * i, 2000 * i, 1000 * i, 2200 * i)
+        assert firing(target) == {}  # what was compared is too old to be an alert
+
+
 def test_four_percent_apart_is_no_alert(target, reports):
     for i in range(4):
         reports(61 * i, 1000 * i, 2000 * i, 1000 * i, 2080 * i)

@@ -7,6 +7,8 @@ import pytest
 from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
+from aurora_web.metrics import services as metrics
+from aurora_web.metrics.models import CountRow
 from aurora_web.registry.models import SpeculatorVersion, Target, Transition
 from aurora_web.registry.services import StaleVersion, find_version
 from aurora_web.rollouts import canaries, intent, replicas, services
@@ -29,6 +31,13 @@ def desired(target):
 
 def last_reason(version):
     return Transition.objects.filter(version=version).first().reason
+
+
+def long_ago(minutes):
+    """The newest verdict, and the last change of what is wanted, are so old."""
+    at = timezone.now() - timedelta(minutes=minutes)
+    Deployment.objects.update(changed_at=at)
+    GateDecision.objects.update(at=at)
 
 
 def after(minutes):
@@ -225,8 +234,9 @@ def test_a_replica_that_was_down_catches_up_when_it_reports(target, canary, obse
 def test_a_side_that_is_gone_ends_it_after_its_minutes(target, canary, report_in, gone, said):
     report_in("r1", "r2")
     target.replicas.filter(is_canary=gone).update(is_alive=False)
-    assert canaries.watch(target, after(4)) == Action.WAIT
-    assert canaries.watch(target, after(5)) == Action.ROLL_BACK
+    for minute in (2, 4, 6.5):
+        assert canaries.watch(target, after(minute)) == Action.WAIT
+    assert canaries.watch(target, after(7)) == Action.ROLL_BACK
     assert said in last_reason(canary)
     assert set(desired(target).values()) == {2}
 
@@ -241,8 +251,22 @@ def test_a_side_that_cannot_swap_ends_it_after_its_minutes(target, canary, repor
     stuck = target.replicas.get(is_canary=is_canary)
     report_in(stuck.name, generation=1, version=1)  # for longer than a minute
     assert canaries.watch(target, after(4)) == Action.WAIT
-    assert canaries.watch(target, after(5)) == Action.ROLL_BACK
+    assert canaries.watch(target, after(9)) == Action.ROLL_BACK
     assert f"{said}, so nothing can be compared." in last_reason(canary)
+
+
+@pytest.mark.parametrize("is_canary", [True, False])
+def test_a_server_that_is_started_again_ends_no_canary(target, canary, report_in, is_canary):
+    """Nor one after another: each time its side is back before it has been missing for long."""
+    report_in("r1", "r2")
+    name = target.replicas.get(is_canary=is_canary).name
+    for minute in (6, 11, 16):
+        report_in(name, state="starting", generation=0, version=0)
+        assert canaries.watch(target, after(minute)) == Action.WAIT
+        assert canaries.watch(target, after(minute + 4)) == Action.WAIT
+        report_in(name)
+        assert canaries.watch(target, after(minute + 4.5)) == Action.WAIT
+    assert status(3) == "canary"
 
 
 def test_a_side_that_serves_is_waited_for(target, canary, report_in):
@@ -251,7 +275,7 @@ def test_a_side_that_serves_is_waited_for(target, canary, report_in):
 
 
 def test_beside_a_replica_that_cannot_swap_there_is_no_canary(target, judged, report, report_in, observed):
-    """As with one replica: the version goes straight."""
+    """As with one replica: the version goes straight, once it is clear that the other one stays as it is."""
     judged()
     report_in("r1")
     failed = {"replica": "r2", "version": 0, "state": "swap_failed", "detail": "no room"}
@@ -259,13 +283,55 @@ def test_beside_a_replica_that_cannot_swap_there_is_no_canary(target, judged, re
     target.canary_share = 0.5
     target.save()
     version = judged(report({"sql": (2.0, 1.0)}))
-    assert version.status == "live"
+    assert (version.status, services.take_next(target)) == ("passed", False)  # it may be well in a moment
+    long_ago(minutes=11)
+    assert services.take_next(target)
+    assert status(version.number) == "live"
     said = "No canary: 1 of 2 replicas serves the live version, at least 2 are needed."
     assert said in last_reason(version)
     report_in("r1", "r3")
     replicas.observe(observed(**failed, generation=2))
     [planned] = canaries.plan(target).replicas
     assert planned.name in {"r1", "r3"}
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_while_servers_start_again_the_policy_waits_with_a_version(target, judged, report, report_in, is_alive):
+    """As after a deploy, or while the console was away: it had gone to all of them, without a canary."""
+    judged()
+    report_in("r1", "r2", "r3")
+    target.canary_share = 0.5
+    target.save()
+    report_in("r2", "r3", state="starting", generation=0, version=0)
+    target.replicas.exclude(name="r1").update(is_alive=is_alive)
+    version = judged(report({"sql": (2.0, 1.0)}))
+    assert (version.status, services.take_next(target)) == ("passed", False)
+    report_in("r2")
+    assert services.take_next(target)
+    assert status(version.number) == "canary"
+
+
+def test_a_person_waits_for_no_replica(target, two_wait, report_in, clients):
+    report_in("r2", state="starting", generation=0, version=0)
+    page = clients["operator"].get(f"/approvals/{two_wait[1].pk}/").content.decode()
+    assert "1 replica is alive, at least 2 are needed. Others may be back in a moment" in page
+    services.approve(two_wait[1], "ada")
+    assert status(4) == "live"
+
+
+def test_on_little_traffic_a_canary_is_judged_by_more_than_a_day(target, canary, report_in, measured):
+    report_in("r1", "r2")
+    began = timezone.now() - timedelta(days=3)
+    measured(0.5, 0.6)
+    measured(0.5, 0.6, domain="prose", both=True)
+    Deployment.objects.update(canary_started_at=began)
+    CountRow.objects.filter(domain="prose").update(started_at=began - timedelta(hours=1))
+    CountRow.objects.update(rolled_up_at=began)
+    metrics.forget(timezone.now())
+    assert set(CountRow.objects.values_list("domain", flat=True)) == {"sql"}
+    Deployment.objects.update(canary_started_at=None)
+    metrics.forget(timezone.now())
+    assert not CountRow.objects.exists()
 
 
 def test_a_replica_that_is_on_its_way_counts(target, judged, report, report_in):

@@ -104,3 +104,19 @@ def test_a_comparison_has_its_share_of_the_chance(minutes, num_looks):
     others = [*(side(1, 1.0, domain=name) for name in names), rare]
     found = judge(canary, others, policy(), 60 * minutes)
     assert found.one_in == 4 / CHANCE * 2 * (3 + 1) * num_looks
+
+
+def test_sides_that_share_no_domain_wait_for_the_last_look_only():
+    canary, others = [side(2, 1.0, domain="sql")], [side(1, 1.0, domain="prose")]
+    found = judge(canary, others, policy(), 60 * MINUTES)
+    assert (found.action, "cannot be compared yet" in found.reasons[0]) == (Action.WAIT, True)
+    last = judge(canary, others, policy(), 60 * LAST)
+    assert (last.action, last.reasons[0]) == (Action.PROMOTE, "After 15 minutes no loss is certain.")
+    assert last.reasons[1].startswith("The speeds cannot be compared: ")
+
+
+def test_too_few_requests_are_waited_for_a_month_at_most():
+    canary, others = [side(2, 1.0, n=49)], [side(1, 1.0)]
+    for days, action in ((1, Action.WAIT), (29.9, Action.WAIT), (30, Action.ROLL_BACK)):
+        found = judge(canary, others, policy(), days * 86400)
+        assert (found.action, "49 requests on the canary and 100 on the others" in found.reasons[0]) == (action, True)
