@@ -151,6 +151,12 @@ def tokens_by_domain() -> list[tuple[str, str, int]]:
     return list(TokenTotal.objects.order_by().values_list("target__slug", "domain", "num_accept_tokens"))
 
 
+def waiting_since() -> datetime | None:
+    """When the oldest count row that no window has yet arrived; None = none waits."""
+    waiting = CountRow.objects.filter(rolled_up_at=None).order_by("received_at")
+    return waiting.values_list("received_at", flat=True).first()
+
+
 def forget(now: datetime) -> None:
     """Delete count rows long since summed, and windows older than the retention.
 

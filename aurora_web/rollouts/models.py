@@ -102,6 +102,7 @@ class Rule(models.TextChoices):
     TRAINER_STALLED = "trainer_stalled", "Trainer stalled"
     SPOOL_GROWING = "spool_growing", "Spool growing"
     DISK_LOW = "disk_low", "Disk nearly full"
+    FIGURES_STALLED = "figures_stalled", "Figures stand still"
 
 
 class AlertState(models.TextChoices):
@@ -113,7 +114,7 @@ class AlertState(models.TextChoices):
 class Alert(models.Model):
     """One episode of something that a person should know; a new episode is a new row."""
 
-    # None = the console itself: its disk
+    # None = the console itself: its disk, its figures
     target = models.ForeignKey(Target, null=True, on_delete=models.CASCADE, related_name="alerts")
     replica = models.CharField(max_length=200, blank=True)  # or a domain, or a directory; "" = the target as a whole
     rule = models.CharField(max_length=32, choices=Rule.choices)

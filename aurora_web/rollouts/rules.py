@@ -223,6 +223,17 @@ def _disk_low(sight: Sight) -> Iterator[Condition]:
         raise NoData(f"{settings.STATE_DIR} does not exist on this machine")
 
 
+def _figures_stalled(sight: Sight) -> Iterator[Condition]:
+    since = metrics.waiting_since()
+    late = (sight.now - since).total_seconds() if since else 0.0
+    if since and late > sight.threshold:
+        detail = (
+            f"Counts that came at {since:%Y-%m-%d %H:%M:%S} UTC wait to be summed: figures and charts of all "
+            "targets are of before. The worker's log says why."
+        )
+        yield Condition(Rule.FIGURES_STALLED, "", detail)
+
+
 # What matters most comes first, here and on the page.
 SPECS: dict[Rule, Spec] = {
     spec.rule: spec
@@ -252,5 +263,9 @@ SPECS: dict[Rule, Spec] = {
 CONSOLE_SPECS: dict[Rule, Spec] = {
     Rule.DISK_LOW: Spec(
         Rule.DISK_LOW, "Less than this is free on a disk of the state directory.", _disk_low, 10, "percent", 0.1, 90
-    )
-}
+    ),
+    Rule.FIGURES_STALLED: Spec(
+        Rule.FIGURES_STALLED, "Counts have come in and have not been summed for so long.", _figures_stalled,
+        60, "seconds", 10, 86400,
+    ),
+}  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
+from aurora_web.metrics import services as metrics
 from aurora_web.metrics.models import MetricWindow
 from aurora_web.rollouts import alerts, board, replicas, rules, watching
 from aurora_web.rollouts.models import Alert, Replica, RuleReport
@@ -14,7 +15,7 @@ from aurora_web.rollouts.watching import WatchError
 from aurora_web.traces.services import ingest_segment
 from aurora_web.training.models import SliceState, TrainingSlice
 from aurora_web.training.services import active_run
-from tests.unit.aurora_web.conftest import segment_payload
+from tests.unit.aurora_web.conftest import count_window, segment_payload
 
 pytestmark = pytest.mark.django_db
 Usage = namedtuple("Usage", "total used free")
@@ -150,6 +151,19 @@ def test_the_disk_is_one_alert_of_the_console(db, monkeypatch, settings, tmp_pat
     }
     monkeypatch.setattr(rules.shutil, "disk_usage", lambda path: Usage(100 * 2**30, 50 * 2**30, 50 * 2**30))
     alerts.evaluate_console(timezone.now())
+    assert firing(None) == {}
+
+
+def test_counts_that_nobody_sums_are_an_alert(target):
+    """A row that broke every roll-up had stopped the figures of all targets, and nobody was told."""
+    metrics.ingest_counts({"counts": [count_window().to_json()]})
+    alerts.evaluate_console(timezone.now() + timedelta(seconds=50))
+    assert firing(None) == {}
+    alerts.evaluate_console(timezone.now() + timedelta(seconds=70))
+    [detail] = firing(None).values()
+    assert "wait to be summed" in detail
+    metrics.roll_up()
+    alerts.evaluate_console(timezone.now() + timedelta(seconds=80))
     assert firing(None) == {}
 
 
