@@ -11,7 +11,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from ninja.errors import HttpError, ValidationError
 from psycopg_pool import PoolTimeout
 
-from aurora_web import system_api
+from aurora_web import outage, system_api
 from aurora_web.accounts import api as accounts
 from aurora_web.accounts.audit import WrongFilter
 from aurora_web.accounts.scopes import ScopeMissing
@@ -117,6 +117,7 @@ def _with_status(status: int) -> Any:
 
 
 def _unavailable(request: HttpRequest, error: Any) -> HttpResponse:
+    outage.note()
     log.warning("%s %s: the database is not available: %s", request.method, request.path, error)
     return problem_response(503, "the database is not available; try again")
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from speculators.patterns import compiled
 
 CLIENTS_NAME = re.compile(r"[a-z0-9_.-]{1,64}")  # what a request may call its domain; a rule gives any other name
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_.-"  # of such a name
 EXACT, PREFIX, REGEX = "exact", "prefix", "regex"
 MAX_KNOWN = 10_000  # names whose answer is remembered; clients choose them
 

@@ -9,13 +9,15 @@ back references and look-around, which need trial and error, are refused with th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 MAX_PATTERN = 200
 MAX_PROGRAM = 2000  # instructions
 MAX_REPEAT = 100
 MAX_DEPTH = 20
+MAX_EXAMPLES = 50
 _ESCAPES = {"n": "\n", "t": "\t"}
 _KINDS = {"d": "0-9", "w": "a-zA-Z0-9_", "s": " \t\n\r\f\v"}
 
@@ -49,6 +51,7 @@ class _Step:
 
 # A node writes its instructions at the end of a program; what follows it begins right after them.
 _Node = Callable[["_Program"], None]
+_Edge = tuple[int, int, str]  # from one instruction to another, and what is read on the way
 
 
 @dataclass(slots=True)
@@ -81,6 +84,21 @@ class Pattern:
                 return False
         return len(self._steps) in alive  # beyond the last instruction: the end
 
+    def examples(self, letters: str) -> tuple[str, ...]:
+        """Short texts of these letters that match: each of the pattern's alternatives that has one is in one."""
+        edges = [edge for index in range(len(self._steps)) for edge in self._edges(index, letters)]
+        before = _shortest(edges, 0)
+        after = _shortest([(end, start, letter) for start, end, letter in edges], len(self._steps))  # read backwards
+        through = ((s, e, letter) for s, e, letter in edges if s in before and e in after)
+        found = {before[start] + letter + after[end][::-1] for start, end, letter in through}
+        return tuple(sorted(found, key=lambda text: (len(text), text))[:MAX_EXAMPLES])
+
+    def _edges(self, index: int, letters: str) -> list[_Edge]:
+        step = self._steps[index]
+        if step.chars is None:
+            return [(index, other, "") for other in step.to]
+        return [(index, index + 1, letter) for letter in letters if step.chars.has(letter)][:1]
+
     def _reads(self, index: int, character: str) -> bool:
         chars = self._steps[index].chars if index < len(self._steps) else None
         return chars is not None and chars.has(character)
@@ -101,6 +119,28 @@ class Pattern:
 def compiled(text: str) -> Pattern:
     """A pattern, compiled once. Raises PatternError."""
     return Pattern(text)
+
+
+@functools.lru_cache(maxsize=512)
+def examples(text: str, letters: str) -> tuple[str, ...]:
+    """``Pattern.examples``, looked for once. Raises PatternError."""
+    return compiled(text).examples(letters)
+
+
+def _shortest(edges: Sequence[_Edge], start: int) -> dict[int, str]:
+    """What is read on the shortest way from ``start`` to each place that can be reached."""
+    ways: dict[int, list[tuple[int, str]]] = {}
+    for place, other, letter in edges:
+        ways.setdefault(place, []).append((other, letter))
+    found = {start: ""}
+    todo = deque([start])
+    while todo:
+        place = todo.popleft()
+        for other, letter in ways.get(place, ()):
+            if other not in found or len(found[place]) + len(letter) < len(found[other]):
+                found[other] = found[place] + letter
+                todo.append(other) if letter else todo.appendleft(other)
+    return found
 
 
 class _Parser:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from django import forms
+from django.forms.fields import InvalidJSONInput
 
 from aurora_web.registry.models import Target, validate_schedule
 from aurora_web.registry.sendable import given_by_rules, validate_sendable
@@ -74,10 +75,24 @@ class DomainsField(forms.CharField):
         return [name for name in (part.strip() for part in (value or "").split(",")) if name]
 
     def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool(self.to_python(data) != (initial or []))
+        return bool(self.to_python(data) != self.to_python(self.prepare_value(initial)))
 
 
-class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
+class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Only what is changed is judged: a value from before a bound must not stand in the way of the other settings."""
+
+    def _get_validation_exclusions(self) -> set[str]:
+        out: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # the stubs leave it out
+        return out | (self.fields.keys() - set(self.changed_data))
+
+    def clean(self) -> dict[str, Any]:
+        """What is not changed stays as it is kept, which may be more exact than a page shows it."""
+        cleaned = super().clean() or self.cleaned_data
+        kept = {name: value for name, value in self.initial.items() if name not in self.changed_data}
+        return cleaned | {name: value for name, value in kept.items() if name in cleaned}
+
+
+class PolicyForm(SettingsForm):
     expected_domains = DomainsField(
         label=POLICY_LABELS["expected_domains"][0], required=False, help_text=POLICY_LABELS["expected_domains"][1]
     )
@@ -94,7 +109,7 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean_expected_domains(self) -> list[str]:
         names: list[str] = self.cleaned_data["expected_domains"]
         if "expected_domains" in self.changed_data:  # names from before this was asked may stay
-            validate_sendable(names, given_by_rules(self.instance))
+            validate_sendable(names, given_by_rules(self.instance) | set(self.initial["expected_domains"]))
         return names
 
 
@@ -114,14 +129,38 @@ class MixField(forms.CharField):
                 raise forms.ValidationError(f"{part!r}: expected domain=weight, like sql=2") from None
         return mix
 
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(self.to_python(data) != self.to_python(self.prepare_value(initial)))
+        except forms.ValidationError:
+            return True
 
-class TrafficForm(forms.ModelForm):  # type: ignore[type-arg]
+
+class ScheduleField(forms.JSONField):
+    """JSON, shown again as it was typed where it is none that a page or the database can hold."""
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            found = super().to_python(value)
+            json.dumps(found, ensure_ascii=False).encode()
+        except (RecursionError, UnicodeEncodeError):  # too many brackets; half of a surrogate pair
+            raise forms.ValidationError(self.error_messages["invalid"], code="invalid") from None
+        return found
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        try:
+            self.to_python(data)
+        except forms.ValidationError:
+            return InvalidJSONInput(data)
+        return super().bound_data(data, initial)
+
+
+class TrafficForm(SettingsForm):
     traffic_mix = MixField(
         label="Domains",
         required=False,
         help_text=f"Weights, like chat=2, sql_schema=1. Empty: real prompts of all kinds ({', '.join(REAL)}). "
         f"What the pocket target knows: {', '.join(POCKET)}.",
-        validators=[validate_known],
     )
 
     class Meta:
@@ -149,15 +188,22 @@ class TrafficForm(forms.ModelForm):  # type: ignore[type-arg]
             "traffic_schedule": 'Phases, repeated: [{"seconds": 120, "mix": {"chat": 1}}, {"seconds": 120, '
             '"mix": {"sql_schema": 1}}]. [] = the domains above all the time.',
         }
+        field_classes = {"traffic_schedule": ScheduleField}
         widgets = {"traffic_schedule": forms.Textarea({"rows": 3, "spellcheck": "false"})}
 
+    def clean_traffic_mix(self) -> Any:
+        mix = self.cleaned_data["traffic_mix"]
+        if "traffic_mix" in self.changed_data:
+            validate_known(mix)
+        return mix
+
     def clean_traffic_schedule(self) -> Any:
-        given = self.cleaned_data["traffic_schedule"]
-        schedule = json.loads(given) if isinstance(given, str) else given or []
+        schedule = self.cleaned_data["traffic_schedule"] or []
         schedule = [schedule] if isinstance(schedule, dict) else schedule
-        validate_schedule(schedule)
-        for phase in schedule:
-            validate_known(phase["mix"])
+        if "traffic_schedule" in self.changed_data:
+            validate_schedule(schedule)
+            for phase in schedule:
+                validate_known(phase["mix"])
         return schedule
 
 

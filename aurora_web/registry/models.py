@@ -117,13 +117,16 @@ def validate_domains(names: Any) -> None:
     """["sql", "prose"]: up to 50 different names of 1 to 100 characters."""
     if not isinstance(names, list):
         raise ValidationError(f'{_json(names)} is no list of domains: expected one like ["sql", "prose"]')
+    if len(names) > 50:
+        raise ValidationError(f"there are {len(names)} domains: expected at most 50")
     for name in names:
         if not isinstance(name, str) or not 0 < len(name.strip()) <= 100:
             raise ValidationError(f"{_json(name)} is no domain: expected names of 1 to 100 characters, like sql, prose")
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValidationError(f"{_json(twice)} is there more than once")
-    if len(names) > 50:
-        raise ValidationError(f"there are {len(names)} domains: expected at most 50")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValidationError(f"{_json(name)} is there more than once")
+        seen.add(name)
 
 
 class Target(models.Model):

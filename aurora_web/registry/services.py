@@ -261,7 +261,8 @@ def change_settings(target: Target, changes: dict[str, Any], actor: str, reason:
         setattr(target, key, value)
     # Only what changes: a value from before a bound must not stand in the way of the other settings.
     found = _wrong(lambda: target.clean_fields(exclude=_but(changed)))
-    found += _domain_findings(changed.get("expected_domains"), given_by_rules(target))
+    may_stay = old.get("expected_domains", [])  # names from before they had to be what a request can have
+    found += _domain_findings(changed.get("expected_domains"), given_by_rules(target) | set(may_stay))
     if found:
         raise IncompatibleTarget([str(finding) for finding in found])
     if changed:

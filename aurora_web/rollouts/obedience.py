@@ -9,7 +9,8 @@ from typing import Any
 from aurora_web.registry.models import Target
 from aurora_web.rollouts.models import Replica
 from aurora_web.traces.models import PinChange
-from aurora_web.traces.pins import held, last_revision, renamed, strayed
+from aurora_web.traces.naming import NamingHistory
+from aurora_web.traces.pins import held, last_revision, strayed
 
 KIND_WORDS = {"lookahead": "lookahead", "speculation_off": "speculation off", "no_training": "no training"}
 TOO_OLD = "its software knows of no pins"
@@ -35,7 +36,6 @@ class Obedience:
     lagging: tuple[str, ...]  # they run an older revision
     refusing: tuple[Refusal, ...]
     renamed: str = ""  # what a rule for names makes of the pin's domain since, so that it meets no request any more
-
     stray: str = ""  # requests that it was made for and does not meet, in words
 
     @property
@@ -62,14 +62,14 @@ def _refusal(change: PinChange, replica: Replica) -> Refusal | None:
     return Refusal(replica.name, replica.engine, words, reason) if missing else None
 
 
-def obedience(change: PinChange, replicas: Sequence[Replica]) -> Obedience:
-    """Who of these, as far as alive, obeys a pin that holds; all are of its target."""
+def obedience(change: PinChange, replicas: Sequence[Replica], rules: NamingHistory) -> Obedience:
+    """Who of these, as far as alive, obeys a pin that holds; replicas and rules are those of its target."""
     alive = [replica for replica in replicas if replica.is_alive]
     refusing = {r.name: found for r in alive if (found := _refusal(change, r)) is not None}
     lagging = [r.name for r in alive if 0 <= r.pins_revision < change.revision and r.name not in refusing]
     obeying = [r.name for r in alive if r.name not in refusing and r.name not in lagging]
-    name = renamed(change.target, change.domain)
-    stray = "" if name else strayed(change)
+    name = rules.now.renamed(change.domain)
+    stray = "" if name else strayed(change, rules)
     return Obedience(change, len(alive), tuple(obeying), tuple(lagging), tuple(refusing.values()), name, stray)
 
 
@@ -96,7 +96,11 @@ def board(target: Target) -> PinBoard:
     replicas = list(target.replicas.all())
     revision = last_revision(target)
     alive = [replica for replica in replicas if replica.is_alive]
-    pins = tuple(obedience(change, replicas) for _, change in sorted(held(target).items()))
+    changes = [change for _, change in sorted(held(target).items())]
+    pins: tuple[Obedience, ...] = ()
+    if changes:
+        rules = NamingHistory(target, min(change.at for change in changes))
+        pins = tuple(obedience(change, replicas, rules) for change in changes)
     return PinBoard(revision, pins, len(alive), sum(replica.pins_revision >= revision for replica in alive))
 
 

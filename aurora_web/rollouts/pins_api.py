@@ -13,6 +13,7 @@ from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.rollouts.obedience import board, obedience, pin_payload
 from aurora_web.traces import pins
+from aurora_web.traces.naming import NamingHistory
 from aurora_web.wire import BodySchema, ReasonText
 from speculators.records import DomainPin
 
@@ -34,7 +35,7 @@ def _held(target: Target, name: str) -> dict[str, Any]:
     change = pins.held(target).get(name)
     if change is None:
         raise Problem(404, f"nothing is pinned for {name!r:.120} of {target.slug}")
-    return pin_payload(obedience(change, list(target.replicas.all())))
+    return pin_payload(obedience(change, list(target.replicas.all()), NamingHistory(target, change.at)))
 
 
 @router.get("/{slug}/pins", response=dict[str, Any])
@@ -80,7 +81,8 @@ def get_pin(request: HttpRequest, slug: str, name: str) -> dict[str, Any]:
 
 @router.put("/{slug}/domains/{path:name}/pin", response=dict[str, Any], auth=Allow("operate"))
 def put_pin(request: HttpRequest, slug: str, name: str, body: PinIn) -> dict[str, Any]:
-    """Fix this and nothing else for a domain; the same again changes nothing. 422 names the field."""
+    """Fix this and nothing else for a domain. The same again changes nothing, unless rules for names have taken
+    requests from the pin: then it is made anew for those that it meets now. 422 names the field."""
     target = find_target(slug)
     wanted = DomainPin(name, body.lookahead, body.speculation_off, body.no_training)
     try:

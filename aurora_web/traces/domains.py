@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from aurora_web.accounts.services import record
@@ -41,9 +42,14 @@ class RuleEnded(RuntimeError):
 
 def active_rules(target: Target) -> list[DomainRule]:
     """The rules that hold, in the order in which they are tried."""
+    return in_order(DomainRule.objects.filter(target=target, ended_at=None))
+
+
+def in_order(rules: QuerySet[DomainRule]) -> list[DomainRule]:
+    """Rules in the order in which they are tried."""
     order = {RuleKind.EXACT: 0, RuleKind.PREFIX: 1, RuleKind.REGEX: 2}
-    rules = list(DomainRule.objects.filter(target=target, ended_at=None).order_by("at", "id"))
-    return sorted(rules, key=lambda r: (order[RuleKind(r.kind)], -len(r.pattern) if r.kind == RuleKind.PREFIX else 0))
+    old = list(rules.order_by("at", "id"))
+    return sorted(old, key=lambda r: (order[RuleKind(r.kind)], -len(r.pattern) if r.kind == RuleKind.PREFIX else 0))
 
 
 def mapping(target: Target) -> Callable[[str], str]:

@@ -20,7 +20,8 @@ from aurora_web.registry.sendable import SENDABLE
 from aurora_web.traces.codec import text
 from aurora_web.traces.domains import active_rules
 from aurora_web.traces.models import DomainRule, PinChange, pin_words
-from speculators.domain_names import CLIENTS_NAME, resolver
+from aurora_web.traces.naming import Naming, NamingHistory, loss
+from speculators.domain_names import CLIENTS_NAME
 from speculators.records import DomainPin, DomainPins, NameRule, RecordError
 
 MAX_LOOKAHEAD = 8
@@ -80,13 +81,14 @@ def untrained_domains(target: Target) -> list[str]:
 
 @transaction.atomic
 def pin(target: Target, wanted: DomainPin, actor: str, reason: str = "", expected: int | None = None) -> PinChange:
-    """Fix what ``wanted`` says for its domain, and nothing else; what holds already is no change.
+    """Fix what ``wanted`` says for its domain, and nothing else; what holds already, for all requests that it was
+    made for, is no change.
 
     ``expected``: the revision that the caller saw of this domain (0 = none). Raises PinError, PinChanged.
     """
     before = _lock(target, wanted.domain, expected)
     _check(target, wanted)
-    if before is not None and before.pin == wanted:
+    if before is not None and before.pin == wanted and not strayed(before, NamingHistory(target, before.at)):
         return before
     return _change(target, before, wanted, actor, reason, "domain.pin")
 
@@ -139,11 +141,12 @@ def _check(target: Target, wanted: DomainPin) -> None:
             bound = f"1 to {most}" if most else "none: the target's largest lookahead is 0"
             hint = "; to draft nothing, pin speculation off" if wanted.lookahead == 0 else ""
             raise PinError("lookahead", f"{wanted.lookahead} cannot be pinned: expected {bound}{hint}")
-    if kept_as := renamed(target, wanted.domain):
+    rules = Naming(active_rules(target))
+    if kept_as := rules.renamed(wanted.domain):
         raise PinError(
             "domain", f"{wanted.domain!r:.120} is kept as {kept_as!r:.120} by a rule for names: pin that one"
         )
-    if not CLIENTS_NAME.fullmatch(wanted.domain) and wanted.domain not in {r.domain for r in active_rules(target)}:
+    if not CLIENTS_NAME.fullmatch(wanted.domain) and wanted.domain not in rules.given:
         raise PinError(
             "domain",
             f"{wanted.domain!r:.120} is the name of no request: expected {SENDABLE}, or a name that a rule gives",
@@ -153,41 +156,33 @@ def _check(target: Target, wanted: DomainPin) -> None:
         raise PinError("domain", f"{target.slug} has pins for {MAX_PINS} domains: end some first")
 
 
-def renamed(target: Target, domain: str) -> str:
-    """What the rules for names turn this name into, where no request is ever kept by it; "" = one may be."""
-    rules = active_rules(target)
-    kept_as = resolver(rules)(domain)
-    return kept_as if kept_as != domain and domain not in {rule.domain for rule in rules} else ""
-
-
-def strayed(change: PinChange) -> str:
-    """Which requests do not meet a pin because of the rules for names, in words; "" = all that it was made for do."""
-    rules = active_rules(change.target)
-    given = {rule.domain for rule in rules}
-    kept_as = resolver(rules)(change.domain)
-    if kept_as != change.domain and change.domain in given:
-        return f"what clients call {change.domain} themselves is kept as {kept_as} by a rule for names"
-    if change.domain in given:
+def strayed(change: PinChange, rules: NamingHistory) -> str:
+    """Which requests met a pin when it was made and do not meet it now, by the rules for names; "" = all do."""
+    lost = loss(change.domain, rules.at(change.at), rules.now)
+    if lost is None:
         return ""
-    ended = change.target.domain_rules.filter(domain=change.domain, ended_at__gt=change.at).order_by("-ended_at")
-    return (
-        f"the rule {last} has ended since: its names are not kept as that any more" if (last := ended.first()) else ""
-    )
+    if lost.lost_by is None:
+        return f"what clients call {change.domain} themselves is kept as {lost.kept_as} by a rule for names"
+    if lost.is_ended:
+        return f"the rule {lost.lost_by} has ended since: its names are not kept as that any more"
+    return f"the rule {lost.taken_by} takes names from the rule {lost.lost_by} since"
 
 
 def losing(target: Target, before: Sequence[DomainRule]) -> list[str]:
-    """Pins that meet fewer requests under the rules that hold now than under those of ``before``, in sentences."""
-    after = active_rules(target)
-    was, now, kept = resolver(before), resolver(after), {rule.pk for rule in after}
+    """Pins that some requests met under the rules of ``before`` and do not meet under those of now, in sentences."""
+    was, now = Naming(before), Naming(active_rules(target))
     found = []
     for domain, change in sorted(held(target).items()):
-        gone = next((rule for rule in before if rule.domain == domain and rule.pk not in kept), None)
-        if was(domain) == domain and now(domain) != domain:
-            found.append(
-                f"{change}: what clients call {domain} is kept as {now(domain)}, which this pin does not hold for"
-            )
-        elif gone is not None:
-            found.append(f"{change}: the rule {gone} has ended, and the pin does not hold for its names any more")
+        lost = loss(domain, was, now)
+        if lost is None:
+            continue
+        if lost.lost_by is None:
+            words = f"what clients call {domain} is kept as {lost.kept_as}, which this pin does not hold for"
+        elif lost.is_ended:
+            words = f"the rule {lost.lost_by} has ended, and the pin does not hold for its names any more"
+        else:
+            words = f"the rule {lost.taken_by} takes names from it, which this pin does not hold for"
+        found.append(f"{change}: {words}")
     return found
 
 

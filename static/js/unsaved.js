@@ -6,8 +6,10 @@ const forms = [...document.querySelectorAll("form[data-unsaved]")];
 const valueOf = (field) => (isTicked(field) ? field.checked : field.value);
 const nameOf = (field) => (field.type === "radio" ? `${field.name}=${field.value}` : field.name);
 
+// What came back refused has what was typed as its defaults: all of it counts as changed.
 function changed(form) {
-  return fieldsOf(form).filter((field) => field.name && !field.disabled && isChanged(field)).map((field) => [nameOf(field), valueOf(field)]);
+  const isTyped = (field) => "refused" in form.dataset || isChanged(field);
+  return fieldsOf(form).filter((field) => field.name && !field.disabled && isTyped(field)).map((field) => [nameOf(field), valueOf(field)]);
 }
 
 for (const form of forms) {

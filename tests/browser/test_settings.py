@@ -67,6 +67,28 @@ def test_saving_one_form_of_a_page_keeps_what_is_typed_in_the_other(admin, base)
     page.close()
 
 
+def test_what_was_refused_is_kept_when_the_other_form_is_saved(admin, base):
+    page = admin.context.new_page()
+    page.goto(f"{base}/targets/pocket/settings/")
+    mix, tokens = page.get_by_label("Domains", exact=True), page.get_by_label("Tokens per answer")
+    before, typed = tokens.input_value(), str(int(tokens.input_value()) + 1)
+    mix.fill("sql=much")
+    tokens.fill(typed)
+    page.get_by_label("Send demo traffic").set_checked(False)
+    page.get_by_role("button", name="Save traffic").click()
+    expect(page.get_by_text("expected domain=weight")).to_be_visible()
+    mix.fill("sql=2")  # one is mended, the others are left as they came back
+    page.get_by_role("button", name="Save policy").click()
+    expect(page.get_by_text("Saved.", exact=True)).to_be_visible()
+    expect(mix).to_have_value("sql=2")
+    expect(tokens).to_have_value(typed)
+    expect(page.get_by_label("Send demo traffic")).not_to_be_checked()
+    expect(page.get_by_text("Not saved yet: what you typed here is kept.").locator("visible=true")).to_have_count(1)
+    page.reload()
+    expect(tokens).to_have_value(before)
+    page.close()
+
+
 def test_charts_and_pages_have_the_clock_of_the_readers_zone(traced, viewer, base):
     prefer(viewer, base, "Light", "Europe/Berlin")
     expect(viewer.get_by_text(re.compile(r"written like this now: .* CES?T\."))).to_be_visible()

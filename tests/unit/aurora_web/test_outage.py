@@ -1,8 +1,12 @@
 """A database that does not answer is no bug: 503 and a page that tries again; a bug is 500 with its request's id."""
 
+import time
+
 import pytest
 from django.db import OperationalError, connection
 from django.test import Client
+
+from aurora_web.outage import seconds_in_order
 
 
 @pytest.fixture
@@ -40,6 +44,17 @@ def test_the_api_says_so_too_wherever_it_was_noticed(browser, target, outage):
     answer = browser.get("/api/v1/targets/demo")
     assert (answer.status_code, answer["content-type"]) == (503, "application/problem+json")
     assert "the database is not available" in answer.json()["detail"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("address", ["/targets/demo/", "/api/v1/targets/demo"])
+def test_an_outage_is_remembered(browser, target, outage, monkeypatch, address):
+    monkeypatch.setattr("aurora_web.outage._in_order_since", time.monotonic() - 3600)
+    browser.get(address)
+    assert seconds_in_order() >= 3600
+    outage()
+    browser.get(address)
+    assert seconds_in_order() < 3600
 
 
 @pytest.mark.django_db

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from speculators.patterns import Pattern, PatternError
+from speculators.domain_names import LETTERS
+from speculators.patterns import MAX_EXAMPLES, Pattern, PatternError, examples
 
 PATTERNS = [
     "abc", "a|b", "a*", "(ab)+", "a?b", "a{2}", "a{1,3}b", "a{2,}", "[a-c]+", "[^a]b", ".b.", r"\d+", r"\w\s?\w",
@@ -49,3 +50,16 @@ def test_a_bad_pattern_is_refused_with_its_position(text, position, message):
     with pytest.raises(PatternError, match=re.escape(message)) as caught:
         Pattern(text)
     assert caught.value.position == position
+
+
+@pytest.mark.parametrize("text", [*PATTERNS, "(json|xml|y[a]?ml)_.*", "(a{0,100}){0,9}"])
+def test_each_example_of_a_pattern_matches_it(text):
+    found = examples(text, LETTERS)
+    assert len(found) <= MAX_EXAMPLES
+    assert all(Pattern(text).matches(each) and set(each) <= set(LETTERS) for each in found)
+
+
+def test_every_alternative_that_can_be_written_has_an_example():
+    found = examples("(json|xml|y[A-Za]?ml|Ä)_.*", LETTERS)
+    assert found == ("xml_", "yml_", "json_", "yaml_", "yml_a")
+    assert examples("[A-Z]+", LETTERS) == ()

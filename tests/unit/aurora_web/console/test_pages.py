@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from django.utils.html import escape
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
@@ -135,6 +136,10 @@ FORMS = {
     [
         ("traffic", {"traffic_mix": "sql=1e308, chat=1e308"}, "sql is 1e+308: expected 0 to 1,000,000"),
         ("traffic", {"traffic_mix": "chat=1, sql=nan"}, "the weight of sql is NaN: expected 0 to 1,000,000"),
+        ("traffic", {"traffic_schedule": '"chat"'}, "&quot;chat&quot; is no phase: expected {&quot;seconds&quot;: 120"),
+        ("traffic", {"traffic_schedule": "5"}, "5 is no phase: expected"),
+        ("traffic", {"traffic_schedule": r'"\ud800"'}, "Enter a valid JSON."),
+        ("traffic", {"traffic_schedule": "[" * 100_000}, "Enter a valid JSON."),
         ("policy", {"min_gain": "-5"}, "greater than or equal to -0.5"),
         ("policy", {"min_gain": "1e9"}, "less than or equal to 10.0"),
         ("policy", {"min_accept_length": "18"}, "less than or equal to 17.0"),
@@ -151,12 +156,45 @@ def test_settings_that_cannot_be_meant_are_refused_in_the_forms_own_words(client
 
 
 def test_what_was_kept_before_there_were_bounds_stands_in_nobodys_way(clients, target):
-    Target.objects.update(min_gain=-5, expected_domains=["prosé"])
+    Target.objects.update(min_gain=-5, min_accept_length=20, expected_domains=["prosé", "a, b"])
     operator, admin = clients["operator"], clients["admin"]
     assert operator.post("/targets/demo/settings/", FORMS["traffic"]).status_code == 302
     assert Target.objects.get().traffic_concurrency == 3
-    form = FORMS["policy"] | {"min_gain": "0.02", "expected_domains": "prosé"}
-    assert admin.post("/targets/demo/settings/", form).status_code == 302
+    form = FORMS["policy"] | {"min_gain": "-5.0", "min_accept_length": "20.0", "expected_domains": "prosé, a, b"}
+    assert admin.post("/targets/demo/settings/", form | {"approval": "manual"}).status_code == 302
+    found = Target.objects.get()
+    assert (found.approval, found.min_gain, found.min_accept_length) == ("manual", -5, 20)
+    assert found.expected_domains == ["prosé", "a, b"]
+    answer = admin.post("/targets/demo/settings/", form | {"min_gain": "-6"})
+    assert answer.status_code == 422 and text(answer).count('class="problem"') == 1
+
+
+def test_demo_traffic_from_before_its_bounds_stands_in_nobodys_way(clients, target):
+    mix, schedule = {"poetry": 1234567.0, "sql": 5e6}, [{"seconds": 60, "mix": {"poetry": 1}}]
+    Target.objects.update(traffic_mix=mix, traffic_schedule=schedule, traffic_requests_per_second=1e6)
+    shown = {"traffic_mix": "poetry=1.23457e+06, sql=5e+06", "traffic_requests_per_second": "1000000.0"}
+    kept = '[{"seconds": 60, "mix": {"poetry": 1}}]'  # beside it the page has what it was
+    form = FORMS["traffic"] | shown | {"traffic_schedule": kept, "initial-traffic_schedule": kept}
+    assert clients["operator"].post("/targets/demo/settings/", form).status_code == 302
+    found = Target.objects.get()
+    assert (found.traffic_concurrency, found.traffic_mix, found.traffic_schedule) == (3, mix, schedule)
+
+
+def test_only_new_names_of_expected_domains_are_judged(clients, bearer, target):
+    Target.objects.update(expected_domains=["prosé"])
+    form = FORMS["policy"] | {"expected_domains": "prosé, prose"}
+    assert clients["admin"].post("/targets/demo/settings/", form).status_code == 302
+    assert Target.objects.get().expected_domains == ["prosé", "prose"]
+    answer = clients["admin"].post("/targets/demo/settings/", form | {"expected_domains": "prosé, café"})
+    assert "&#x27;café&#x27;: no request can have such a name" in text(answer)
+
+    def patch(names):
+        body = {"expected_domains": names}
+        return clients["admin"].patch("/api/v1/targets/demo", body, content_type="application/json", **bearer("admin"))
+
+    assert patch(["prosé", "sql"]).json()["expected_domains"] == ["prosé", "sql"]
+    refused = patch(["prosé", "café"])
+    assert refused.status_code == 422 and "'café': no request" in refused.json()["detail"]
 
 
 def test_expected_domains_may_be_what_a_rule_gives(clients, target):
@@ -164,6 +202,13 @@ def test_expected_domains_may_be_what_a_rule_gives(clients, target):
     form = FORMS["policy"] | {"expected_domains": "sql, Prosa"}
     assert clients["admin"].post("/targets/demo/settings/", form).status_code == 302
     assert Target.objects.get().expected_domains == ["sql", "Prosa"]
+
+
+@pytest.mark.parametrize("typed", ['"chat"', r'"\ud800"', "[[["])
+def test_a_schedule_that_is_refused_is_kept_as_it_was_typed(clients, target, typed):
+    answer = clients["operator"].post("/targets/demo/settings/", FORMS["traffic"] | {"traffic_schedule": typed})
+    assert answer.status_code == 422
+    assert f"> {escape(typed)}</textarea>" in text(answer)
 
 
 def test_a_reason_is_kept_where_traffic_cannot_be_saved(clients, target):

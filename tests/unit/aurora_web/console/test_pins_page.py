@@ -51,6 +51,17 @@ def test_a_rule_that_takes_requests_away_from_a_pin_warns_of_it(target, clients)
     assert "Pinned" not in rule("x", "exact", "y").split("<h1>")[0]
 
 
+def test_a_rule_that_is_made_again_as_it_was_warns_of_nothing(target, clients):
+    domains.add_rules(target, "prefix", ["json_"], "json", "ada")
+    pins.pin(target, DomainPin("json", 2), "ada")
+    for kind in ("prefix", "regex"):  # the same again for a reason; and one that keeps other names as json too
+        pattern = {"prefix": "json_", "regex": "yaml.*"}[kind]
+        given = {"kind": kind, "pattern": pattern, "domain": "json", "reason": "why"}
+        page = unescape(clients["operator"].post(PAGE, given, follow=True).content.decode())
+        assert "is kept as json" in page
+        assert "Pinned json" not in page and "has ended" not in page
+
+
 def test_ending_a_rule_warns_of_a_pin_too(target, clients):
     [rule] = domains.add_rules(target, "prefix", ["json_"], "json", "ada")
     pins.pin(target, DomainPin("json", 2), "ada")

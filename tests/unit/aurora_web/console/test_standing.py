@@ -1,11 +1,14 @@
 """What pages say when replicas are down, and the page from which every target can be rolled back."""
 
+import time
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
+from aurora_web import outage
 from aurora_web.registry.models import SpeculatorVersion, Status, Target, TrafficReport, Transition
+from aurora_web.registry.traffic_reports import keep
 from aurora_web.rollouts import replicas, services
 from aurora_web.rollouts.models import Alert, Replica
 
@@ -50,7 +53,8 @@ def test_one_of_two_that_is_down_is_named(two, clients):
     assert "stale" not in text(clients["viewer"].get("/targets/demo/parts/?part=figures"))
 
 
-REPORT = {"slug": "demo", "seconds": 15.0, "num_requests": 20, "num_failures": 0, "last_failure": "", "problem": ""}
+COUNTS = {"seconds": 15.0, "num_requests": 20, "num_failures": 0}
+REPORT = {"slug": "demo", "last_failure": "", "problem": ""} | COUNTS
 
 
 @pytest.fixture
@@ -92,8 +96,14 @@ def test_the_newest_report_of_demo_traffic_counts(two, clients, say, report, sai
     assert text(clients["viewer"].get("/targets/demo/standing/")) == ""
 
 
-def test_a_generator_that_does_not_report_is_told(two, clients, say):
-    Target.objects.update(traffic_enabled=True)
+@pytest.fixture
+def long_ago(monkeypatch):
+    """Console and target have been there for an hour."""
+    monkeypatch.setattr(outage, "_in_order_since", time.monotonic() - 3600)
+    Target.objects.update(traffic_enabled=True, created_at=timezone.now() - timedelta(hours=1))
+
+
+def test_a_generator_that_does_not_report_is_told(two, clients, say, long_ago):
     assert "its generator has not reported to this console" in text(clients["viewer"].get("/targets/demo/standing/"))
     say()
     TrafficReport.objects.update(at=timezone.now() - timedelta(minutes=2))
@@ -101,6 +111,50 @@ def test_a_generator_that_does_not_report_is_told(two, clients, say):
     assert "No demo traffic arrives:</strong> its generator has not reported since 20" in found
     Replica.objects.update(is_alive=False)
     assert "demo traffic" not in text(clients["viewer"].get("/targets/demo/standing/"))
+
+
+@pytest.mark.parametrize("before", [{}, {"at": timedelta(hours=2)}])
+def test_a_generator_that_could_not_report_yet_is_no_trouble(two, clients, say, long_ago, before):
+    """After a start, after an outage, and of a target that is new."""
+    if before:
+        say()
+        TrafficReport.objects.update(at=timezone.now() - before["at"])
+
+    def found():
+        return text(clients["viewer"].get("/targets/demo/standing/"))
+
+    assert "No demo traffic arrives" in found()
+    outage.note()
+    assert found() == ""
+    outage._in_order_since -= 61
+    assert "No demo traffic arrives" in found()
+    Target.objects.update(created_at=timezone.now())
+    assert found() == ""
+
+
+def test_a_target_that_the_generator_leaves_out_is_told(two, target, clients, say, long_ago):
+    say()
+    ago = timezone.now() - timedelta(hours=1)
+    other = copied(target, slug="other", created_at=ago, traffic_enabled=True)
+    Replica.objects.update(target=other)
+    found = text(clients["viewer"].get("/targets/other/standing/"))
+    assert "Demo traffic is in trouble:</strong> its generator reports, but not of this target: start python" in found
+    TrafficReport.objects.create(target=other, at=ago, **COUNTS)
+    assert "but since 20" in text(clients["viewer"].get("/targets/other/standing/"))
+    Target.objects.update(created_at=timezone.now())
+    assert text(clients["viewer"].get("/targets/other/standing/")) == ""
+
+
+def test_a_report_about_many_targets_is_kept_at_once(target, django_assert_num_queries):
+    for number in range(9):
+        copied(target, slug=f"t{number}")
+    slugs = [*(f"t{number}" for number in range(9)), "demo", "demo", "nobody"]
+    for num_failures in (1, 2):
+        with django_assert_num_queries(2):
+            assert keep([REPORT | {"slug": slug, "num_failures": num_failures} for slug in slugs]) == 10
+    found = TrafficReport.objects.all()
+    assert {report.num_failures for report in found} == {2}
+    assert len({report.at for report in found}) == 1
 
 
 def test_the_live_page_of_servers_of_ones_own_says_it_too(two, clients, say):

@@ -76,6 +76,7 @@ def test_a_slug_that_is_taken_meanwhile_undoes_all(entries, checkpoint_dir):
         ({"policy": {"expected_domains": "sql"}}, "is no list of domains"),
         ({"policy": {"expected_domains": ["sql", "x" * 101]}}, 'xxx" is no domain: expected names of 1 to 100 char'),
         ({"policy": {"expected_domains": ["a", "a"]}}, "is there more than once"),
+        ({"policy": {"expected_domains": ["a"] * 51}}, "there are 51 domains: expected at most 50"),
         ({"policy": {"approval": "perhaps"}}, "approval"),
         ({"draft_version": "nobody:3"}, "there is no version 'nobody:3'"),
         ({"replica": "x/y"}, "No server 'x/y' has reported itself"),

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.rollouts import replicas
@@ -12,6 +14,7 @@ from speculators.records import PIN_KINDS, DesiredState, DomainPin, ObservedStat
 
 pytestmark = pytest.mark.django_db
 JSON = {"content_type": "application/json"}
+PAGE = "/targets/demo/"
 ADDRESS = "/api/v1/targets/demo/domains/sql/pin"
 SGLANG = "SGLang drafts for a batch as a whole"
 
@@ -76,10 +79,68 @@ def test_a_pin_that_some_of_its_requests_do_not_meet_any_more_says_so(target, ob
     assert (found.is_whole, found.words) == (False, "obeyed by 1 of 1 replica")
     assert found.stray == "the rule prefix json_ -> json has ended since: its names are not kept as that any more"
     domains.add_rules(target, "exact", ["js"], "json", "ada")
-    assert board(target).pins[0].is_whole
+    assert board(target).pins[0].stray == found.stray  # what another rule gives is not what the pin was made for
     domains.add_rules(target, "exact", ["json"], "other", "ada")
     [found] = board(target).pins
     assert found.stray == "what clients call json themselves is kept as other by a rule for names"
+
+
+def test_a_pin_of_several_rules_says_when_one_of_them_has_ended_and_when_its_names_are_back(target, observed):
+    rules = domains.add_rules(target, "exact", ["a", "b"], "json", "ada")
+    pins.pin(target, DomainPin("json", 3), "ada")
+    says(observed, "r1", 1)
+    domains.end_rule(rules[0], "ada")
+    [found] = board(target).pins
+    assert (found.is_whole, found.stray) == (
+        False,
+        "the rule exact a -> json has ended since: its names are not kept as that any more",
+    )
+    domains.add_rules(target, "exact", ["a"], "json", "ada")
+    assert board(target).pins[0].is_whole
+    domains.add_rules(target, "exact", ["b"], "json", "ada", "the same once more")
+    assert board(target).pins[0].is_whole
+    domains.add_rules(target, "exact", ["b"], "other", "ada")
+    assert board(target).pins[0].stray.startswith("the rule exact b -> json has ended since")
+
+
+def test_a_rule_that_stands_before_that_of_a_pin_is_named_at_the_pin(target):
+    domains.add_rules(target, "prefix", ["json_"], "json", "ada")
+    pins.pin(target, DomainPin("json", 3), "ada")
+    domains.add_rules(target, "exact", ["json_x"], "other", "ada")
+    [found] = board(target).pins
+    assert found.stray == "the rule exact json_x -> other takes names from the rule prefix json_ -> json since"
+
+
+def test_a_pin_that_is_made_again_is_made_for_the_requests_of_now(target):
+    [rule] = domains.add_rules(target, "exact", ["a"], "json", "ada")
+    pins.pin(target, DomainPin("json", 3), "ada")
+    domains.end_rule(rule, "ada")
+    again = pins.pin(target, DomainPin("json", 3), "bob", "as it is")
+    assert (again.revision, board(target).pins[0].stray) == (2, "")
+    assert pins.pin(target, DomainPin("json", 3), "eve") == again
+
+
+@pytest.mark.parametrize(
+    "address", ["/targets/demo/domains/", "/targets/demo/domains/pins/", "/api/v1/targets/demo/pins"]
+)
+def test_five_pins_take_no_more_questions_than_one(target, observed, clients, address):
+    rules = domains.add_rules(target, "exact", ["a", "b", "c"], "a", "ada")
+    pins.pin(target, DomainPin("a", 3), "ada")
+    says(observed, "r1", 1)
+    domains.end_rule(rules[1], "ada")
+
+    def asked():
+        clients["viewer"].get(address)  # what is remembered is remembered
+        with CaptureQueriesContext(connection) as queries:
+            assert clients["viewer"].get(address).status_code == 200
+        return len(queries)
+
+    one = asked()
+    for number, name in enumerate(("b", "d", "e", "f")):
+        pins.pin(target, DomainPin(name, number + 1), "ada")
+        domains.add_rules(target, "prefix", [f"{name}_"], name, "ada")
+    assert asked() == one
+    assert len(board(target).pins) == 5
 
 
 @pytest.mark.parametrize("name", ["Team A", " sql", "sql ", "x" * 65])
