@@ -15,5 +15,6 @@ def scripted(tmp_path):
     checkpoint.save(tmp_path / "next", CONFIG, draft_state(1))
     found = Scripted(tmp_path / "launched")
     yield found
+    found.gate.set()
     found.server.shutdown()
     found.server.server_close()
