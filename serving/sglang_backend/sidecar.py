@@ -32,6 +32,7 @@ from speculators.records import ObservedState
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1  # between two looks whether the server has answered; a signal is seen at once
+PATIENCE_SECONDS = 1.0  # with what served before a restart, until reports begin beside it
 NO_CAPTURE = "a sidecar sees no hidden states: install the plugin to learn from this server"
 
 
@@ -160,7 +161,7 @@ def following(engine: HttpEngine, config: settings.PluginConfig, target_config: 
     pins = PinFollower(engine.pins, recording.pins_file)
     follower = Follower(engine, client, identity, target_config, file, pins, lambda: _beside(engine))
     try:
-        follower.restore()
+        follower.restore(PATIENCE_SECONDS)
     except Exception:
         log.exception("what served before the restart could not be restored; the console will be asked")
     follower.start()

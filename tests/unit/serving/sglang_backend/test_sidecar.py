@@ -134,6 +134,18 @@ def test_a_server_that_may_stand_still_is_reported_until_it_goes_on(sidecar, scr
     assert scripted.paths().count(WRITE) == 1
 
 
+def test_a_sidecar_reports_while_it_hands_a_version_over(sidecar, scripted, console):
+    scripted.holds = WRITE
+    with sidecar():
+        wait_until(lambda: WRITE in scripted.paths())
+        num_reports = len(reports(console))
+        wait_until(lambda: len(reports(console)) > num_reports + 3)
+        assert told(console, "state", "generation", "version", "sha256") == ("swapping", 0, 0, LAUNCHED)
+        scripted.gate.set()
+        wait_until(lambda: told(console, "state", "generation", "version", "sha256") == ("serving", 1, 2, NEXT))
+    assert scripted.paths().count(WRITE) == 1
+
+
 def test_a_policy_that_changes_without_a_swap_is_answered_for(sidecar, console, tmp_path):
     with sidecar():
         wait_until(lambda: told(console, "state", "version") == ("serving", 2))
