@@ -222,6 +222,7 @@ class EngineStats:
     revert_detail: str  # why
     domains: tuple[DomainStats, ...]
     step_seconds: tuple[float, ...] = ()  # by lookahead, at the batch size of late; () = not measured
+    waits_for: str = ""  # what keeps a command to the engine waiting, once that is worth saying
     away: str = ""  # why nothing is served now; then version is 0. "" where this process decodes itself
 
 

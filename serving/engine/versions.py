@@ -122,12 +122,18 @@ class Versions(Generic[D]):
         self.chooser = self._choosers[self.live.sha256] = Chooser(self.max_lookahead)
 
     def swap(self, version: int, draft: D | None, min_accept_length: float) -> None:
-        """Serve new requests with this version from now on."""
+        """Serve new requests with this version from now on.
+
+        What is live may be brought in once more, since nobody knew that it had come: what was before it stays.
+        """
         served = Served(version, draft)
-        if (served.version, served.sha256) != (self.live.version, self.live.sha256):
-            self.previous = self.live  # else it is brought in once more, since nobody knew that it had come
+        before: Mapping[str, float] | None = self._recent.accept_lengths()
+        if self._is_live(served):
+            before = self.probe.before if self.probe else None
+        else:
+            self.previous = self.live
         self.reverted_from, self.revert_detail = None, ""
-        self._serve(served, min_accept_length, self._recent.accept_lengths())
+        self._serve(served, min_accept_length, before)
 
     def revert(self, detail: str) -> None:
         """Back to the previous version. Raises LookupError when there is none."""
@@ -158,9 +164,13 @@ class Versions(Generic[D]):
     def is_probing(self, served: Served[D]) -> bool:
         return self.probe is not None and self.probe.served is served and not self.probe.is_complete
 
+    def _is_live(self, served: Served[D]) -> bool:
+        return (served.version, served.sha256) == (self.live.version, self.live.sha256)
+
     def _serve(self, served: Served[D], min_accept_length: float, before: Mapping[str, float] | None) -> None:
+        if not self._is_live(served):
+            self._recent = Recent(self.probe_steps)
         self.live, self.chooser = served, self.chooser_of(served)
-        self._recent = Recent(self.probe_steps)
         self.probe = ProbeCount(served, self.probe_steps, min_accept_length, before) if served.draft else None
 
     def chooser_of(self, served: Served[D]) -> Chooser:

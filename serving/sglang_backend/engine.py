@@ -30,7 +30,11 @@ from speculators.checkpoint import CheckpointError, OtherLayersError
 
 log = logging.getLogger(__name__)
 
-TURN_SECONDS = 30.0  # for the scheduler to take up a command
+# For the scheduler to take up a command: above what SGLang's own watchdog lets a turn take (300 s, unless it is told
+# otherwise), so that a scheduler that is only slow is never given up.
+TURN_SECONDS = 600.0
+WORTH_SAYING_SECONDS = 5.0  # that a command waits
+RECORD_SECONDS = 30.0  # for the assembler to come to a swap that was carried out
 READY_SECONDS = 60.0  # for every rank to read a checkpoint, or its own memory back
 ASK_AGAIN_SECONDS = 0.05
 TARGET_SECONDS = 0.5  # between questions whether every rank has read its part of the target again
@@ -82,14 +86,15 @@ class SglangEngine:
         self._no_policy = ""  # why some rank cannot decode without drafts; "" = none has said so
         self._applying: dict[int, Applied] = {}  # by ticket
         self._ticket = 0
-        self._protocol = threading.Lock()  # one conversation with the ranks at a time
+        self._asked = ("", 0.0)  # the command that waits for the scheduler, "" = none, and since when (monotonic)
+        self._protocol = threading.RLock()  # one conversation with the ranks at a time
         self._share = 0.0
         self._is_bounded_to_none = False
         self._target_is_due = threading.Event()
         self._target_is_due.set()
         threading.Thread(target=self._watch_target, name="target-ranks", daemon=True).start()
 
-    # -- calls of the follower, on its thread -----------------------------------------------------------------------
+    # -- calls of the follower, on its threads ----------------------------------------------------------------------
 
     def load_draft(self, directory: Path, expected_sha256: str | None = None) -> Weights:
         config, state = checkpoint.load(directory, expected_sha256)
@@ -150,13 +155,22 @@ class SglangEngine:
             reverted_from=versions.reverted_from,
             revert_detail=versions.revert_detail,
             domains=(),
+            waits_for=self._waits_for,
         )
+
+    @property
+    def _waits_for(self) -> str:
+        kind, since = self._asked
+        seconds = time.monotonic() - since
+        is_worth_saying = bool(kind) and seconds >= WORTH_SAYING_SECONDS
+        return f"the scheduler has not taken up {kind!r} for {seconds:.0f} s" if is_worth_saying else ""
 
     # -- calls of other threads -------------------------------------------------------------------------------------
 
     def collapsed(self, detail: str) -> None:
         """The assembler's verdict on the live version: revert, without making the assembler wait."""
-        threading.Thread(target=self._revert_collapsed, args=(detail,), name="revert", daemon=True).start()
+        given = (self.versions.live, detail)
+        threading.Thread(target=self._revert_collapsed, args=given, name="revert", daemon=True).start()
 
     def applied(self, command: Command) -> Applied:
         """What a command that has just been carried out means for the versions; scheduler's thread."""
@@ -196,18 +210,21 @@ class SglangEngine:
 
     # -- the conversation with the ranks ----------------------------------------------------------------------------
 
-    def _revert_collapsed(self, detail: str) -> None:
+    def _revert_collapsed(self, collapsed: Served[Weights], detail: str) -> None:
         try:
-            self._revert(detail)
+            with self._protocol:
+                if self.versions.live is collapsed:  # else the swap that this has waited for has replaced it
+                    self._revert(detail)
         except Exception:
             self.num_errors += 1
-            log.exception("the revert of version %d failed", self.versions.live.version)
+            log.exception("the revert of version %d failed", collapsed.version)
 
     def _revert(self, detail: str) -> SwapOutcome:
-        previous = self.versions.previous
-        if previous is None:
-            raise LookupError(f"version {self.versions.live.version} has no previous version in memory")
-        outcome = self._change(Applied(previous, detail=detail))
+        with self._protocol:
+            previous = self.versions.previous
+            if previous is None:
+                raise LookupError(f"version {self.versions.live.version} has no previous version in memory")
+            outcome = self._change(Applied(previous, detail=detail))
         if outcome.sha256 != previous.sha256:
             raise SwapError(f"in memory is {outcome.sha256}, version {previous.version} is {previous.sha256}")
         return outcome
@@ -245,9 +262,14 @@ class SglangEngine:
         return answer.milliseconds
 
     def _proved_lines(self) -> tuple[str, ...]:
-        """What each rank has found in its memory, or why it is not known: the weights are there, right or wrong."""
+        """What each rank has found in its memory, or why it is not known: the weights are there, right or wrong.
+
+        Raises EngineSlowError: that the scheduler stands still is no finding about them.
+        """
         try:
             return self._once_ready("prove").lines or ("no proof: see the server's log",)
+        except EngineSlowError:
+            raise
         except SwapError as error:
             return (f"no proof: {error}",)
 
@@ -261,7 +283,7 @@ class SglangEngine:
 
     def _await_version(self, served: Served[Weights]) -> None:
         """Until the assembler has come to the change: the steps before it belong to the version before."""
-        deadline = time.monotonic() + TURN_SECONDS
+        deadline = time.monotonic() + RECORD_SECONDS
         while self.versions.live.version != served.version or self.versions.live.sha256 != served.sha256:
             if time.monotonic() > deadline:
                 raise SwapError("the swap was carried out, but its record has not come through")
@@ -277,12 +299,16 @@ class SglangEngine:
             self._no_policy = "; ".join(f"rank {rank}: {line}" for rank, line in enumerate(lines) if line)
 
     def _once_ready(self, kind: str, change: Applied | None = None, **given: Any) -> Answer:
-        """A command that the ranks agree on, asked again while one of them is still reading or proving."""
-        deadline = time.monotonic() + READY_SECONDS
+        """A command that the ranks agree on, asked again while one of them is still reading or proving.
+
+        They have their time from the first answer on, which says that the scheduler turns.
+        """
+        deadline = 0.0
         while True:
             answer = self._command(kind, change, **given)
             if NOT_YET not in answer.lines:
                 return answer
+            deadline = deadline or time.monotonic() + READY_SECONDS
             if time.monotonic() > deadline:
                 slow = ", ".join(str(rank) for rank, line in enumerate(answer.lines) if line == NOT_YET)
                 raise SwapError(f"rank {slow}: not ready to {kind} within {READY_SECONDS:.0f} s")
@@ -310,7 +336,15 @@ class SglangEngine:
         if change is not None:
             self._applying = {ticket: change}
         command = Command(kind, ticket, **given)
+        self._asked = (kind, time.monotonic())
         self.outbox.append(command)
+        try:
+            return self._answer(command)
+        finally:
+            self._asked = ("", 0.0)
+
+    def _answer(self, command: Command) -> Answer:
+        """Raises EngineSlowError."""
         deadline = time.monotonic() + TURN_SECONDS
         while True:
             try:
@@ -318,9 +352,9 @@ class SglangEngine:
             except Empty:
                 with contextlib.suppress(ValueError, IndexError):  # it is being taken up just now
                     self.outbox.remove(command)  # what is given up is not to be done later, beside what is done then
-                too_slow = f"the scheduler did not take up {kind!r} within {TURN_SECONDS:.0f} s"
+                too_slow = f"the scheduler did not take up {command.kind!r} within {TURN_SECONDS:.0f} s"
                 raise EngineSlowError(too_slow) from None
-            if answer.ticket == ticket:
+            if answer.ticket == command.ticket:
                 return answer
 
 

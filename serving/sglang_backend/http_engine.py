@@ -12,6 +12,7 @@ import base64
 import json
 import logging
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -33,7 +34,7 @@ from speculators.checkpoint import CheckpointError
 log = logging.getLogger(__name__)
 
 PROBE_STEPS = 64
-LOOK_SECONDS = 3.0  # for the server to say what it serves
+LOOK_SECONDS = 3.0  # for the server to say what it serves, and for a connection to it
 SEND_SECONDS = 60.0  # for anything else
 MOST_SENT_BYTES = 2 << 30  # of weights in one request: the server stands still while it reads them
 PINS_OBEYED = ("no_training",)  # a sidecar keeps no traces at all
@@ -51,12 +52,14 @@ class Payload:
 class HttpEngine:
     """FollowedEngine over HTTP. Raises httpx.HTTPError, CheckpointError, OSError where the server cannot be met.
 
-    What answers, but not as SGLang does, is a ValueError or a LookupError.
+    What answers, but not as SGLang does, is a ValueError or a LookupError. While a swap goes on, on whichever thread,
+    nothing is asked: what was true before it is what there is to say.
     """
 
     def __init__(self, engine_url: str, admin_key: str = "") -> None:
         headers = {"authorization": f"Bearer {admin_key}"} if admin_key else {}
-        self._http = httpx.Client(base_url=engine_url, headers=headers, timeout=SEND_SECONDS, trust_env=False)
+        timeout = httpx.Timeout(SEND_SECONDS, connect=LOOK_SECONDS)
+        self._http = httpx.Client(base_url=engine_url, headers=headers, timeout=timeout, trust_env=False)
         self.counts = EngineCounts()
         self.pins = Pins(PINS_OBEYED, PINS_DETAIL)
         self.policy_detail = ""  # what of the policy the server does not do, and why
@@ -64,6 +67,8 @@ class HttpEngine:
         self._away = ""  # why the server said nothing when it was asked last
         self._pause = ""  # why the server may stand still because of us; "" = it is known to go on
         self._collapse = ""  # why the live version must go, until it has gone
+        self._conversation = threading.RLock()  # one at a time
+        self._last_stats: EngineStats | None = None
         try:
             self._meet()
         except BaseException:
@@ -79,10 +84,12 @@ class HttpEngine:
 
     @property
     def target_config(self) -> dict[str, Any]:
-        """The target's ``config.json``, which must be readable here."""
+        """The target's ``config.json``, which must be readable here. Raises OSError, CheckpointError."""
         file = Path(str(self.server["model_path"])) / "config.json"
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        try:
+            return _object(json.loads(file.read_text(encoding="utf-8")), str(file))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: must be the target's config.json, with one JSON object: {error}") from error
 
     def load_draft(self, directory: Path, expected_sha256: str | None = None) -> Payload:
         config, state = checkpoint.load(directory, expected_sha256)
@@ -106,10 +113,10 @@ class HttpEngine:
             )
 
     def swap(self, version: int, draft: LoadedDraft | None, *, min_accept_length: float = 0.0) -> Future[SwapOutcome]:
-        return _done(lambda: self._swap(version, draft, min_accept_length))
+        return self._done(lambda: self._swap(version, draft, min_accept_length))
 
     def revert(self, detail: str) -> Future[SwapOutcome]:
-        return _done(lambda: self._revert(detail))
+        return self._done(lambda: self._revert(detail))
 
     def set_policy(self, *, control_share: float | None = None, max_lookahead: int | None = None) -> None:
         """Neither can be changed over HTTP: ``policy_detail`` says what of it does not hold."""
@@ -132,6 +139,16 @@ class HttpEngine:
 
         A revert that fails is tried again each time. While the server is away, nothing is served.
         """
+        if not self._conversation.acquire(blocking=self._last_stats is None):
+            assert self._last_stats is not None
+            return self._last_stats
+        try:
+            self._last_stats = self._stats()
+            return self._last_stats
+        finally:
+            self._conversation.release()
+
+    def _stats(self) -> EngineStats:
         self._look()
         if not self._away:
             self._read_counts()
@@ -157,14 +174,16 @@ class HttpEngine:
         )
         return replace(found, version=0, sha256="", previous=None, probe=None, away=self._away) if self._away else found
 
-    def _meet(self) -> None:
-        """Learn how the server was launched. Raises httpx.HTTPError, CheckpointError, OSError."""
-        info = self._http.get("/server_info")
+    def _meet(self, seconds: float = SEND_SECONDS) -> None:
+        """Learn how the server was launched. Raises as the constructor does."""
+        info = self._http.get("/server_info", timeout=httpx.Timeout(seconds, connect=LOOK_SECONDS))
         info.raise_for_status()
-        self.server: dict[str, Any] = info.json()
-        self._num_ranks = int(self.server.get("tp_size") or 1)
-        if not (draft := self.server["speculative_draft_model_path"]):
-            raise LookupError("the server has no draft")
+        self.server: dict[str, Any] = _object(info.json(), "/server_info")
+        num_ranks = self.server.get("tp_size") or 1
+        self._num_ranks = num_ranks if isinstance(num_ranks, int) else int(str(num_ranks))
+        draft = self.server["speculative_draft_model_path"]
+        if not draft or not self.server["model_path"]:
+            raise LookupError("the server has no draft, or no target")
         self._lineage, state = checkpoint.load(Path(str(draft)))
         self._vocabulary = {name: state[name] for name in VOCABULARY}
         launched = Payload(checkpoint.state_digest(state), _encoded(state))
@@ -176,7 +195,7 @@ class HttpEngine:
         try:
             answer = self._http.get("/model_info", timeout=LOOK_SECONDS)
             answer.raise_for_status()
-            label = str(answer.json()["weight_version"])
+            label = str(_object(answer.json(), "/model_info")["weight_version"])
             if label != self._label:
                 self._take_over(label)
         except (httpx.HTTPError, OSError, LookupError, ValueError) as error:
@@ -189,7 +208,7 @@ class HttpEngine:
     def _take_over(self, label: str) -> None:
         """The weights are not those that this process wrote: of the launch, or of whoever wrote them."""
         log.warning("the server holds weights called %r where %r were expected", label, self._label)
-        self._meet()
+        self._meet(LOOK_SECONDS)
         if label != self._label:
             number = int(label) if label.isdecimal() and len(label) < 10 else 0
             self._label, self._versions.live = label, Served(number, None)  # a number of Aurora's, its weights unseen
@@ -285,17 +304,24 @@ class HttpEngine:
         if answer.is_error or (isinstance(said, dict) and said.get("success") is False):
             raise SwapError(f"{path}: HTTP {answer.status_code}: {answer.text[:300]}")
 
+    def _done(self, work: Callable[[], SwapOutcome]) -> Future[SwapOutcome]:
+        """The work is done on the caller's thread; the future says how it went."""
+        future: Future[SwapOutcome] = Future()
+        try:
+            with self._conversation:
+                future.set_result(work())
+        except httpx.HTTPError as error:
+            future.set_exception(SwapError(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001  belongs to whoever waits for the future
+            future.set_exception(error)
+        return future
 
-def _done(work: Callable[[], SwapOutcome]) -> Future[SwapOutcome]:
-    """The work is done on the caller's thread; the future says how it went."""
-    future: Future[SwapOutcome] = Future()
-    try:
-        future.set_result(work())
-    except httpx.HTTPError as error:
-        future.set_exception(SwapError(f"{type(error).__name__}: {error}"))
-    except Exception as error:  # noqa: BLE001  belongs to whoever waits for the future
-        future.set_exception(error)
-    return future
+
+def _object(found: Any, where: str) -> dict[str, Any]:
+    """Raises ValueError."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is no JSON object: {found!r:.80}")
+    return found
 
 
 def _encoded(state: dict[str, Tensor]) -> str:

@@ -47,10 +47,11 @@ def nothing_yet(config: PluginConfig, engine: str) -> ObservedState:
 class OffReporter:
     """Reports a replica without a draft that it knows, whose capture is broken, until the process ends."""
 
-    def __init__(self, config: PluginConfig, engine: str, problem: str) -> None:
+    def __init__(self, config: PluginConfig, engine: str, problem: str, every_seconds: float = EVERY_SECONDS) -> None:
         self.config = config
         self.engine = engine
         self.problem = problem
+        self.every_seconds = every_seconds
         self._client = ConsoleClient(config.console_url, config.token)
         self._backoff = Backoff(most_seconds=5.0)
         self._interval = Interval()
@@ -84,7 +85,7 @@ class OffReporter:
                 log.debug("the console was not told that Aurora is off: %s", error)
             else:
                 self._backoff.succeeded()
-                wait = EVERY_SECONDS
+                wait = self.every_seconds
 
 
 def report(arguments: Any, engine: str, problem: str) -> OffReporter | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -218,14 +219,14 @@ class Plugin:
     # -- the HTTP process -------------------------------------------------------------------------------------------
 
     def before_generate(self, manager: Any, obj: Any, request: Any = None) -> None:
-        """Every route comes by here; calls from Python have no request."""
+        """Every route comes by here; calls from Python, SGLang's own warm-ups (--warmups) too, have no request."""
         if request is None:
             obj.routing_key = labels.seen(obj.routing_key)
         else:
             key = obj.routing_key or request.headers.get("x-smg-routing-key")
             obj.routing_key = labels.with_headers(key, request.headers)
-            if manager.server_status.name == "Starting":  # until the answer to SGLang's own first prompt has come
-                obj.routing_key = labels.of_warm_up(obj.routing_key)
+        if (request is not None or _is_of_http_server(manager)) and manager.server_status.name == "Starting":
+            obj.routing_key = labels.of_warm_up(obj.routing_key)  # the answer to SGLang's first prompt has not come
 
     def after_item(self, part: Any, whole: Any, *given: Any, **named: Any) -> None:
         """A list of prompts, or several answers to one, come apart here, and SGLang leaves the routing key behind."""
@@ -235,6 +236,13 @@ class Plugin:
 
 def _is_decoding(batch: Any) -> bool:
     return not (batch.forward_mode.is_extend() or batch.is_extend_in_batch)
+
+
+def _is_of_http_server(manager: Any) -> bool:
+    """Whether a tokenizer manager is that of SGLang's HTTP server; ``sgl.Engine``'s own stays "Starting" for ever."""
+    http_server = sys.modules.get("sglang.srt.entrypoints.http_server")
+    state = getattr(http_server, "_global_state", None)
+    return state is not None and state.tokenizer_manager is manager
 
 
 def activate() -> None:

@@ -45,6 +45,7 @@ from serving.trace.parts import running
 log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_SECONDS = 0.0005  # Python's 5 ms would make the scheduler wait whole steps for our threads
+PATIENCE_SECONDS = 1.0  # with what served before a restart, until reports begin beside it
 SWEEP_SECONDS = 10.0  # between two looks at which requests SGLang still has
 
 
@@ -205,7 +206,7 @@ class Replica:
         follower = self.parts.follower
         assert follower is not None
         try:
-            follower.restore()
+            follower.restore(PATIENCE_SECONDS)
         except Exception:
             log.exception("what served before the restart could not be restored; the console will be asked")
         follower.start()

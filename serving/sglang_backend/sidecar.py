@@ -6,13 +6,13 @@ traces come from such a replica: let another one, with the plugin, feed the trai
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +20,19 @@ import httpx
 
 from serving.sglang_backend import config as settings
 from serving.sglang_backend.http_engine import PINS_DETAIL, HttpEngine
-from serving.sglang_backend.off import EVERY_SECONDS, nothing_yet
-from serving.trace.console import ConsoleClient, ConsoleError
+from serving.sglang_backend.off import EVERY_SECONDS, OffReporter, nothing_yet
+from serving.trace.console import ConsoleClient
 from serving.trace.desired_file import DesiredFile
 from serving.trace.follower import Follower
 from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from speculators.checkpoint import CheckpointError
+from speculators.records import ObservedState
 
 log = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.1  # between two looks whether the server has answered; a signal is seen at once
+PATIENCE_SECONDS = 1.0  # with what served before a restart, until reports begin beside it
 NO_CAPTURE = "a sidecar sees no hidden states: install the plugin to learn from this server"
 
 
@@ -43,7 +46,7 @@ def main() -> int:
     try:
         config = settings.load("127.0.0.1", settings.SGLANG_PORT)
         settings.check_state_dir(config.state_dir)
-        engine = met(config, stopped)
+        engine = _met_unless_stopped(config, stopped)
         if engine is None:
             return 0
         target_config = engine.target_config
@@ -55,16 +58,37 @@ def main() -> int:
     return 0
 
 
+def _met_unless_stopped(config: settings.PluginConfig, stopped: threading.Event) -> HttpEngine | None:
+    """As ``met``, on a thread of its own, which a signal does not wait for: a server may be silent for a minute."""
+    found: Future[HttpEngine | None] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(met(config, stopped))
+        except BaseException as error:  # noqa: BLE001  belongs to who waits
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="meet", daemon=True).start()
+    while not found.done():
+        if stopped.wait(POLL_SECONDS):
+            return None
+    return found.result()
+
+
 def met(
     config: settings.PluginConfig, stopped: threading.Event, every_seconds: float = EVERY_SECONDS
 ) -> HttpEngine | None:
     """The server, once it answers, which takes minutes while it loads; None when it is ``stopped`` before that.
 
-    Until then the console hears that the replica is starting, and why. Raises PluginConfigError where another server
-    is, or one that wants another key; CheckpointError and OSError where its draft cannot be read.
+    Until then, from the beginning on, the console hears that the replica is starting, and why. Raises
+    PluginConfigError where another server is, or one that wants another key; CheckpointError and OSError where its
+    draft cannot be read.
     """
-    said = ""
-    with closing(ConsoleClient(config.console_url, config.token)) as client:
+    waiting = Waiting(
+        config, f"sglang, aurora sidecar {settings.PLUGIN_VERSION}", _waiting(config, "no answer yet"), every_seconds
+    )
+    waiting.start()
+    try:
         while not stopped.is_set():
             try:
                 return HttpEngine(config.engine_url, config.admin_key)
@@ -74,12 +98,23 @@ def met(
                 raise
             except (ValueError, LookupError):
                 raise settings.PluginConfigError(_no_sglang(config, "its /server_info names none")) from None
-            if detail != said:
+            if detail != waiting.problem:
                 log.info("%s", detail)
-            said = detail
-            _tell(client, config, detail)
+            waiting.problem = detail
             stopped.wait(every_seconds)
+    finally:
+        waiting.stop()
     return None
+
+
+class Waiting(OffReporter):
+    """Reports a replica whose server has not answered; ``problem`` is what is known of it."""
+
+    def observed(self) -> ObservedState:
+        return replace(
+            nothing_yet(self.config, self.engine), detail=self.problem, capture_state="off", capture_detail=NO_CAPTURE,
+            pins_detail=PINS_DETAIL,
+        )  # fmt: skip
 
 
 def _not_yet(config: settings.PluginConfig, error: httpx.HTTPError) -> str:
@@ -93,23 +128,15 @@ def _not_yet(config: settings.PluginConfig, error: httpx.HTTPError) -> str:
             raise settings.PluginConfigError(f"AURORA_SGLANG_KEY: {right}: {said} at {config.engine_url}")
         if status < 500:
             raise settings.PluginConfigError(_no_sglang(config, said))
+    return _waiting(config, said)
+
+
+def _waiting(config: settings.PluginConfig, said: str) -> str:
     return f"waiting for the SGLang server at {config.engine_url} (AURORA_ENGINE_URL): {said}"
 
 
 def _no_sglang(config: settings.PluginConfig, said: str) -> str:
     return f"AURORA_ENGINE_URL={config.engine_url!r}: must be the address of an SGLang server with a draft: {said}"
-
-
-def _tell(client: ConsoleClient, config: settings.PluginConfig, detail: str) -> None:
-    engine = f"sglang, aurora sidecar {settings.PLUGIN_VERSION}"
-    told = replace(
-        nothing_yet(config, engine), detail=detail, capture_state="off", capture_detail=NO_CAPTURE,
-        pins_detail=PINS_DETAIL,
-    )  # fmt: skip
-    try:
-        client.post("ingest/observed", json.dumps(told.to_json()).encode())
-    except ConsoleError as error:
-        log.debug("the console was not told that the server is starting: %s", error)
 
 
 @contextmanager
@@ -134,7 +161,7 @@ def following(engine: HttpEngine, config: settings.PluginConfig, target_config: 
     pins = PinFollower(engine.pins, recording.pins_file)
     follower = Follower(engine, client, identity, target_config, file, pins, lambda: _beside(engine))
     try:
-        follower.restore()
+        follower.restore(PATIENCE_SECONDS)
     except Exception:
         log.exception("what served before the restart could not be restored; the console will be asked")
     follower.start()

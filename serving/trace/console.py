@@ -99,18 +99,27 @@ class ConsoleClient:
 
 
 class Interval:
-    """A sleep that a stop ends at once."""
+    """A sleep of one thread, which a stop, or news, ends at once."""
 
     def __init__(self) -> None:
-        self._stopped = threading.Event()
+        self._woken = threading.Event()
+        self._is_stopped = False
 
     @property
     def is_stopped(self) -> bool:
-        return self._stopped.is_set()
+        return self._is_stopped
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._is_stopped = True
+        self._woken.set()
+
+    def wake(self) -> None:
+        """End the sleep, or the next one."""
+        self._woken.set()
 
     def sleep(self, seconds: float) -> bool:
         """Wait; False when stopped."""
-        return not self._stopped.wait(seconds)
+        if not self._is_stopped:
+            self._woken.wait(seconds)
+            self._woken.clear()
+        return not self._is_stopped

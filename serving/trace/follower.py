@@ -1,9 +1,10 @@
 """Reports what the replica runs and follows what the console desires: one call a second does both.
 
-A new generation is loaded on this thread beside the running version, handed to the engine, and proved: the next report
-carries the checksum of what is in memory, then the accept length of the first steps. The console being away changes
-nothing; the last version that served well is on disk, so a restart without the console serves it. An engine in another
-process may be started again on its own: then it stands where a new replica stands, and follows from there.
+A new generation is loaded beside the running version, handed to the engine, and proved: the next report carries the
+checksum of what is in memory, then the accept length of the first steps. However long the engine takes over it, on a
+thread of its own, reports go on, and nothing newer is followed before it is done or given up. The console being away
+changes nothing; the last version that served well is on disk, so a restart without the console serves it. An engine in
+another process may be started again on its own: then it stands where a new replica stands, and follows from there.
 """
 
 from __future__ import annotations
@@ -14,31 +15,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from serving.engine.api import (
-    DamagedDraftError,
-    EngineAwayError,
-    EngineSlowError,
-    EngineStats,
-    FollowedEngine,
-    LoadedDraft,
-    SwapError,
-    SwapOutcome,
-)
+from serving.engine.api import EngineAwayError, EngineSlowError, EngineStats, FollowedEngine, SwapError
 from serving.trace.console import Backoff, ConsoleClient, ConsoleError, Interval
 from serving.trace.desired_file import DesiredFile
 from serving.trace.identity import Beside, Identity
 from serving.trace.pins import PinFollower
 from serving.trace.policy import PolicyFollower
-from speculators import checkpoint
-from speculators.checkpoint import CheckpointError, OtherLayersError
+from serving.trace.swap_worker import SWAP_TIMEOUT_SECONDS, Kind, SwapWorker, Work, is_served
+from speculators.checkpoint import CheckpointError
 from speculators.records import Announcement, DesiredState, ObservedState, RecordError
 
 log = logging.getLogger(__name__)
 
-SWAP_TIMEOUT_SECONDS = 60.0
+STOP_SECONDS = 5.0  # for a turn, and a swap, to come to their end
 REFUSED = (400, 413, 422)  # the console's answers that find fault with the report itself
 
 
@@ -63,28 +54,36 @@ class Follower:
         self.file = file
         self.pins = pins
         self.policy = PolicyFollower(engine)
+        self.worker = SwapWorker(engine, self.policy, target_config)
         self.beside = beside
         self.interval_seconds = interval_seconds
         self.num_failed_reports = 0
         self._generation = 0  # last one acted on
         self._state = "starting"
         self._detail = ""
-        self._swap_ms = 0.0
         self._good: DesiredState | None = None  # live, as far as known
         self._before: DesiredState | None = None  # live before that: what the engine reverts to
         self._is_revert_answered = False  # the console has desired something since the engine's own revert
         self._is_lost = False  # the engine has lost what it served, and nothing has been followed since
-        self._drafts: dict[str, LoadedDraft] = {}  # by digest: the live and the previous one, as in the engine
+        self._work: Work | None = None  # what the engine is being given
+        self._late: Work | None = None  # what it was too slow for: tried again after ``_late_until`` (monotonic)
+        self._late_until = 0.0
         self._backoff = Backoff(most_seconds=5.0)
         self._slow = Backoff()
-        self._put_off = (0, 0.0)  # a generation that the engine was too slow for, and until when (monotonic)
         self._is_away = False
-        self.other_layers = ""  # why what the engine captures is for another draft than the desired one; "" = it is not
         self._interval = Interval()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
-    def restore(self) -> None:
-        """Serve what served well before the restart; call once, before ``start``."""
+    @property
+    def other_layers(self) -> str:
+        """Why what the engine captures is for another draft than the desired one; "" = it is not."""
+        return self.worker.other_layers
+
+    def restore(self, patience_seconds: float = SWAP_TIMEOUT_SECONDS) -> None:
+        """Serve what served well before the restart; call once, before ``start``.
+
+        What the engine has not taken up after ``patience_seconds`` goes on while the loop reports.
+        """
         self.pins.restore()
         desired = self.file.read()
         if desired is None:
@@ -92,22 +91,23 @@ class Follower:
         if desired.target != self.identity.target:
             log.warning("%s is about target %r, ignored", self.file.path, desired.target)
             return
-        self._follow(desired)
-        if self._state == "swap_failed":  # it may be gone for good, as pruned ones are: start as a new replica does
-            self._generation, self._state = 0, "starting"
-            what = f"version {desired.version} served before the restart, and cannot be restored"
-            self._detail = f"{what}: {self._detail}"
+        work = self._begin(desired, "restore")
+        if work.is_done_within(patience_seconds):
+            self._settle(work)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         self._interval.stop()
-        self._thread.join(5.0)
+        deadline = time.monotonic() + STOP_SECONDS
+        self._thread.join(STOP_SECONDS)
+        if (work := self._work) is not None:
+            work.is_done_within(max(0.0, deadline - time.monotonic()))
 
     def observed(self) -> ObservedState:
         """What is true now, in texts that the console takes."""
-        stats = self.engine.stats()
+        stats = self._stats_now()
         beside = self._beside_now(stats)
         state, detail = self._state_now(stats)
         found = ObservedState(
@@ -121,7 +121,7 @@ class Follower:
             sha256=stats.sha256,
             state=state,
             detail=detail,
-            swap_ms=self._swap_ms,
+            swap_ms=self.worker.swap_ms,
             probe_accept_length=stats.probe.accept_length if stats.probe else 0.0,
             probe_num_steps=stats.probe.num_steps if stats.probe else 0,
             num_running=stats.num_running,
@@ -133,6 +133,14 @@ class Follower:
             **dataclasses.asdict(beside),
         )
         return found.fitting()
+
+    def _stats_now(self) -> EngineStats:
+        """What the engine says; of a version that is on its way nothing, as long as it is not proved."""
+        stats, work = self.engine.stats(), self._work
+        if work is None or not work.is_swap:
+            return stats
+        before = work.before
+        return dataclasses.replace(stats, version=before.version, sha256=before.sha256, probe=before.probe)
 
     def _beside_now(self, stats: EngineStats) -> Beside:
         beside = self.beside()
@@ -155,33 +163,55 @@ class Follower:
                 wait = self._backoff.failed()
 
     def _turn(self) -> float:
-        """Report, read intent, act; returns seconds until the next turn."""
+        """Report, read intent, act; returns seconds until the next turn. The end of a swap begins one at once."""
+        if (work := self._work) is not None:
+            if not work.outcome.done():
+                return self._turn_meanwhile()
+            self._settle(work)
         self.file.catch_up()
         self._keep_reverted()
         stats = self._notice_loss()
         try:
-            desired = self._report()
+            desired = self._heard()
         except (ConsoleError, RecordError) as error:
-            if self._is_lost and not stats.away:
-                self.restore()
+            if not stats.away:
+                self._go_on_alone()
             return self._failed(error)
-        self._backoff.succeeded()
-        if self._is_away:
-            log.info("console is back")
-            self._is_away = False
-        self.pins.follow(desired.pins)
         if stats.away:
             return self.interval_seconds
         if self._state == "starting":
             self._state, self._detail = "serving", ""
         if desired.generation in (0, self._generation):
-            self._follow_policy(desired)
-            return self.interval_seconds
-        if not self._is_put_off(desired):
+            self._keep_version(desired)
+        elif not self._is_put_off(desired):
             self._announce_swap()
-            self._follow(desired)
-            return 0.0  # the proof goes out at once
+            self._begin(desired, "swap")
         return self.interval_seconds
+
+    def _turn_meanwhile(self) -> float:
+        """While the engine is being given something: nothing newer is followed, but for pins, which take no swap."""
+        try:
+            self._heard()
+        except (ConsoleError, RecordError) as error:
+            return self._failed(error)
+        return self.interval_seconds
+
+    def _heard(self) -> DesiredState:
+        """Report; what the console desires. Raises as ``_report`` does."""
+        desired = self._report()
+        self._backoff.succeeded()
+        if self._is_away:
+            log.info("console is back")
+            self._is_away = False
+        self.pins.follow(desired.pins)
+        return desired
+
+    def _go_on_alone(self) -> None:
+        """While the console is away: what was lost comes back, and what the engine was too slow for is tried again."""
+        if self._is_lost:
+            self.restore(patience_seconds=0.0)
+        elif self._late is not None and time.monotonic() >= self._late_until:
+            self._begin(self._late.desired, self._late.kind)
 
     def _report(self) -> DesiredState:
         """Say what is true and hear what is desired. Raises ConsoleError, RecordError.
@@ -240,49 +270,68 @@ class Follower:
         except ConsoleError as error:
             log.info("could not report that a swap begins: %s", error)
 
-    def _follow(self, desired: DesiredState) -> None:
-        """Make the engine serve what is desired, or say why it does not."""
-        before, self._generation, self._is_lost = self._generation, desired.generation, False
+    def _begin(self, desired: DesiredState, kind: Kind) -> Work:
+        """Have the engine given what is desired."""
+        if kind != "policy":
+            self._state, self._is_lost = "swapping", False
+        self._work = self.worker.begin(desired, kind, self._interval.wake)
+        return self._work
+
+    def _settle(self, work: Work) -> None:
+        """What came of it: the engine serves what was desired, or the next report says why it does not."""
+        self._work = self._late = None
         try:
-            self.policy.follow(desired, is_unsure=True)
-            if not _is_served(desired, self.engine.stats()):
-                self._swap(desired)
+            is_reverted = work.outcome.result()
         except EngineAwayError as error:
             self._lose(str(error))
-            return
         except EngineSlowError as error:
-            self._generation = before
-            self._try_later(desired, str(error))
-            return
-        except Exception as error:  # whatever it is: the console must hear of it, and undo the swap
-            if isinstance(error, OtherLayersError):
-                self.other_layers = str(error)
-            is_known = isinstance(error, (SwapError, CheckpointError))
-            log.error("version %d is not served: %s", desired.version, error, exc_info=not is_known)
-            self._state, self._detail = "swap_failed", str(error) if is_known else f"{type(error).__name__}: {error}"
-            return
+            self._try_later(work, str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is: the console must hear of it, and undo the swap
+            self._note_failure(work, error)
+        else:
+            if work.is_swap:
+                self._note_served(work.desired, is_reverted)
+
+    def _note_served(self, desired: DesiredState, is_reverted: bool) -> None:
         self._slow.succeeded()
-        self._is_revert_answered = self.engine.stats().reverted_from is not None
-        self._state, self._detail, self.other_layers = "serving", "", ""
+        self._is_revert_answered = is_reverted
+        self._generation, self._state, self._detail = desired.generation, "serving", ""
         if self._good is None or self._good.version != desired.version:
             self._before = self._good
         self._good = desired
         self.file.write(desired)
 
-    def _try_later(self, desired: DesiredState, why: str) -> None:
+    def _note_failure(self, work: Work, error: Exception) -> None:
+        desired, is_known = work.desired, isinstance(error, (SwapError, CheckpointError))
+        log.error("version %d is not served: %s", desired.version, error, exc_info=None if is_known else error)
+        why = str(error) if is_known else f"{type(error).__name__}: {error}"
+        if work.kind == "restore":  # it may be gone for good, as pruned ones are: start as a new replica does
+            what = f"version {desired.version} served before the restart, and cannot be restored"
+            self._generation, self._state, self._detail = 0, "starting", f"{what}: {why}"
+        else:
+            self._generation, self._state, self._detail = desired.generation, "swap_failed", why
+
+    def _try_later(self, work: Work, why: str) -> None:
         """Nothing is wrong with the version: the replica is behind until the engine takes it up."""
-        log.warning("version %d is tried again: %s", desired.version, why)
-        self._state, self._detail = "swapping", f"version {desired.version} is tried again: {why}"
-        self._put_off = (desired.generation, time.monotonic() + self._slow.failed())
+        version = work.desired.version
+        log.warning("version %d is tried again: %s", version, why)
+        self._state, self._detail = "swapping", f"version {version} is tried again: {why}"
+        self._late, self._late_until = work, time.monotonic() + self._slow.failed()
 
     def _is_put_off(self, desired: DesiredState) -> bool:
-        generation, until = self._put_off
-        return desired.generation == generation and time.monotonic() < until
+        is_late = self._late is not None and self._late.desired.generation == desired.generation
+        return is_late and time.monotonic() < self._late_until
 
-    def _follow_policy(self, desired: DesiredState) -> None:
+    def _keep_version(self, desired: DesiredState) -> None:
         """The version stays; a restart without the console finds the newest policy beside the last good version."""
-        if not self.policy.follow(desired):
-            return
+        if self._state == "swapping":  # to what nobody desires any more
+            self._late, self._state, self._detail = None, "serving", ""
+        if self.policy.is_due(desired):
+            self._begin(desired, "policy")
+        elif self.policy.holds(desired):
+            self._keep_policy(desired)
+
+    def _keep_policy(self, desired: DesiredState) -> None:
         good, self._before = (
             found and dataclasses.replace(found, control_share=desired.control_share, lookahead=desired.lookahead)
             for found in (self._good, self._before)
@@ -291,58 +340,13 @@ class Follower:
             self._good = good
             self.file.write(good)
 
-    def _swap(self, desired: DesiredState) -> None:
-        has_waited = desired.sha256 in self._drafts
-        draft = self._draft(desired) if desired.version else None
-        try:
-            future = self.engine.swap(desired.version, draft, min_accept_length=desired.min_accept_length)
-            outcome = future.result(timeout=SWAP_TIMEOUT_SECONDS)
-        except DamagedDraftError as error:
-            self._drafts.pop(desired.sha256, None)
-            if not has_waited:
-                raise
-            log.warning("version %d is read again: %s", desired.version, error)
-            return self._swap(desired)
-        except SwapError:
-            self._drafts.pop(desired.sha256, None)  # what was read may be what is wrong
-            raise
-        self._swap_ms = outcome.swap_ms
-        log.info("generation %d: version %d in %.1f ms", desired.generation, outcome.version, outcome.swap_ms)
-        if outcome.sha256 != (desired.sha256 if desired.version else ""):
-            self._drafts.pop(desired.sha256, None)  # what was read may be what is wrong
-            detail = f"in memory is {outcome.sha256 or 'nothing'}, desired {desired.sha256 or 'nothing'}"
-            raise SwapError(detail + self._taken_back(outcome, detail))
-
-    def _taken_back(self, outcome: SwapOutcome, detail: str) -> str:
-        """Return to the version before; what to add to the report where that is not possible."""
-        if outcome.previous is None:
-            return "; there is no version to return to"
-        try:
-            self.engine.revert(detail).result(timeout=SWAP_TIMEOUT_SECONDS)
-        except Exception as error:
-            log.exception("version %d does not come back", outcome.previous)
-            return f"; version {outcome.previous} does not come back: {type(error).__name__}: {error}"
-        return ""
-
-    def _draft(self, desired: DesiredState) -> LoadedDraft:
-        """Load and check the checkpoint, unless it is in memory already: a rollback reads no file."""
-        draft = self._drafts.pop(desired.sha256, None)
-        if draft is None:
-            directory = Path(desired.uri)
-            problems = checkpoint.config_problems(checkpoint.read_config(directory), self.target_config)
-            if problems:
-                raise SwapError(f"{directory} does not fit the target: " + "; ".join(problems))
-            draft = self.engine.load_draft(directory, desired.sha256)
-        self.other_layers = ""
-        kept = list(self._drafts.items())[-1:]
-        self._drafts = {**dict(kept), desired.sha256: draft}
-        return draft
-
     def _state_now(self, stats: EngineStats) -> tuple[str, str]:
         if stats.away and self._state != "swap_failed":
             return "starting", stats.away
         if self._state == "serving" and stats.reverted_from is not None and not self._is_revert_answered:
             return "reverted", f"version {stats.reverted_from}: {stats.revert_detail}"
+        if self._state == "swapping" and self._work is not None and stats.waits_for:
+            return "swapping", f"version {self._work.desired.version} is on its way: {stats.waits_for}"
         return self._state, self._detail
 
     def _notice_loss(self) -> EngineStats:
@@ -354,7 +358,7 @@ class Follower:
         is_serving = self._state == "serving" and stats.reverted_from is None
         if stats.away and self._state != "swap_failed":
             self._lose(stats.away)
-        elif is_serving and self._good is not None and not _is_served(self._good, stats):
+        elif is_serving and self._good is not None and not is_served(self._good, stats):
             self._lose(f"version {self._good.version} is gone: the engine was started again, or changed by another")
         return stats
 
@@ -363,7 +367,7 @@ class Follower:
         if why != self._detail:
             log.warning("%s", why)
         self._generation, self._state, self._detail = 0, "starting", why
-        self._good = self._before = None
+        self._good = self._before = self._late = None
         self._is_lost = True
 
     def _keep_reverted(self) -> None:
@@ -374,7 +378,3 @@ class Follower:
             log.error("version %s was reverted: %s", stats.reverted_from, stats.revert_detail)
             self._good = self._before
             self.file.write(self._good)
-
-
-def _is_served(desired: DesiredState, stats: EngineStats) -> bool:
-    return stats.version == desired.version and stats.sha256 == desired.sha256

@@ -25,16 +25,25 @@ class PolicyFollower:
         self._backoff = Backoff(MOST_SECONDS)
         self._next_try = 0.0  # monotonic
 
+    def holds(self, desired: DesiredState) -> bool:
+        """Whether the engine has these values."""
+        return _wanted(desired) == self._held
+
+    def is_due(self, desired: DesiredState) -> bool:
+        """Whether the engine is to be told, now."""
+        is_refused = _wanted(desired) == self._refused and time.monotonic() < self._next_try
+        return not self.holds(desired) and not is_refused
+
     def follow(self, desired: DesiredState, *, is_unsure: bool = False) -> bool:
         """Have the engine take new values; whether it has them now. What it does not take is tried again.
 
         ``is_unsure``: it may have lost what it had, so it is told in any case.
         """
-        wanted = (desired.control_share, desired.lookahead)
-        if wanted == self._held and not is_unsure:
-            return True
-        if wanted == self._refused and not is_unsure and time.monotonic() < self._next_try:
-            return False
+        if not is_unsure and not self.is_due(desired):
+            return self.holds(desired)
+        wanted = _wanted(desired)
+        if wanted not in (self._held, self._refused):
+            self.detail = f"{_told(wanted)}: the engine has not taken them up"
         self._held = None
         try:
             self.engine.set_policy(control_share=desired.control_share, max_lookahead=desired.lookahead)
@@ -46,8 +55,16 @@ class PolicyFollower:
         return True
 
     def _refuse(self, wanted: tuple[float, int], error: Exception) -> None:
-        told = f"control share {wanted[0]:g} and largest lookahead {wanted[1]} do not hold yet: {error}"
+        told = f"{_told(wanted)}: {error}"
         if told != self.detail:
             log.error("%s", told, exc_info=not isinstance(error, (SwapError, ValueError)))
         self._refused, self.detail = wanted, told
         self._next_try = time.monotonic() + self._backoff.failed()
+
+
+def _wanted(desired: DesiredState) -> tuple[float, int]:
+    return desired.control_share, desired.lookahead
+
+
+def _told(wanted: tuple[float, int]) -> str:
+    return f"control share {wanted[0]:g} and largest lookahead {wanted[1]} do not hold yet"

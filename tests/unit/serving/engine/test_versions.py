@@ -100,3 +100,25 @@ def test_what_is_swapped_in_once_more_leaves_what_was_before_it():
     assert versions.previous.version == 1
     versions.revert("collapsed")
     assert versions.live.version == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "own", "after", "collapses"),
+    [
+        ([1, 2, 1, 1], [1, 1, 1], [1, 1, 1, 1], False),  # too few of its own, and no worse than what was before it
+        ([3, 3, 3, 3], [2, 1, 2, 1], [2, 1, 1, 1], True),  # little worse than itself, and much worse than that
+    ],
+)
+def test_what_is_swapped_in_once_more_is_compared_with_what_was_before_it(before, own, after, collapses):
+    versions = swapped(before)
+    assert served(versions, own) == ""
+    versions.swap(2, Draft("b"), 1.5)
+    assert bool(served(versions, after)) == collapses
+
+
+def test_what_is_swapped_in_once_more_loses_no_steps_to_compare_its_successor_with():
+    versions = swapped([3, 3, 3, 3])
+    served(versions, [3, 3, 3, 3])
+    versions.swap(2, Draft("b"), 1.5)
+    versions.swap(3, Draft("c"), 1.5)
+    assert versions.probe.before == {"sql": 3.0}

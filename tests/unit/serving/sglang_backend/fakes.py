@@ -19,6 +19,12 @@ CONFIG = DraftConfig(
     draft_vocab_size=32, rms_norm_eps=1e-5, rope_theta=1e4, max_position_embeddings=64, aux_layer_ids=(1, 2, 4),
 )  # fmt: skip
 
+TARGET = {
+    "vocab_size": CONFIG.vocab_size,
+    "hidden_size": CONFIG.hidden_size,
+    "max_position_embeddings": CONFIG.max_position_embeddings,
+    "num_hidden_layers": 8,
+}
 
 # The hooks that capture needs, written out: a test that asked the guard for them would follow whatever it says.
 CAPTURE_HOOKS = ("prefill", "step", "extend", "verify", "final", "stream", "request")

@@ -13,13 +13,17 @@ from tests.unit.serving.sglang_backend.test_small_parts import METRICS
 class Scripted:
     """Routes of SGLang that the sidecar uses; ``fails`` names one that says no, ``status`` what all of them answer.
 
-    What is posted to ``loses`` is carried out, and the connection ends without an answer.
+    What is posted to ``loses`` is carried out, and the connection ends without an answer. What asks for ``holds`` waits
+    for ``gate``. ``says``: answers of routes as they are, instead of those of SGLang.
     """
 
     def __init__(self, draft: Path) -> None:
         self.calls: list[tuple[str, dict]] = []
         self.fails = ""
         self.loses = ""
+        self.holds = ""
+        self.gate = threading.Event()
+        self.says: dict[str, str] = {}
         self.stands_still = False
         self.checksums = ["t"]
         self.metrics = METRICS
@@ -35,15 +39,17 @@ class Scripted:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                self._hold()
                 model = {"weight_version": scripted.weight_version}
                 body = json.dumps(model if self.path == "/model_info" else scripted.info)
-                body = scripted.metrics if self.path == "/metrics" else body
+                body = scripted.metrics if self.path == "/metrics" else scripted.says.get(self.path, body)
                 kind = "text/plain" if self.path == "/metrics" else "application/json"
                 self._send(scripted.status, body.encode(), kind)
 
             def do_POST(self) -> None:
                 given = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 scripted.calls.append((self.path, given))
+                self._hold()
                 said = {"success": self.path != scripted.fails, "message": "scripted"}
                 if said["success"] and self.path in ("/pause_generation", "/continue_generation"):
                     scripted.stands_still = self.path == "/pause_generation"
@@ -54,6 +60,10 @@ class Scripted:
                 if self.path == "/weights_checker":
                     said["per_engine_checksum"] = scripted.checksums.pop(0) if scripted.checksums else "t"
                 self._send(scripted.status, json.dumps(said).encode(), "application/json")
+
+            def _hold(self) -> None:
+                if self.path == scripted.holds:
+                    scripted.gate.wait(60)
 
             def _send(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)

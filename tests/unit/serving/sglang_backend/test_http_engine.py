@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +15,7 @@ from serving.sglang_backend.http_engine import HttpEngine
 from serving.sglang_backend.weights import VOCABULARY
 from speculators import checkpoint
 from speculators.checkpoint import CheckpointError
+from tests.unit.serving.fakes import wait_until
 from tests.unit.serving.sglang_backend.fakes import CONFIG, draft_state
 from tests.unit.serving.sglang_backend.test_small_parts import METRICS
 
@@ -115,6 +117,31 @@ def test_a_server_that_does_not_answer_serves_nothing(scripted, tmp_path):
     scripted.status = 200  # it was only busy
     stats = engine.stats()
     assert (stats.version, stats.sha256, stats.away) == (2, checkpoint.state_digest(draft_state(1)), "")
+
+
+@pytest.mark.parametrize("said", ["[]", "null", "<html>"])
+def test_what_is_no_answer_of_sglangs_is_as_good_as_none(scripted, said):
+    engine = HttpEngine(scripted.url)
+    scripted.says["/model_info"] = said
+    assert "does not say what it serves" in engine.stats().away
+    scripted.says.clear()
+    assert engine.stats().away == ""
+
+
+def test_while_a_swap_goes_on_there_is_what_was_true_before_it(scripted, tmp_path):
+    """Asked meanwhile, the server names weights that this process has not heard to be there."""
+    engine = HttpEngine(scripted.url)
+    before = engine.stats()
+    scripted.holds = "/end_weight_update"
+    draft = engine.load_draft(tmp_path / "next")
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(lambda: engine.swap(2, draft).result())
+        wait_until(lambda: scripted.holds in scripted.paths())
+        assert scripted.weight_version == "2"
+        assert engine.stats() == before
+        scripted.gate.set()
+        assert future.result(60).version == 2
+    assert (engine.stats().version, engine.stats().sha256) == (2, checkpoint.state_digest(draft_state(1)))
 
 
 def test_a_server_that_came_back_serves_the_draft_of_its_launch(scripted, tmp_path):

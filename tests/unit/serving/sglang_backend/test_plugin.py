@@ -353,6 +353,32 @@ def test_what_comes_before_the_server_is_ready_is_its_own_warm_up():
         assert labels.label_of(call.routing_key, None) == labels.Label("default", True, is_traffic)
 
 
+def http_server_of(monkeypatch, tokenizer_manager):
+    """SGLang's HTTP server is in this process, with this manager, or with none before it is launched."""
+    module = types.ModuleType("sglang.srt.entrypoints.http_server")
+    state = types.SimpleNamespace(tokenizer_manager=tokenizer_manager)
+    module._global_state = state if tokenizer_manager is not None else None
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_what_sglangs_own_warm_ups_call_before_the_server_is_ready_is_nobodys_traffic(monkeypatch):
+    """--warmups voice_chat: hundreds of prompts of random tokens, by calls without a request."""
+    for status, is_traffic in (("Starting", False), ("Up", True)):
+        http_server_of(monkeypatch, ours := manager(status))
+        call = types.SimpleNamespace(routing_key=None)
+        Plugin().before_generate(ours, call)
+        assert labels.was_seen(call.routing_key)
+        assert labels.label_of(call.routing_key, None).is_traffic == is_traffic
+
+
+@pytest.mark.parametrize("other", [None, "another manager"])
+def test_an_engine_without_an_http_server_has_traffic_though_nobody_ever_says_that_it_is_ready(monkeypatch, other):
+    http_server_of(monkeypatch, other)
+    call = types.SimpleNamespace(routing_key=None)
+    Plugin().before_generate(manager("Starting"), call)
+    assert labels.label_of(call.routing_key, None).is_traffic
+
+
 @pytest.mark.parametrize("key", [None, "tenant"])
 def test_every_part_of_a_request_says_what_its_headers_said(key):
     """GenerateReqInput's parts, of a list of prompts or of n > 1, are built without the routing key."""

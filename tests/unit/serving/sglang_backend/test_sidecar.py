@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,14 +17,8 @@ from serving.sglang_backend.sidecar import following, main, met
 from speculators import checkpoint
 from speculators.records import DesiredState
 from tests.unit.serving.fakes import wait_until
-from tests.unit.serving.sglang_backend.fakes import CONFIG, draft_state
+from tests.unit.serving.sglang_backend.fakes import TARGET, draft_state
 
-TARGET = {
-    "vocab_size": CONFIG.vocab_size,
-    "hidden_size": CONFIG.hidden_size,
-    "max_position_embeddings": CONFIG.max_position_embeddings,
-    "num_hidden_layers": 8,
-}
 LAUNCHED, NEXT = (checkpoint.state_digest(draft_state(seed)) for seed in (0, 1))
 WRITE = "/update_weights_from_tensor"
 
@@ -139,6 +134,18 @@ def test_a_server_that_may_stand_still_is_reported_until_it_goes_on(sidecar, scr
     assert scripted.paths().count(WRITE) == 1
 
 
+def test_a_sidecar_reports_while_it_hands_a_version_over(sidecar, scripted, console):
+    scripted.holds = WRITE
+    with sidecar():
+        wait_until(lambda: WRITE in scripted.paths())
+        num_reports = len(reports(console))
+        wait_until(lambda: len(reports(console)) > num_reports + 3)
+        assert told(console, "state", "generation", "version", "sha256") == ("swapping", 0, 0, LAUNCHED)
+        scripted.gate.set()
+        wait_until(lambda: told(console, "state", "generation", "version", "sha256") == ("serving", 1, 2, NEXT))
+    assert scripted.paths().count(WRITE) == 1
+
+
 def test_a_policy_that_changes_without_a_swap_is_answered_for(sidecar, console, tmp_path):
     with sidecar():
         wait_until(lambda: told(console, "state", "version") == ("serving", 2))
@@ -153,7 +160,7 @@ def test_a_sidecar_that_was_started_again_needs_no_console(sidecar, scripted, co
     console.status = 503
     scripted.restart()
     with sidecar():
-        assert scripted.weight_version == "2"
+        wait_until(lambda: scripted.weight_version == "2")
         console.status = 200
         wait_until(lambda: told(console, "state", "generation", "sha256") == ("serving", 1, NEXT))
     assert scripted.paths().count(WRITE) == 2
@@ -206,13 +213,9 @@ def waiting(environment):
 def test_a_server_that_still_loads_is_waited_for_and_the_console_hears_of_it(waiting, scripted, console):
     scripted.status = 503
     with waiting() as future:
+        why = f"waiting for the SGLang server at {scripted.url} (AURORA_ENGINE_URL): /server_info answers HTTP 503"
         wait_until(lambda: told(console, "state", "version", "capture_state") == ("starting", 0, "off"))
-        [detail] = told(console, "detail")
-        assert (
-            scripted.url in detail
-            and "AURORA_ENGINE_URL" in detail
-            and detail.endswith("/server_info answers HTTP 503")
-        )
+        wait_until(lambda: told(console, "detail") == (why,))
         scripted.status = 200
         engine = future.result(60)
         assert engine.server == scripted.info
@@ -237,10 +240,23 @@ def test_a_console_that_is_away_keeps_no_sidecar_from_its_server(waiting, script
         future.result(60).close()
 
 
+def test_a_server_that_says_nothing_keeps_the_console_from_no_report(waiting, scripted, console):
+    """It accepts while it loads, and answers a minute later."""
+    scripted.holds = "/server_info"
+    with waiting() as future:
+        wait_until(lambda: told(console, "state") == ("starting",))
+        num_reports = len(reports(console))
+        wait_until(lambda: len(reports(console)) > num_reports + 3)
+        assert scripted.url in told(console, "detail")[0]
+        scripted.gate.set()
+        future.result(60).close()
+
+
 @pytest.mark.parametrize(
     ("status", "info", "variable"),
     [(404, {}, "AURORA_ENGINE_URL"), (401, {}, "AURORA_SGLANG_KEY"), (200, {}, "AURORA_ENGINE_URL"),
-     (200, {"speculative_draft_model_path": None}, "AURORA_ENGINE_URL")],
+     (200, {"speculative_draft_model_path": None}, "AURORA_ENGINE_URL"), (200, [], "AURORA_ENGINE_URL"),
+     (200, "ok", "AURORA_ENGINE_URL"), (200, None, "AURORA_ENGINE_URL")],
 )  # fmt: skip
 def test_a_server_that_will_not_do_is_named_with_the_variable(waiting, scripted, status, info, variable):
     scripted.status, scripted.info = status, info
@@ -249,14 +265,62 @@ def test_a_server_that_will_not_do_is_named_with_the_variable(waiting, scripted,
     assert scripted.url in str(raised.value) and "developer.mozilla" not in str(raised.value)
 
 
+def test_a_server_without_a_target_will_not_do(waiting, scripted):
+    del scripted.info["model_path"]
+    with waiting() as future, pytest.raises(PluginConfigError, match="AURORA_ENGINE_URL"):
+        future.result(60)
+
+
+@pytest.fixture
+def in_process(environment, monkeypatch):
+    """``main`` in a thread: ``with in_process() as (future, obey)``; a signal ends it with the block at the latest."""
+    handlers = {}
+    monkeypatch.setattr(sidecar_module.signal, "signal", handlers.__setitem__)
+    for name, each in environment.items():
+        monkeypatch.setenv(name, each)
+
+    def obey(number) -> None:
+        wait_until(lambda: number in handlers)
+        handlers[number](number, None)
+
+    @contextmanager
+    def start():
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                yield thread.submit(main), obey
+            finally:
+                obey(signal.SIGTERM)
+
+    return start
+
+
+def test_a_signal_ends_a_sidecar_whose_server_says_nothing(in_process, scripted, console):
+    scripted.holds = "/server_info"
+    with in_process() as (future, obey):
+        wait_until(lambda: told(console, "state") == ("starting",))
+        obey(signal.SIGINT)
+        assert future.result(30) == 0
+        assert not scripted.gate.is_set()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\0"])
+def test_a_targets_config_that_cannot_be_read_ends_the_sidecar_with_its_path(
+    in_process, scripted, tmp_path, capsys, content
+):
+    file = tmp_path / "target" / "config.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    scripted.info["model_path"] = str(file.parent)
+    with in_process() as (future, _):
+        assert future.result(60) == 2
+    assert f"error: {file}: must be the target's config.json, with one JSON object: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("variable", "value"), [("AURORA_ENGINE_URL", "http://h:port"), ("AURORA_STATE_DIR", "/dev/null/x")]
 )
-def test_settings_that_cannot_be_used_end_the_sidecar_with_their_name(
-    environment, monkeypatch, capsys, variable, value
-):
-    monkeypatch.setattr(sidecar_module.signal, "signal", lambda *given: None)
-    for name, each in (environment | {variable: value}).items():
-        monkeypatch.setenv(name, each)
-    assert main() == 2
+def test_settings_that_cannot_be_used_end_the_sidecar_with_their_name(in_process, monkeypatch, capsys, variable, value):
+    monkeypatch.setenv(variable, value)
+    with in_process() as (future, _):
+        assert future.result(60) == 2
     assert f"error: {variable}='{value}'" in capsys.readouterr().err

@@ -2,163 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import queue
 import shutil
 import threading
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from serving.engine.api import EngineSlowError, SwapError
-from serving.engine.pins import Pins
-from serving.engine.versions import Served, Versions
+from serving.engine.api import SwapError
 from serving.sglang_backend import engine as engine_module
-from serving.sglang_backend.control import ControlPolicy
-from serving.sglang_backend.engine import PROBE_STEPS, SglangEngine, launched
-from serving.sglang_backend.guard import Guard
+from serving.sglang_backend.engine import launched
 from serving.sglang_backend.ranks import Command, RankSwapper
-from serving.sglang_backend.roll_call import RollCall
 from serving.sglang_backend.weights import DraftMemory
-from serving.trace.console import ConsoleClient
-from serving.trace.desired_file import DesiredFile
-from serving.trace.follower import Follower
-from serving.trace.identity import Beside, Identity
-from serving.trace.pins import PinFollower
 from speculators import checkpoint
-from speculators.records import DesiredState
 from tests.unit.serving.fakes import wait_until
 from tests.unit.serving.sglang_backend.fakes import CONFIG, FakeDraftModel, FakeRunner, draft_state
+from tests.unit.serving.sglang_backend.one_rank import agrees, sha256
 from tests.unit.serving.sglang_backend.test_ranks import ask, swap, swapper
-from tests.unit.serving.sglang_backend.test_sidecar import TARGET, reports, told
+from tests.unit.serving.sglang_backend.test_sidecar import told
 
 WRONG = "f" * 64
-
-
-def agrees(line: str) -> str:
-    return line
-
-
-class Pair:
-    """Two ranks; ``other`` is what the second one says where the first says ``line``."""
-
-    size = 2
-
-    def __init__(self) -> None:
-        self.other = agrees
-
-    def gather(self, line: str) -> tuple[str, str]:
-        return line, self.other(line)
-
-
-class Booked:
-    """An assembler that has nothing else to do."""
-
-    num_running = num_finished = num_steps = num_proposed = num_correct = num_accepted = num_errors = 0
-
-    def __init__(self, versions: Versions) -> None:
-        self.versions = versions
-        self.queue = self
-
-    def put(self, event) -> None:
-        if event.detail:
-            self.versions.revert(event.detail)
-        else:
-            self.versions.swap(event.served.version, event.served.draft, event.min_accept_length)
-
-
-class Rank:
-    """Rank 0 with its scheduler: ``engine`` is what the follower sees, ``memory`` what serves."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.memory = DraftMemory(FakeRunner(FakeDraftModel()))
-        self.memory.load(self.memory.staged(draft_state(0)))
-        self.pair, self.policy, self.guard = Pair(), ControlPolicy(4), Guard()
-        self.swapper = RankSwapper(self.memory, self.pair, self._applied, self._policy)
-        versions: Versions = Versions(PROBE_STEPS, 4)
-        versions.live = Served(0, launched(self.memory, "/launch"))
-        roll = RollCall()
-        roll.say()
-        given = (self.swapper, roll, versions, Booked(versions), self.policy, CONFIG.aux_layer_ids, Pins())
-        self.engine = SglangEngine(*given)
-        self.is_turning = threading.Event()
-        self.is_turning.set()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._turns, daemon=True)
-        self._thread.start()
-
-    def _applied(self, command) -> None:
-        self.engine.assembler.queue.put(self.engine.applied(command))
-
-    def _policy(self, command) -> None:
-        self.policy.control_share, self.policy.is_speculating = command.control_share, command.is_speculating
-
-    def _turns(self) -> None:
-        while not self._stopped.is_set():
-            while self.engine.outbox and self.is_turning.is_set():
-                command = self.engine.outbox.popleft()
-                self.guard.run("command", lambda command=command: self.swapper.handle(command), is_owed=True)
-            time.sleep(0.001)
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def uri(self, seed: int) -> Path:
-        folder = self.folder / f"v{seed}"
-        if not folder.exists():
-            checkpoint.save(folder, CONFIG, draft_state(seed))
-        return folder
-
-    def swap(self, version: int):
-        return self.engine.swap(version, self.engine.load_draft(self.uri(version), sha256(version)))
-
-    def shown(self) -> tuple[int, str]:
-        stats = self.engine.stats()
-        return stats.version, stats.sha256
 
 
 def on_device(one: RankSwapper) -> int:
     """Checkpoints that are staged."""
     return sum(future.result().payload is not None for future in one._prepared.values())
-
-
-@functools.cache
-def sha256(seed: int) -> str:
-    return checkpoint.state_digest(draft_state(seed))
-
-
-@pytest.fixture
-def rank(tmp_path):
-    for seed in range(4):
-        sha256(seed)  # now: weights are drawn from torch's own generator, which threads share
-    found = Rank(tmp_path)
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def follow(rank, console, tmp_path):
-    """Desire a version: ``follow(generation, version)``; the loop to the console runs on the engine."""
-    client = ConsoleClient(console.url, "secret")
-    follower = Follower(
-        rank.engine, client, Identity("r1", "demo", "sglang", "http://127.0.0.1:1"), TARGET,
-        DesiredFile(tmp_path / "desired.json"), PinFollower(rank.engine.pins, tmp_path / "pins.json"),
-        lambda: Beside(ranks=rank.engine.ranks), interval_seconds=0.01,
-    )  # fmt: skip
-    console.desired = DesiredState("demo", 0, 0, "", "", 4, 0.0, 0.0).to_json()
-
-    def want(generation: int, version: int) -> None:
-        uri = str(rank.uri(version))
-        console.desired = DesiredState("demo", generation, version, uri, sha256(version), 4, 0.0, 0.0).to_json()
-
-    follower.start()
-    yield want
-    follower.stop()
-    client.close()
 
 
 def test_a_swap_is_proved_by_every_rank(rank):
@@ -257,28 +125,6 @@ def test_a_copy_that_fails_is_known_at_once_and_taken_back(rank, console, follow
     assert rank.memory.holds(draft_state(1))
 
 
-def test_a_scheduler_that_stands_still_is_asked_again_until_it_turns(rank, console, follow, monkeypatch):
-    follow(1, 1)
-    wait_until(lambda: told(console, "state", "version") == ("serving", 1))
-    monkeypatch.setattr(engine_module, "TURN_SECONDS", 0.2)
-    rank.is_turning.clear()
-    follow(2, 2)
-    why = "version 2 is tried again: the scheduler did not take up 'prepare' within 0 s"
-    wait_until(lambda: told(console, "state", "generation", "version", "detail") == ("swapping", 1, 1, why))
-    monkeypatch.setattr(engine_module, "TURN_SECONDS", 60.0)
-    rank.is_turning.set()
-    wait_until(lambda: told(console, "state", "generation", "version") == ("serving", 2, 2))
-    assert "swap_failed" not in {each["state"] for each in reports(console)}
-    assert rank.memory.holds(draft_state(2))
-
-
-def test_a_command_that_is_given_up_is_not_obeyed_later(rank, monkeypatch):
-    monkeypatch.setattr(engine_module, "TURN_SECONDS", 0.2)
-    rank.is_turning.clear()
-    assert isinstance(rank.swap(1).exception(), EngineSlowError)
-    assert {"prepare", "apply"}.isdisjoint(command.kind for command in rank.engine.outbox)
-
-
 def test_no_room_for_a_checkpoint_fails_that_swap_and_no_other(rank, console, follow):
     follow(1, 1)
     wait_until(lambda: told(console, "state", "version") == ("serving", 1))
@@ -303,6 +149,28 @@ def test_no_checkpoint_stays_on_the_device_beside_the_running_one(rank):
         assert on_device(rank.swapper) == 0
     shutil.rmtree(rank.uri(2))
     assert rank.engine.revert("back").result().sha256 == sha256(2)  # staged again from host memory
+
+
+def test_a_verdict_on_a_version_that_a_swap_has_replaced_reverts_nothing(rank, monkeypatch):
+    """It waits for that swap, and would take back what it is not about."""
+    has_asked, is_told = threading.Event(), queue.Queue()
+    monkeypatch.setattr(rank.engine, "_target_on_all_ranks", lambda: has_asked.set() or is_told.get(timeout=60))
+    for version in (1, 2):
+        rank.swap(version).result()
+    assert has_asked.wait(60)  # nobody else talks to the ranks
+    rank.is_turning.clear()
+    outcome = []
+    swapping = threading.Thread(target=lambda: outcome.append(rank.swap(3).result()))
+    swapping.start()
+    wait_until(lambda: any(command.kind == "prepare" for command in rank.engine.outbox))
+    rank.engine.collapsed("collapsed")
+    rank.is_turning.set()
+    swapping.join()
+    for thread in [each for each in threading.enumerate() if each.name == "revert"]:
+        thread.join()
+    assert (outcome[0].version, rank.shown(), rank.engine.stats().previous) == (3, (3, sha256(3)), 2)
+    assert rank.memory.holds(draft_state(3))
+    is_told.put("")
 
 
 def test_another_rank_stages_again_what_it_has_read(tmp_path):

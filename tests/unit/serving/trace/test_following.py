@@ -63,13 +63,13 @@ def want(console: FakeConsole, versions: Versions) -> Want:
 
 @contextmanager
 def replica(
-    console: FakeConsole, folder: Path, engine: Any, beside: Callable[[], Beside] = Beside
+    console: FakeConsole, folder: Path, engine: Any, beside: Callable[[], Beside] = Beside, patience: float = 60.0
 ) -> Iterator[Follower]:
-    """From its start to its stop; what it keeps for the next start is in ``folder``."""
+    """From its start to its stop; what it keeps for the next start is in ``folder``. ``patience``: seconds for that."""
     client, file = ConsoleClient(console.url, "secret"), DesiredFile(folder / "desired.json")
     pins = PinFollower(engine.pins, folder / "pins.json")
     follower = Follower(engine, client, WHO, TARGET, file, pins, beside, interval_seconds=0.01)
-    follower.restore()
+    follower.restore(patience)
     follower.start()
     try:
         yield follower
@@ -345,7 +345,7 @@ def test_a_new_generation_does_not_wait_for_what_was_put_off(console: FakeConsol
     with serving(console, want, tmp_path, Slow()) as follower:
         want(2, 2)
         wait_until(lambda: "is tried again" in told(console, "detail")[0])
-        follower._put_off = (2, math.inf)
+        follower._late_until = math.inf
         want(3, 1)
         wait_until(lambda: told(console, "state", "generation", "detail") == ("serving", 3, ""))
 
