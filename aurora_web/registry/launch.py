@@ -65,6 +65,7 @@ def launch(target: Target, variant: str = "gpu", replica: int = 1) -> Launch:
         "AURORA_REPLICA": name,
         "AURORA_ENGINE_URL": f"http://127.0.0.1:{port}",
         "AURORA_STATE_DIR": str(settings.STATE_DIR),
+        "AURORA_CAPTURE": "on",
         **(CPU_ENVIRONMENT if variant == "cpu" else {}),
     }
     arguments = _arguments(target, draft, port)

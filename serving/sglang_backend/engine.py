@@ -42,6 +42,7 @@ PROBE_STEPS = 64
 PINS_OBEYED = ("no_training",)
 PINS_DETAIL = "SGLang 0.5.21 drafts for a batch as a whole: no request in it can have a lookahead of its own, or none"
 NO_CONTROL = "this server cannot decode without speculation: SGLang could not build that state, see its log"
+OTHER_LOOKAHEAD = "the server drafts up to {} tokens a step, as it was launched; another number needs a launch"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +67,7 @@ class SglangEngine:
         aux_layer_ids: tuple[int, ...],
         pins: Pins,
         *,
+        num_drafts: int,  # of a step at most, as the server was launched
         no_control: str = NO_CONTROL,  # why, where there is no policy, or it cannot be obeyed
     ) -> None:
         self.swapper = swapper
@@ -73,6 +75,7 @@ class SglangEngine:
         self.versions = versions
         self.assembler = assembler
         self.policy = policy
+        self.num_drafts = num_drafts
         self.no_control = no_control
         self.aux_layer_ids = aux_layer_ids
         self.pins = pins
@@ -89,7 +92,7 @@ class SglangEngine:
         self._asked = ("", 0.0)  # the command that waits for the scheduler, "" = none, and since when (monotonic)
         self._protocol = threading.RLock()  # one conversation with the ranks at a time
         self._share = 0.0
-        self._is_bounded_to_none = False
+        self._max_lookahead: int | None = None  # None = the console has not said
         self._target_is_due = threading.Event()
         self._target_is_due.set()
         threading.Thread(target=self._watch_target, name="target-ranks", daemon=True).start()
@@ -117,18 +120,21 @@ class SglangEngine:
         if max_lookahead is not None and max_lookahead < 0:
             raise ValueError(f"max_lookahead={max_lookahead!r}: must be 0 or more")
         self._share = self._share if control_share is None else control_share
-        self._is_bounded_to_none = self._is_bounded_to_none if max_lookahead is None else max_lookahead == 0
+        self._max_lookahead = self._max_lookahead if max_lookahead is None else max_lookahead
         with self._protocol:
             self._send_policy(self.versions.live.draft is not None)
 
     @property
     def policy_detail(self) -> str:
         """What of the target's policy this server does not do, and why; "" = it does all."""
-        if not (why := self._no_control):
-            return ""
-        refused = [f"control share {self._share:g}"] * bool(self._share)
-        refused += ["largest lookahead 0"] * self._is_bounded_to_none
-        return f"{' and '.join(refused)}: {why}" if refused else ""
+        said = []
+        if why := self._no_control:
+            refused = [f"control share {self._share:g}"] * bool(self._share)
+            refused += ["largest lookahead 0"] * (self._max_lookahead == 0)
+            said += [f"{' and '.join(refused)}: {why}"] * bool(refused)
+        if self._max_lookahead and self._max_lookahead < self.num_drafts:
+            said.append(f"largest lookahead {self._max_lookahead}: {OTHER_LOOKAHEAD.format(self.num_drafts)}")
+        return "; ".join(said)
 
     @property
     def _no_control(self) -> str:
@@ -291,7 +297,7 @@ class SglangEngine:
 
     def _send_policy(self, is_speculating: bool) -> None:
         """Every rank obeys, or none: where one cannot decode without drafts, the others must not."""
-        wants = is_speculating and not self._is_bounded_to_none
+        wants = is_speculating and self._max_lookahead != 0
         if self.policy is None or self._no_control:
             return
         if (self.policy.control_share, self.policy.is_speculating) != (self._share, wants):

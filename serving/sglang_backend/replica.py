@@ -186,6 +186,7 @@ class Replica:
         aux_layer_ids = captured_layers(self.target)
         self.engine = SglangEngine(
             self.swapper, self.roll, versions, self.assembler, self.policy, aux_layer_ids, pins,
+            num_drafts=max(self.policy.candidate_steps) if self.policy else self.worker.speculative_num_steps,
             no_control=self.no_control or NO_CONTROL,
         )  # fmt: skip
         self.metrics = MetricsReader(config.engine_url, lambda: (self.assembler.num_steps, self.assembler.num_accepted))

@@ -26,24 +26,16 @@ from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
 from serving.pocket.expand import expand
 from serving.traffic.domains.registry import get_domain
-from speculators import checkpoint
-from speculators.draft_config import DraftConfig
-from tests.bench.bench_learning import kept_traces, steps
 from tests.bench.measure import interval
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import Drafts, Judge, Replica
 from tests.sglang.server import LOOKAHEAD, Server, stream
-from training_worker import vocabulary
-from training_worker.target import Target
-from training_worker.trainer import Trainer
+from tests.sglang.trained import DOMAINS, trained_draft
 
 CLIENTS = 16
 STREAMS = 8
 STREAMED_TOKENS = 100
 WARM_UP_SECONDS = 5.0
-DOMAINS = ("sql", "arithmetic", "json_tools")
-TRACES = 32  # of each domain, for the draft that the accept lengths are compared with
-TRAINED_SECONDS = 30.0  # of one CPU
 
 
 def batch_seconds(server: Server, prompts: list[list[int]], max_tokens: int) -> float:
@@ -159,23 +151,6 @@ def p99_ratio(turns: Sequence[tuple[list[float], list[float]]]) -> float:
 
 def p(values: list[float], share: float) -> float:
     return round(sorted(values)[int(len(values) * share)], 1)
-
-
-def trained_draft(
-    target_dir: Path, folder: Path, num_traces: int = TRACES, train_seconds: float = TRAINED_SECONDS
-) -> Path:
-    """A checkpoint of a draft that has learnt for so long from what the target answers, so often in each domain."""
-    target = Target(target_dir)
-    config = DraftConfig.for_target(target.config)
-    trainer = Trainer(target, config, LOOKAHEAD, seed=0)
-    trainer.start_anew(vocabulary.choose(target_dir, target.config, config.draft_vocab_size))
-    cache = folder.parent / "traces"
-    examples = [each for name in DOMAINS for each in kept_traces(cache, target, "pocket", name, num_traces, 0.0)]
-    for seconds in steps(trainer, examples):
-        if seconds >= train_seconds:
-            break
-    checkpoint.save(folder, config, trainer.published().state_dict())
-    return folder
 
 
 def our_accept_length(target: Path, draft: Path, prompts: list[list[int]], num: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from speculators.eagle3 import Eagle3Draft
 from speculators.records import DesiredState, TraceRecord
 from tests.bench.ring import wait_for
 from tests.sglang.server import LOOKAHEAD, PYTHON, Server
+from tests.sglang.trained import trained_draft
 from tests.unit.serving.fakes import ConsoleServer
 
 PROMPTS = {name: next(domain.prompts(11, "heldout")).text for name, domain in POCKET.items()}
@@ -82,10 +83,11 @@ def judge(target) -> Judge:
 
 
 class Drafts:
-    """Checkpoints of random drafts; ``good`` is one that this file trains to copy the target's own head a little."""
+    """Checkpoints of random drafts, whose tokens hardly ever pass, and of one that has learnt a little."""
 
     def __init__(self, folder: Path, target: Path) -> None:
         self.folder = folder
+        self.target = target
         self.config = DraftConfig.for_target(json.loads((target / "config.json").read_text()))
 
     def random(self, seed: int) -> Path:
@@ -93,6 +95,10 @@ class Drafts:
         if not directory.exists():
             checkpoint.save(directory, self.config, Eagle3Draft(self.config, seed).state_dict())
         return directory
+
+    def good(self) -> Path:
+        directory = self.folder / "good"
+        return directory if directory.exists() else trained_draft(self.target, directory, 6, 8.0)
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def counted(ring, version):
     return dict(rows)
 
 
-def test_one_runs_it_and_the_other_does_not_until_a_person_decides(ring, servers, clients):
+def test_one_runs_it_and_the_other_does_not_until_a_person_decides_and_takes_it_back(ring, servers, clients):
     one = wait_for("both", lambda: (found := serving(ring)) and len(found) == 2 and found, 60)
     assert {version for version, _ in one.values()} == {1}
     first = let_through(ring, 1)
@@ -89,4 +89,7 @@ def test_one_runs_it_and_the_other_does_not_until_a_person_decides(ring, servers
     ring.post(f"/versions/{second['id']}/canary/promote", {"reason": "this one"})
     proven = (second["number"], second["sha256"])
     wait_for("it on both", lambda: set((serving(ring) or {}).values()) == {proven}, 60)
+
+    ring.post(f"/targets/{SLUG}/rollback", {"reason": "slower than before"})
+    wait_for("the former version on both once more", lambda: serving(ring) == one, 60)
     assert [each.errors for each in clients] == [[], []]

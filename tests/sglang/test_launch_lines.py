@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from aurora_web.registry.launch import dtype_of
-from tests.bench.bench_sglang import trained_draft
 from tests.bench.ring import wait_for
 from tests.sglang.conftest import PROMPTS, Replica
 from tests.sglang.server import DEVICE
@@ -97,11 +96,9 @@ def counts_agree(report) -> bool:
     return all(report[name] == report[f"engine_{name}"] > 0 for name in names)
 
 
-def test_of_trees_one_path_a_step_is_recorded_with_the_states_of_its_accepted_nodes(
-    planted, target, judge, drafts, tmp_path
-):
+def test_of_trees_one_path_a_step_is_recorded_with_the_states_of_its_accepted_nodes(planted, judge, drafts):
     """A random draft's first, then, after a swap, those of one that has learnt a little."""
-    for version, draft in ((1, drafts.random(1)), (2, trained_draft(target, tmp_path / "trained", 6, 8.0))):
+    for version, draft in ((1, drafts.random(1)), (2, drafts.good())):
         planted.swap(version, draft)
         num_correct = num_proposed = 0
         for domain, answer in answers(planted, judge).items():
@@ -139,10 +136,10 @@ def test_several_tokenizers_are_told_as_what_breaks_capture_and_swaps_go_on(divi
     assert divided.traces() == {}
 
 
-def test_a_bfloat16_target_is_served_with_drafts_of_32_bits(in_16_bits, target, judge, drafts, tmp_path):
+def test_a_bfloat16_target_is_served_with_drafts_of_32_bits(in_16_bits, judge, drafts):
     """Each swap is proved by what is in memory, there of 16 bits, and a draft that has learnt helps."""
     lengths = []
-    for version, draft in ((1, drafts.random(1)), (2, trained_draft(target, tmp_path / "trained", 6, 8.0))):
+    for version, draft in ((1, drafts.random(1)), (2, drafts.good())):
         report = in_16_bits.swap(version, draft)
         assert report["sha256"] == hashlib.sha256((draft / "model.safetensors").read_bytes()).hexdigest()
         answer = in_16_bits.server.generate(judge.prompt("arithmetic"), NUM)

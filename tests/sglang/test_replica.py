@@ -73,24 +73,29 @@ def proposals(draft, embed, tokens, features, position, num):
     for _ in range(num):
         positions = torch.arange(hidden.shape[1])[None]
         logits, out = draft(embeds, hidden, positions)
-        found.append(int(logits[0, -1].argmax()))
+        found.append(int(draft.target_ids[logits[0, -1].argmax()]))
         hidden = torch.cat((hidden, out[:, -1:]), 1)
         embeds = torch.cat((embeds, embed[found[-1]][None, None]), 1)
     return found
 
 
 @torch.inference_mode()
-def assert_nodes(replica, judge, folder, prompt):
-    """Every step's proposals by our draft from transformers' states; what is kept by transformers' greedy choice."""
-    answer = replica.server.generate(prompt, 24)
-    trace, _, _ = replica.trace(answer["meta_info"]["id"])
+def assert_nodes(replica, judge, folder, prompt, num=24):
+    """Every step's proposals by our draft from transformers' states; what is kept by transformers' greedy choice.
+
+    Returns the prompt's cached tokens, and of each step how many drafts were accepted of how many.
+    """
+    answer = replica.server.generate(prompt, num)
+    trace, states, _ = replica.trace(answer["meta_info"]["id"])
     config, state = checkpoint.load(folder)
     draft = Eagle3Draft(config)
     draft.load_state_dict(state)
     tokens = list(trace.tokens)
     features, _ = judge.states(tokens, config.aux_layer_ids)
+    torch.testing.assert_close(states.float(), features[trace.first_state : -1], rtol=1e-3, atol=2e-3)
     embed = judge.model.get_input_embeddings().weight
-    truth = judge.greedy(prompt, 24)
+    truth = judge.greedy(prompt, num)
+    assert answer["output_ids"] == truth
     done = 1
     for step in trace.steps:
         position = len(prompt) + done - 1  # of the last committed token
@@ -102,11 +107,20 @@ def assert_nodes(replica, judge, folder, prompt):
         assert step.num_correct_drafts == min(correct, len(truth) - done - 1)
         done += step.num_correct_drafts + 1
     assert done == len(truth)
-    return answer["meta_info"]["cached_tokens"]
+    return answer["meta_info"]["cached_tokens"], [(step.num_correct_drafts, len(step.proposed)) for step in trace.steps]
 
 
-def test_accepted_and_rejected_nodes_equal_a_recomputation(replica, judge, drafts):
+def test_nodes_of_a_random_draft_equal_a_recomputation(replica, judge, drafts):
     assert_nodes(replica, judge, drafts.random(0), judge.prompt("sql") + judge.prompt("arithmetic"))
+
+
+def test_accepted_and_rejected_nodes_of_a_draft_that_has_learnt_equal_a_recomputation(replica, judge, drafts):
+    """Steps that keep all, some and none of what was drafted; text and states too."""
+    replica.swap(60, drafts.good())
+    kept = [step for name in PROMPTS for step in assert_nodes(replica, judge, drafts.good(), judge.prompt(name), 96)[1]]
+    assert {"all", "some", "none"} == {
+        "all" if correct == proposed else "some" if correct else "none" for correct, proposed in kept if proposed > 1
+    }
 
 
 def test_a_prefix_that_another_draft_has_read_is_read_anew(replica, judge, drafts):
@@ -116,10 +130,10 @@ def test_a_prefix_that_another_draft_has_read_is_read_anew(replica, judge, draft
     replica.swap(61, before)
     assert_nodes(replica, judge, before, prompt)
     replica.swap(62, after)
-    assert assert_nodes(replica, judge, after, prompt) == 0
-    assert assert_nodes(replica, judge, after, prompt) > 4
+    assert assert_nodes(replica, judge, after, prompt)[0] == 0
+    assert assert_nodes(replica, judge, after, prompt)[0] > 4
     replica.swap(63, before)
-    assert assert_nodes(replica, judge, before, prompt) > 4
+    assert assert_nodes(replica, judge, before, prompt)[0] > 4
     replica.swap(1, before)  # what the next tests count on
 
 
@@ -270,6 +284,7 @@ def test_eight_streams_during_fifty_swaps(replica, judge, drafts):
     """No request is dropped; what it costs them in time is measured by tests/bench/bench_sglang.py."""
     replica.swap(9, drafts.random(0))
     prompts = [judge.prompt(domain) for domain in itertools.islice(itertools.cycle(PROMPTS), 8)]
+    versions = [drafts.random(0), drafts.good()]  # half of the steps accept several drafts
     num_tokens, total, num_streams = [], 0, 0
 
     def read(prompt: list[int]) -> None:
@@ -280,7 +295,7 @@ def test_eight_streams_during_fifty_swaps(replica, judge, drafts):
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads) and total < 50:
-            replica.swap(10 + total, drafts.random(total % 2))
+            replica.swap(10 + total, versions[total % 2])
             total += 1
         for thread in threads:
             thread.join()
@@ -291,7 +306,7 @@ def test_eight_streams_during_fifty_swaps(replica, judge, drafts):
 
 
 def test_swaps_that_reach_a_request_change_no_text_and_its_trace_says_who_drafted(replica, judge, drafts):
-    """Versions change under one request for as long as it runs."""
+    """Versions change under one request for as long as it runs: of a draft whose tokens pass, and of a random one."""
     replica.swap(100, drafts.random(0))
     prompt, num_tokens, answers = judge.prompt("arithmetic"), 300, []
     request = threading.Thread(
@@ -300,7 +315,7 @@ def test_swaps_that_reach_a_request_change_no_text_and_its_trace_says_who_drafte
     request.start()
     numbers = itertools.count(101)
     while request.is_alive():
-        replica.swap(next(numbers), drafts.random(1))
+        replica.swap(next(numbers), drafts.good())
         replica.swap(next(numbers), drafts.random(0))
     request.join()
     assert answers[0]["output_ids"] == judge.greedy(prompt, num_tokens)
@@ -310,6 +325,8 @@ def test_swaps_that_reach_a_request_change_no_text_and_its_trace_says_who_drafte
     assert versions == sorted(set(versions))
     assert sum(span.num_steps for span in trace.version_spans) == len(trace.steps)
     assert trace.version in versions
+    assert any(step.num_correct_drafts > 1 for step in trace.steps)
+    assert any(step.num_correct_drafts == 0 for step in trace.steps if len(step.proposed) > 1)
 
 
 def waiting(replica) -> str:

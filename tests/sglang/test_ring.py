@@ -15,7 +15,7 @@ from tests.sglang.launched import DOMAIN, SLUG, Clients, Launched, launch_of, ri
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory):
-    with ring_in(tmp_path_factory.mktemp("ring"), approval="automatic", control_share=0.05) as found:
+    with ring_in(tmp_path_factory.mktemp("ring"), approval="automatic", control_share=0.1) as found:
         yield found
 
 
@@ -96,6 +96,18 @@ def test_from_random_weights_to_accept_length_2(ring, clients, record_property):
     record_property("day 0", f"accept length by version after {seconds:.0f} s: {windows(ring)}")
     assert reached
     assert windows(ring)[1] < 1.3  # where it began
+    assert clients.errors == []
+
+
+def test_the_control_on_the_real_server_gives_a_speedup_with_its_interval(ring, clients):
+    """By blocks of steps without drafts; which of the two is faster on this machine is not asserted."""
+
+    def speedup():
+        found = ring.get(f"/targets/{SLUG}/metrics")["total"]["speedup"]
+        return found if found["value"] is not None else None
+
+    found = wait_for("a speedup", speedup, 240, every=1.0)
+    assert 0 < found["low"] <= found["value"] <= found["high"]
     assert clients.errors == []
 
 

@@ -68,6 +68,7 @@ def test_the_environment_names_console_target_and_replica(served, settings):
     assert (said["AURORA_TARGET_SLUG"], said["AURORA_REPLICA"]) == ("demo", "demo-30001")
     assert said["AURORA_ENGINE_URL"] == "http://127.0.0.1:30001"
     assert said["AURORA_STATE_DIR"] == str(settings.STATE_DIR)
+    assert said["AURORA_CAPTURE"] == "on"
     assert said["AURORA_REPLICA_TOKEN"] == "aur_x"
 
 

@@ -65,7 +65,7 @@ class Rank:
         roll = RollCall()
         roll.say()
         given = (self.swapper, roll, versions, Booked(versions), self.policy, CONFIG.aux_layer_ids, Pins())
-        self.engine = SglangEngine(*given)
+        self.engine = SglangEngine(*given, num_drafts=4)
         self.is_turning = threading.Event()
         self.is_turning.set()
         self.before = self.after = lambda command: None  # what the scheduler does around each command

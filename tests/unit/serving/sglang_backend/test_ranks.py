@@ -256,23 +256,41 @@ def engine_with(roll: RollCall) -> SglangEngine:
 
     found = SglangEngine.__new__(SglangEngine)
     found.swapper, found.roll, found.outbox, found._ticket, found._applying = Swapper(), roll, Outbox(), 0, {}
-    found._no_policy, found.no_control = "", engine_module.NO_CONTROL
+    found._no_policy, found.no_control, found.num_drafts = "", engine_module.NO_CONTROL, 4
     return found
 
 
 @pytest.mark.parametrize("policy", [None, SimpleNamespace(is_available=False)])
 def test_what_a_server_without_a_control_does_not_obey_is_said(policy):
     engine = engine_with(RollCall())
-    engine.policy, engine._share, engine._is_bounded_to_none = policy, 0.02, False
+    engine.policy, engine._share, engine._max_lookahead = policy, 0.02, 4
     assert engine.policy_detail.startswith("control share 0.02: this server cannot decode without speculation")
-    engine._is_bounded_to_none = True
+    engine._max_lookahead = 0
     assert engine.policy_detail.startswith("control share 0.02 and largest lookahead 0: ")
-    engine._share, engine._is_bounded_to_none = 0.0, False
+    engine._share, engine._max_lookahead = 0.0, 4
     assert engine.policy_detail == ""
     engine._share, engine.no_control = 0.02, "adapters"
     assert engine.policy_detail == "control share 0.02: adapters"
     engine.policy = SimpleNamespace(is_available=True)
     assert engine.policy_detail == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"), [(None, ""), (0, ""), (4, ""), (6, ""), (2, "largest lookahead 2: the server drafts up to 4 ")]
+)
+def test_a_largest_lookahead_below_what_the_server_was_launched_with_is_said(wanted, said):
+    engine = engine_with(RollCall())
+    engine.policy, engine._share, engine._max_lookahead = SimpleNamespace(is_available=True), 0.02, wanted
+    assert engine.policy_detail.startswith(said)
+    assert bool(engine.policy_detail) == bool(said)
+
+
+def test_both_are_said_where_neither_holds():
+    engine = engine_with(RollCall())
+    engine.policy, engine._share, engine._max_lookahead = None, 0.02, 2
+    control, lookahead = engine.policy_detail.split("; largest ")
+    assert control.startswith("control share 0.02: ")
+    assert lookahead.startswith("lookahead 2: ")
 
 
 def test_nothing_is_sent_while_a_rank_runs_without_aurora(tmp_path):
