@@ -133,15 +133,16 @@ def _percent(share: float) -> str:
 
 def _alerts(target: Target, begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
     within = Q(fired_at__gte=begin, fired_at__lt=end) | Q(ended_at__gte=begin, ended_at__lt=end)
-    alerts = (
-        target.alerts.filter(within).exclude(fired_at=None).only("target", "rule", "detail", "fired_at", "ended_at")
-    )
+    fired = target.alerts.filter(within).exclude(fired_at=None)
+    alerts = fired.only("target", "rule", "detail", "fired_at", "ended_at", "unknown_since", "unknown_why")
     for alert in alerts[:MAX_EVENTS]:
         name = alert.get_rule_display()
         if alert.fired_at and begin <= alert.fired_at < end:
             yield _event(alert.fired_at, "alert", f"alert: {name}. {alert.detail}")
         if alert.ended_at and begin <= alert.ended_at < end:
-            yield _event(alert.ended_at, "person", f"the alert {name} ended. {alert.detail}")
+            known = f"the alert {name} ended."
+            closed = f"the alert {name} was closed, not known to be over: {alert.unknown_why}. It was:"
+            yield _event(alert.ended_at, "person", f"{closed if alert.unknown_since else known} {alert.detail}")
 
 
 def _failures(target: Target, begin: datetime, end: datetime, limit: int) -> Iterator[dict[str, Any]]:
