@@ -360,6 +360,18 @@ def test_alerts_and_the_begin_of_a_canary_are_marked(target, judged):
     assert marks["alert"].endswith("r1 could not swap.") and marks["canary"] == "v1 went into canary: on r1"
 
 
+def test_the_end_of_an_alert_is_nobodys_deed(clients, target):
+    now = timezone.now()
+    moments = {"since": now, "fired_at": now, "ended_at": now}
+    Alert.objects.create(target=target, rule="swap_failed", state="resolved", detail="r1 could not swap.", **moments)
+    events = timeline(target, time.time() - 60, time.time() + 1)
+    assert {event["kind"]: event["text"] for event in events if "Swap failed" in event["text"]} == {
+        "alert": "alert: Swap failed. r1 could not swap.",
+        "ended": "the alert Swap failed ended. r1 could not swap.",
+    }
+    assert '<span class="badge ended">ended</span>' in text(clients["viewer"].get("/targets/demo/"))
+
+
 def test_that_older_marks_are_left_out_is_said(client, bearer, target, judged, monkeypatch):
     for i in range(3):
         judged({"sql": (2.0 + i, 1.0)}) if i else judged()

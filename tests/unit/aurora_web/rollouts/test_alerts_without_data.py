@@ -97,6 +97,7 @@ def test_a_day_without_data_closes_it_in_other_words(target, changed, told, clie
     now = timezone.now().timestamp()
     [event] = [each for each in timeline(target, now - 60, now + 90_000) if "was closed" in each["text"]]
     assert "not known to be over: for a day there was no data" in event["text"]
+    assert event["kind"] == "closed"
 
 
 def test_another_replica_at_its_address_closes_it(target, observed, changed, told):
