@@ -48,10 +48,15 @@ def target_charts(request: HttpRequest, slug: str, domain: str = "") -> HttpResp
 
 @router.get("/{slug}/charts.csv", response=None, openapi_extra=file_schema("The charts as a table", "text/csv"))
 def charts_csv(request: HttpRequest, slug: str, domain: str = "") -> HttpResponse:
-    """The charts as a table, one line per bucket, oldest first; the range as for charts."""
+    """The charts as a table, one line per bucket, oldest first; the range as for charts.
+
+    Columns of everything (or of ``domain``) come first; then ``num_requests:<domain>`` and ``accept_length:<domain>``
+    for each domain, and ``tokens:<version>`` for each version, ``tokens:control`` among them.
+    """
     target, found = find_target(slug), _range(request)
     points, bucket = charts.points_of(target, found.since, found.until)
-    text = charts.as_csv(charts.table(target, found.since, found.until, points, bucket, domain))
+    rows = charts.table(target, found.since, found.until, points, bucket, domain)
+    text = charts.as_csv(rows, points, domain)
     answer = HttpResponse(text, content_type="text/csv; charset=utf-8")
     answer["content-disposition"] = f'attachment; filename="{slug}-charts.csv"'
     return answer

@@ -15,7 +15,7 @@ from aurora_web.metrics import charts
 from aurora_web.metrics.capture import capture_series
 from aurora_web.metrics.models import WINDOW_SECONDS
 from aurora_web.metrics.ratios import divide
-from aurora_web.numbers import percent
+from aurora_web.numbers import grouped, percent
 from aurora_web.registry.models import Target
 from aurora_web.training.history import loss_points
 
@@ -85,10 +85,7 @@ def table(
 
     ``points``, ``bucket``: the whole range's, from ``points_of``.
     """
-    by_bucket: dict[float, list[dict[str, Any]]] = defaultdict(list)
-    for point in points:
-        if not domain or point["domain"] == domain:
-            by_bucket[point["at"]].append(point)
+    by_bucket = _by_bucket([point for point in points if not domain or point["domain"] == domain])
     speedups = {math.ceil(s["at"] / bucket) - 1: s for s in charts.speedups(target, since, until, bucket, domain)}
     capture = {row["at"]: row for row in capture_series(target, since, until, bucket)}
     losses = {math.floor(p["at"] / bucket) * bucket: p["loss"] for p in loss_points(target, since, until)}
@@ -114,7 +111,9 @@ def _row(at: float, points: list[dict[str, Any]], bucket: int) -> dict[str, Any]
         "tokens_per_second": divide(sums["tokens"], sums["seconds"]),
         "control_tokens_per_second": divide(sums["control_tokens"], sums["control_seconds"]),
         "mean_lookahead": divide(sums["proposed_drafts"], sums["all_steps"]),
-        "versions": ", ".join(f"{version_name(int(v))} {percent(tokens / total, 0)}" for v, tokens in shares if total),
+        "versions": ", ".join(
+            f"{version_name(int(v))} {percent(tokens / total, 0)} ({grouped(tokens)})" for v, tokens in shares if total
+        ),
     }
 
 
@@ -135,6 +134,41 @@ def _capture(found: dict[str, Any] | None, bucket: int, *, is_over: bool) -> dic
     }
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """The table as CSV, oldest first."""
-    return to_csv(list(HEADINGS), reversed(rows))
+def as_csv(rows: list[dict[str, Any]], points: list[dict[str, Any]], domain: str = "") -> str:
+    """The table as CSV, oldest first; beside its columns, numbers of each domain and the tokens of each version.
+
+    ``points``: those that the table was made of. In place of the words "versions" stand ``num_requests:<domain>``,
+    ``accept_length:<domain>`` and ``tokens:<version>``, so that a line is one span of time and nothing counts twice.
+    """
+    chosen = [point for point in points if not domain or point["domain"] == domain]
+    domains = sorted({point["domain"] for point in chosen})
+    versions = sorted({int(version) for point in chosen for version in point["versions"]})
+    found = {datetime.fromtimestamp(at, UTC): _numbers(group) for at, group in _by_bucket(chosen).items()}
+    empty: dict[str, Any] = dict.fromkeys(
+        [f"num_requests:{name}" for name in domains] + [_tokens_of(v) for v in versions], 0
+    )
+    empty |= dict.fromkeys((f"accept_length:{name}" for name in domains), None)
+    columns = [name for name in HEADINGS if name != "versions"]
+    columns += [f"{what}:{name}" for name in domains for what in ("num_requests", "accept_length")]
+    columns += [_tokens_of(version) for version in versions]
+    return to_csv(columns, (row | empty | found.get(row["at"], {}) for row in reversed(rows)))
+
+
+def _numbers(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of one bucket, which has one point for each domain."""
+    found: dict[str, Any] = {_tokens_of(int(v)): tokens for v, tokens in charts.add_up(points)["versions"].items()}
+    for point in points:
+        found[f"num_requests:{point['domain']}"] = point["num_requests"]
+        found[f"accept_length:{point['domain']}"] = divide(point["drafted_tokens"], point["steps"])
+    return found
+
+
+def _tokens_of(version: int) -> str:
+    return f"tokens:{version_name(version)}"
+
+
+def _by_bucket(points: list[dict[str, Any]]) -> dict[float, list[dict[str, Any]]]:
+    found: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for point in points:
+        found[point["at"]].append(point)
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -97,6 +99,7 @@ def _context(found: Target, asked: str) -> dict[str, Any]:
         "ranges": figures.RANGES,
         "range": name,
         "range_problem": unknown,
+        "trace_range": _in_address(seen["since"], seen["until"]),
         "window_minutes": seen["window_seconds"] // 60,
         "versions": seen["versions"],
         "lines": [
@@ -116,6 +119,12 @@ def _context(found: Target, asked: str) -> dict[str, Any]:
         "ended_rules": list(ended[:NUM_ENDED]),
         "kinds": RuleKind.choices,
     }
+
+
+def _in_address(since: float, until: float) -> str:
+    """The time, in whole seconds of UTC, as the search for traces takes it."""
+    ends = {"since": math.floor(since), "until": math.ceil(until)}
+    return urlencode({name: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S}" for name, at in ends.items()})
 
 
 def _heat(cell: Cell, values: list[float]) -> tuple[Cell, str]:

@@ -10,8 +10,9 @@ from aurora_web.accounts.access import allow, need, user_of
 from aurora_web.console.ranges import named
 from aurora_web.console.spreadsheet import csv_response
 from aurora_web.registry.models import Target
-from aurora_web.rollouts.economics import COSTS, DEFAULT_RANGE, RANGES, CostError, Saving, set_costs
+from aurora_web.rollouts.economics import COSTS, DEFAULT_RANGE, RANGES, CostError, set_costs
 from aurora_web.rollouts.economics import economics as figures_of
+from aurora_web.rollouts.savings import Saving
 
 
 @allow("read", "GET", "HEAD", "POST")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from django.conf import settings as django_settings
 from django.contrib import messages
@@ -93,6 +93,7 @@ def _address(request: HttpRequest, chosen: TimeRange) -> dict[str, Any]:
         "is_live": chosen.is_open and request.GET.get("live") != "0",
         "is_table": request.GET.get("view") == "table",
         "hidden": list(given.items()),
+        "range_fields": parse_qsl(chosen.query),
         "kept": without(""),
         "kept_without_live": without("live"),
         "kept_without_view": without("view"),

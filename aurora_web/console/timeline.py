@@ -43,8 +43,9 @@ def timeline(
 ) -> list[dict[str, Any]]:
     """``[{"at", "kind", "text", "version"}]``, newest first; kinds in MARKERS are drawn on the charts.
 
-    Further kinds: "candidate", "training", "person". At most ``limit``, the newest. Who has read the chart's
-    ``points`` of this range gives them, with their ``bucket``; they are not read again where they tell enough.
+    Further kinds: "candidate", "training", "person"; "ended" (an alert) and "closed" (one that nobody can say is over).
+    At most ``limit``, the newest. Who has read the chart's ``points`` of this range gives them, with their ``bucket``;
+    they are not read again where they tell enough.
     """
     begin, end = datetime.fromtimestamp(since, UTC), datetime.fromtimestamp(until, UTC)
     found = [
@@ -133,15 +134,18 @@ def _percent(share: float) -> str:
 
 def _alerts(target: Target, begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
     within = Q(fired_at__gte=begin, fired_at__lt=end) | Q(ended_at__gte=begin, ended_at__lt=end)
-    alerts = (
-        target.alerts.filter(within).exclude(fired_at=None).only("target", "rule", "detail", "fired_at", "ended_at")
-    )
+    fired = target.alerts.filter(within).exclude(fired_at=None)
+    alerts = fired.only("target", "rule", "detail", "fired_at", "ended_at", "unknown_since", "unknown_why")
     for alert in alerts[:MAX_EVENTS]:
         name = alert.get_rule_display()
         if alert.fired_at and begin <= alert.fired_at < end:
             yield _event(alert.fired_at, "alert", f"alert: {name}. {alert.detail}")
         if alert.ended_at and begin <= alert.ended_at < end:
-            yield _event(alert.ended_at, "person", f"the alert {name} ended. {alert.detail}")
+            kind, text = "ended", f"the alert {name} ended. {alert.detail}"
+            if alert.unknown_since is not None:
+                kind, why = "closed", f"not known to be over: {alert.unknown_why}"
+                text = f"the alert {name} was closed, {why}. It was: {alert.detail}"
+            yield _event(alert.ended_at, kind, text)
 
 
 def _failures(target: Target, begin: datetime, end: datetime, limit: int) -> Iterator[dict[str, Any]]:

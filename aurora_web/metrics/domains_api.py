@@ -70,7 +70,10 @@ def target_domains_csv(request: HttpRequest, slug: str, range: str = domains.DEF
 
 @router.get("/{slug}/slices", response=dict[str, Any])
 def target_slices(request: HttpRequest, slug: str, range: str = domains.DEFAULT_RANGE) -> dict[str, Any]:
-    """Accept length by domain x context length x output position, worst first, from the newest 400 drafted traces."""
+    """Accept length by domain x context length x output position, worst first, from the newest 400 drafted traces.
+
+    ``trace_ids`` of a slice: up to three traces with the lowest accept length there.
+    """
     since = timezone.now() - timedelta(seconds=domains.RANGES[_checked(range)][0])
     found, num_traces = slices.worst_slices(find_target(slug), since)
     return {"num_traces": num_traces, "sample": slices.SAMPLE, "slices": [asdict(s) for s in found]}

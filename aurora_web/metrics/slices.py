@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import nsmallest
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from aurora_web.traces.models import Trace
 SAMPLE = 400  # the newest drafted traces
 MIN_SLICE_TRACES = 5
 MIN_SLICE_STEPS = 30
+NUM_EXAMPLES = 3
 CONTEXT_EDGES = (64, 256, 1024, 4096, 16384)  # tokens before the step, prompt included
 POSITION_EDGES = (16, 64, 256, 1024)  # generated tokens before the step
 TraceSums = list[tuple[Any, ...]]  # (context, position, accept tokens, verify steps)
@@ -36,6 +38,7 @@ class Slice:
     accept_length: float
     low: float | None
     high: float | None
+    trace_ids: tuple[str, ...]  # of the traces that are worst there, at most NUM_EXAMPLES
 
 
 def band(value: int, edges: Sequence[int]) -> str:
@@ -63,17 +66,20 @@ def worst_slices(target: Target, since: datetime) -> tuple[list[Slice], int]:
 
     # What a trace holds never changes.
     sums = settled.get_each("slices", [trace_id for trace_id, _, _ in rows], read)
-    return rank(zip([domain for _, _, domain in rows], sums, strict=True)), len(rows)
+    ids, _, names = zip(*rows, strict=True)
+    return rank(zip(ids, names, sums, strict=True)), len(rows)
 
 
-def rank(traces: Iterable[tuple[str, TraceSums]]) -> list[Slice]:
-    """Slices of (domain, of_trace(...)), the lowest accept length first."""
+def rank(traces: Iterable[tuple[UUID, str, TraceSums]]) -> list[Slice]:
+    """Slices of (trace id, domain, of_trace(...)), the lowest accept length first."""
     sums: dict[tuple[str, str, str], Moments] = defaultdict(lambda: Moments(0, 0, 0, 0, 0, 0))
-    for domain, of_one in traces:
+    inside: dict[tuple[str, str, str], list[tuple[float, int, str]]] = defaultdict(list)
+    for trace_id, domain, of_one in traces:
         for context, position, tokens, count in of_one:
-            one = Moments(1, tokens, count, tokens * tokens, count * count, tokens * count)
-            sums[domain, context, position] += one
-    found = [_slice(key, moments) for key, moments in sums.items()]
+            key = (domain, context, position)
+            sums[key] += Moments(1, tokens, count, tokens * tokens, count * count, tokens * count)
+            inside[key].append((tokens / count, -count, trace_id.hex))
+    found = [_slice(key, moments, inside[key]) for key, moments in sums.items()]
     kept = [s for s in found if s.num_traces >= MIN_SLICE_TRACES and s.num_verify_steps >= MIN_SLICE_STEPS]
     return sorted(kept, key=lambda s: (s.accept_length, s.domain, s.context, s.position))
 
@@ -91,6 +97,7 @@ def of_trace(prompt_len: int, steps: Sequence[tuple[int, Sequence[int]]]) -> Tra
     return [(*key, *both) for key, both in sums.items()]
 
 
-def _slice(key: tuple[str, str, str], moments: Moments) -> Slice:
+def _slice(key: tuple[str, str, str], moments: Moments, inside: list[tuple[float, int, str]]) -> Slice:
     low, high = interval_of(moments)
-    return Slice(*key, moments.n, int(moments.sum_y), moments.sum_x / moments.sum_y, low, high)
+    worst = tuple(trace_id for _, _, trace_id in nsmallest(NUM_EXAMPLES, inside))
+    return Slice(*key, moments.n, int(moments.sum_y), moments.sum_x / moments.sum_y, low, high, worst)

@@ -1,9 +1,13 @@
-"""What a person should know: what the rules find becomes alerts, each with a beginning and an end."""
+"""What a person should know: what the rules find becomes alerts, each with a beginning and an end.
+
+An alert ends when data says so. While its rule has no data it stays open, and says since when; it is closed, as not
+known any more, when nothing can be expected to say it.
+"""
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
@@ -14,10 +18,11 @@ from aurora_web.registry.models import Target
 from aurora_web.rollouts import notifications
 from aurora_web.rollouts.fleet import standings
 from aurora_web.rollouts.intent import lock_deployment
-from aurora_web.rollouts.models import Alert, AlertState, Rule, RuleReport, RuleSetting, RuleState
+from aurora_web.rollouts.models import Alert, AlertState, Replica, Rule, RuleReport, RuleSetting, RuleState
 from aurora_web.rollouts.rules import CONSOLE_SPECS, SPECS, Condition, NoData, Sight, Spec
 
 log = logging.getLogger(__name__)
+UNKNOWN_FOR = timedelta(days=1)  # without data, before an alert is closed
 CONSOLE_LOCK = 0x616C  # advisory lock of the console's own rules; targets are locked by their deployment
 
 
@@ -48,7 +53,7 @@ def _ask(target: Target | None, asked: dict[Rule, Spec], sight: Sight) -> None:
         setting = chosen.get(rule)
         if setting is not None and not setting.is_enabled:
             for alert in known[rule].values():
-                _resolve(alert, sight.now)
+                _close(alert, "the rule is switched off", sight.now)
             found[rule] = {"state": RuleState.NORMAL, "detail": "switched off"}
             continue
         found[rule] = _judge(target, spec, _with(sight, spec, setting), known[rule])
@@ -76,23 +81,35 @@ def _judge(target: Target | None, spec: Spec, sight: Sight, known: dict[str, Ale
     """Ask one rule, follow its alerts, and say in which state it is."""
     try:
         with transaction.atomic():
-            conditions = list(spec.look(sight))
+            found = list(spec.look(sight))
     except NoData as reason:
         for alert in known.values():
-            _resolve(alert, sight.now)
+            _doubt(alert, str(reason), sight)
         return {"state": RuleState.NO_DATA, "detail": str(reason)}
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, DatabaseError) as error:
         # One rule that cannot be asked must not silence the others; its alerts stay as they were.
         log.exception("the rule %s of %s could not be asked", spec.rule, target or "the console")
         return {"state": RuleState.ERROR, "detail": f"{type(error).__name__}: {error}"[:300]}
+    conditions = [each for each in found if isinstance(each, Condition)]
     followed = [_follow(target, known.pop(c.replica, None), c, sight.now) for c in conditions]
-    for gone in known.values():
-        _resolve(gone, sight.now)
-    if not followed:
-        return {"state": RuleState.NORMAL, "detail": ""}
-    is_firing = any(alert.state == AlertState.FIRING for alert in followed)
-    state = RuleState.FIRING if is_firing else RuleState.PENDING
-    return {"state": state, "detail": followed[0].detail}
+    unknown = known.keys() - {each.replica for each in found}
+    for name, alert in known.items():
+        if name in unknown:
+            _doubt(alert, _why_unknown(name, spec, sight), sight)
+        else:
+            _resolve(alert, sight.now)
+    if followed:
+        is_firing = any(alert.state == AlertState.FIRING for alert in followed)
+        state = RuleState.FIRING if is_firing else RuleState.PENDING
+        return {"state": state, "detail": followed[0].detail}
+    if unknown:
+        return {"state": RuleState.NO_DATA, "detail": _why_unknown(min(unknown), spec, sight)}
+    return {"state": RuleState.NORMAL, "detail": ""}
+
+
+def _why_unknown(name: str, spec: Spec, sight: Sight) -> str:
+    is_silent = spec.needs_only_reports and name not in {s.replica.name for s in sight.standings if s.replica.is_alive}
+    return f"{name} does not report" if is_silent else f"nothing is measured of {name} now"
 
 
 def _follow(target: Target | None, alert: Alert | None, condition: Condition, now: datetime) -> Alert:
@@ -102,12 +119,15 @@ def _follow(target: Target | None, alert: Alert | None, condition: Condition, no
     elif alert.state == AlertState.PENDING and alert.subject != condition.subject:
         alert.since = now
     before = (alert.state, alert.detail)
+    was_unknown = alert.unknown_since is not None
+    alert.unknown_since, alert.unknown_why = None, ""
     alert.detail, alert.subject = condition.detail, condition.subject[:200]
     if alert.state == AlertState.PENDING and now - alert.since >= condition.wait:
         alert.state, alert.fired_at = AlertState.FIRING, now
-    if alert.pk is None or (alert.state, alert.detail) != before or alert.since == now:
+    is_news = was_unknown or (alert.state, alert.detail) != before
+    if alert.pk is None or is_news or alert.since == now:
         alert.save()
-    if (alert.state, alert.detail) != before and alert.state == AlertState.FIRING:
+    if is_news and alert.state == AlertState.FIRING:
         _publish(alert)
     if alert.state == AlertState.FIRING and alert.told_at is None:  # a silence that covered it may have ended
         _tell_firing(alert, now)
@@ -120,13 +140,59 @@ def _tell_firing(alert: Alert, now: datetime) -> None:
         alert.save(update_fields=["told_at"])
 
 
+def _doubt(alert: Alert, why: str, sight: Sight) -> None:
+    """Its rule has no data about it: it stays as it is, marked; one that only waited to fire is dropped."""
+    if alert.state == AlertState.PENDING:
+        alert.delete()
+    elif gone := _gone(alert, sight):
+        _close(alert, gone, sight.now)
+    elif alert.unknown_since is None or alert.unknown_why != why[:300]:
+        alert.unknown_since, alert.unknown_why = alert.unknown_since or sight.now, why[:300]
+        alert.save(update_fields=["unknown_since", "unknown_why"])
+        _publish(alert)
+
+
+def _gone(alert: Alert, sight: Sight) -> str:
+    """Why no data can be expected to end it; "" = some may still come."""
+    if sight.target is not None and not sight.target.is_active:
+        return "the target is inactive"
+    if alert.rule in SPECS and SPECS[Rule(alert.rule)].needs_only_reports:
+        ours = next((each.replica for each in sight.standings if each.replica.name == alert.replica), None)
+        if ours is None:
+            return f"{alert.replica} is no replica of the target any more"
+        if not ours.is_alive and (successor := _successor(ours, sight)):
+            return f"{successor} serves at the address of {ours.name} now"
+    if alert.unknown_since is not None and sight.now - alert.unknown_since >= UNKNOWN_FOR:
+        return f"for a day there was no data: {alert.unknown_why}"
+    return ""
+
+
+def _successor(gone: Replica, sight: Sight) -> str:
+    """The replica that came to the address of another after that one's last report; "" = none."""
+    alive = [each.replica for each in sight.standings if each.replica.is_alive]
+    came = [each for each in alive if gone.url and each.url == gone.url and each.connected_at > gone.seen_at]
+    return came[0].name if came else ""
+
+
+def _close(alert: Alert, why: str, now: datetime) -> None:
+    """The end of an episode of which nobody knows whether it is over."""
+    alert.unknown_since, alert.unknown_why = alert.unknown_since or now, why[:300]
+    _end(alert, now)
+
+
 def _resolve(alert: Alert, now: datetime) -> None:
-    """The end of an episode; one that never fired leaves nothing behind."""
+    """The end of an episode: data says that it is over."""
+    alert.unknown_since, alert.unknown_why = None, ""
+    _end(alert, now)
+
+
+def _end(alert: Alert, now: datetime) -> None:
+    """One that never fired leaves nothing behind."""
     if alert.state == AlertState.PENDING:
         alert.delete()
         return
     alert.state, alert.ended_at = AlertState.RESOLVED, now
-    alert.save(update_fields=["state", "ended_at"])
+    alert.save(update_fields=["state", "ended_at", "unknown_since", "unknown_why"])
     _publish(alert)
     if alert.told_at is not None:
         notifications.tell_alert(alert, "alert.resolved", now)
@@ -147,7 +213,7 @@ def firing_alerts(target: Target) -> QuerySet[Alert]:
 
 
 def alert_payload(alert: Alert) -> dict[str, Any]:
-    """An alert as the browsers, the API and the webhooks get it."""
+    """An alert as the browsers and the API get it; one that ended while there was no data is not known to be over."""
     return {
         "id": alert.pk,
         "target": alert.target_slug,
@@ -158,4 +224,6 @@ def alert_payload(alert: Alert) -> dict[str, Any]:
         "since": alert.since.timestamp(),
         "fired_at": alert.fired_at.timestamp() if alert.fired_at else None,
         "ended_at": alert.ended_at.timestamp() if alert.ended_at else None,
+        "no_data_since": alert.unknown_since.timestamp() if alert.unknown_since else None,
+        "no_data_why": alert.unknown_why,
     }

@@ -1,36 +1,41 @@
-"""What speculation saves and what learning costs, from measured times; and whether to go on.
-
-Saved: per domain and batch size, the engine seconds that the tokens of speculative requests would have taken at the
-control's seconds per token, less the seconds that they took. Requests of one batch share each step, so request
-seconds are divided by the batch size (its bucket: rounded up, so that savings are understated rather than overstated).
-The interval is that of the control's speed; strata without enough control blocks are left out and said.
-"""
+"""What speculation saves (rollouts/savings.py) and what learning costs, over one range; and whether to go on."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Count, F, Q, Sum
 from django.db.models.functions import Coalesce, Greatest, Least
 from django.utils import timezone
 
 from aurora_web.accounts.services import record
-from aurora_web.metrics import rollups
-from aurora_web.metrics.ratios import MIN_REQUESTS, Z95, Interval, Moments
-from aurora_web.registry.models import Target
-from aurora_web.rollouts.models import CostAssumption
+from aurora_web.metrics.ratios import Interval
+from aurora_web.registry.models import Status, Target
+from aurora_web.rollouts.advice import Advice, Past, Prediction, Spent, advise, advise_idle, advise_off
+from aurora_web.rollouts.models import CostAssumption, GateDecision
+from aurora_web.rollouts.savings import (
+    Saving,
+    Stratum,
+    busy_seconds,
+    by_domain,
+    last_drafted,
+    read_strata,
+    saving,
+)
 from aurora_web.traces.models import TraceSegment
 from aurora_web.training.models import SliceState, TrainingSlice
 
 RANGES = {"1h": 3600, "24h": 86400, "7d": 604800, "28d": 2419200}
 DEFAULT_RANGE = "24h"
-EARLIER = timedelta(days=7)  # how far back a speculation that is off now may prove itself
+LOOKED_BACK = timedelta(days=28)  # for the last drafts of a speculation that is off
+EARLIER = timedelta(days=7)  # up to those, by which it is judged
+USABLE = (Status.CANDIDATE, Status.PASSED, Status.CANARY, Status.LIVE)
+REFUSED = "largest lookahead 0"  # in a replica's policy_detail: its engine drafts on (serving/sglang_backend)
 LARGEST = {"engine_hour": 1e6, "trainer_hour": 1e6, "capture_percent": 100.0}
 COSTS = (*LARGEST, "currency")
 
@@ -41,32 +46,6 @@ class CostError(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
-
-
-@dataclass(frozen=True, slots=True)
-class Stratum:
-    """Speculative requests and the control of one domain and batch size."""
-
-    domain: str
-    batch_bucket: int
-    num_requests: int
-    num_tokens: int
-    request_seconds: float
-    num_proposed_drafts: int
-    control: Moments  # per request: x = tokens, y = seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Saving:
-    """Engine seconds of one domain ("" = all)."""
-
-    domain: str
-    num_requests: int
-    num_tokens: int
-    spent_seconds: float  # by the covered tokens
-    without_seconds: float | None  # what they would have taken
-    saved: Interval  # seconds
-    covered: float  # share of the tokens in strata with enough control blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +65,6 @@ class Capture:
     num_traces: int
     num_bytes: int
     engine_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """What to do, and why."""
-
-    action: str  # "keep", "turn off", "turn back on", "pause training", "stay off" or "wait"
-    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,106 +98,63 @@ def economics(target: Target, name: str) -> Economics:
     training_cost = training.seconds / 3600 * costs.trainer_hour
     capture = read_capture(target, since, busy_seconds(strata) * costs.capture_percent / 100)
     capture_cost = capture.engine_seconds / 3600 * costs.engine_hour
-    spent = training_cost + capture_cost
-    earlier = None
-    if not _is_drafting(strata):
-        earlier = saving("", read_strata(target, until - EARLIER, until)).saved
+    spent = Spent(training_cost, capture_cost, costs.currency)
     return Economics(
         since=since,
         until=until,
         total=total,
-        domains=tuple(_by_domain(strata)),
+        domains=tuple(by_domain(strata)),
         training=training,
         capture=capture,
         costs=costs,
         saved_cost=saved_cost,
         training_cost=training_cost,
         capture_cost=capture_cost,
-        net_cost=_shifted(saved_cost, -spent),
-        break_even_seconds=spent / costs.engine_hour * 3600 if costs.engine_hour else math.inf,
-        advice=advise(total, saved_cost, training_cost, costs.currency, earlier),
+        net_cost=_shifted(saved_cost, -spent.total),
+        break_even_seconds=spent.total / costs.engine_hour * 3600 if costs.engine_hour else math.inf,
+        advice=_advice(target, strata, until, total.saved, saved_cost, spent),
     )
 
 
-_STRATUM = {
-    "n": "num_requests",
-    "x": "num_accept_tokens",
-    "y": "decode_seconds",
-    "xx": "sum_xx",
-    "yy": "sum_yy",
-    "xy": "sum_xy",
-    "p": "num_proposed_drafts",
-}
-# Requests that a pin keeps from speculation are on neither side: nobody drew them for the control.
-_SIDES = ", ".join(
-    f"coalesce(sum({column}) FILTER (WHERE {side}), 0) AS {name}_{key}"
-    for name, side in (("s", "version <> 0 AND lookahead > 0"), ("c", "version = 0"))
-    for key, column in _STRATUM.items()
-)
-_STRATA = f"SELECT domain, batch_bucket, {_SIDES} FROM {{rows}} GROUP BY 1, 2 ORDER BY 1, 2"
+def _advice(
+    target: Target, strata: Sequence[Stratum], until: datetime, saved: Interval, saved_cost: Interval, spent: Spent
+) -> Advice:
+    """On, idle or off: off is what the policy says, unless drafts come from an engine that does not obey it."""
+    is_drafting = any(each.num_proposed_drafts for each in strata)
+    refusals = [] if target.max_lookahead or not is_drafting else _refusals(target)
+    if not target.max_lookahead and not refusals:
+        return advise_off(read_past(target, until))
+    if not is_drafting:
+        return advise_idle(strata)
+    found = advise(saved, saved_cost, spent)
+    return Advice(found.action, (*found.reasons, *refusals))
 
 
-def read_strata(target: Target, since: datetime, until: datetime) -> list[Stratum]:
-    """The sums of a period per domain and batch size."""
-    source = rollups.rows(target, since.timestamp(), until.timestamp(), tuple(_STRATUM.values()))
-    with connection.cursor() as cursor:
-        cursor.execute(_STRATA.format(rows=source.sql), source.values)
-        names = [column.name for column in cursor.description or ()]
-        return [_stratum(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+def _refusals(target: Target) -> list[str]:
+    drafting = target.replicas.filter(is_alive=True, policy_detail__contains=REFUSED).order_by("name")
+    return [f"{each.name} drafts, though the largest lookahead is 0: {each.policy_detail}" for each in drafting[:3]]
 
 
-def _stratum(row: Any) -> Stratum:
-    n, *sums = (row[f"c_{key}"] for key in ("n", "x", "y", "xx", "yy", "xy"))
-    control = Moments(int(n), *(float(value) for value in sums))
-    counts = int(row["s_n"]), int(row["s_x"]), float(row["s_y"]), int(row["s_p"])
-    return Stratum(row["domain"], row["batch_bucket"], *counts, control)
+def read_past(target: Target, until: datetime) -> Past:
+    """What a speculation that is off saved when it drafted last, and what is predicted of the versions since."""
+    last = last_drafted(target, until - LOOKED_BACK, until)
+    if last is None:
+        nothing = saving("", ()).saved
+        return Past(LOOKED_BACK.days, None, nothing, _prediction(target, 0))
+    at, version = last
+    return Past(
+        LOOKED_BACK.days, at, saving("", read_strata(target, at - EARLIER, at)).saved, _prediction(target, version)
+    )
 
 
-def saving(domain: str, strata: Sequence[Stratum]) -> Saving:
-    """Engine seconds saved over some strata, with their 95 % interval."""
-    spent = without = variance = 0.0
-    covered = 0
-    for stratum in strata:
-        ratio, relative = stratum.control.ratio, stratum.control.relative_variance()
-        if not stratum.num_tokens or stratum.control.n < MIN_REQUESTS or not ratio or relative is None:
-            continue
-        would = stratum.num_tokens / ratio / stratum.batch_bucket
-        spent += stratum.request_seconds / stratum.batch_bucket
-        without += would
-        variance += would * would * relative
-        covered += stratum.num_tokens
-    tokens = sum(stratum.num_tokens for stratum in strata)
-    saved = Interval(None, None, None, _missing(strata))
-    if covered:
-        half = Z95 * math.sqrt(variance)
-        saved = Interval(without - spent, without - spent - half, without - spent + half)
-    num_requests = sum(stratum.num_requests for stratum in strata)
-    share = covered / tokens if tokens else 0.0
-    return Saving(domain, num_requests, tokens, spent, without if covered else None, saved, share)
-
-
-def busy_seconds(strata: Sequence[Stratum]) -> float:
-    """Engine seconds that all requests took, those of the control too."""
-    return sum((stratum.request_seconds + stratum.control.sum_y) / stratum.batch_bucket for stratum in strata)
-
-
-def _missing(strata: Sequence[Stratum]) -> str:
-    if not any(stratum.num_tokens for stratum in strata):
-        return "no speculative request has finished in this time"
-    num_control = sum(stratum.control.n for stratum in strata)
-    return f"{num_control} control blocks, at least {MIN_REQUESTS} of one domain and batch size are needed"
-
-
-def _by_domain(strata: Sequence[Stratum]) -> list[Saving]:
-    groups: dict[str, list[Stratum]] = defaultdict(list)
-    for stratum in strata:
-        groups[stratum.domain].append(stratum)
-    found = [saving(domain, group) for domain, group in groups.items()]
-    return sorted(found, key=lambda each: (-each.num_tokens, each.domain))
-
-
-def _is_drafting(strata: Sequence[Stratum]) -> bool:
-    return any(stratum.num_proposed_drafts for stratum in strata)
+def _prediction(target: Target, version: int) -> Prediction | None:
+    """Of the fastest version that is newer, by its gate's replay."""
+    judged = GateDecision.objects.filter(version__target=target, version__number__gt=version)
+    usable = judged.filter(version__status__in=USABLE, predicted_speedup__isnull=False)
+    best = usable.select_related("version").order_by("-predicted_speedup", "-version__number").first()
+    if best is None or best.predicted_speedup is None:
+        return None
+    return Prediction(best.version.number, best.predicted_speedup, best.version.status == Status.LIVE)
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:
@@ -256,49 +184,6 @@ def read_capture(target: Target, since: datetime, engine_seconds: float) -> Capt
     arrived = TraceSegment.objects.filter(target=target, received_at__gte=since)
     sums = arrived.aggregate(n=Count("pk"), traces=Sum("num_traces", default=0), size=Sum("size_bytes", default=0))
     return Capture(sums["n"], sums["traces"], sums["size"], engine_seconds)
-
-
-def advise(
-    total: Saving, saved_cost: Interval, training_cost: float, currency: str, earlier: Interval | None = None
-) -> Advice:
-    """``earlier``: what was saved in the last days, when nothing is drafted now."""
-    if earlier is not None:
-        return _advise_off(earlier)
-    saved = total.saved
-    if saved.value is None or saved.low is None or saved.high is None:
-        return Advice("wait", (f"It cannot be said yet: {saved.reason}.",))
-    said = f"{_hours(saved.value)} of engine time saved, 95 % between {_hours(saved.low)} and {_hours(saved.high)}."
-    if saved.high < 0:
-        return Advice("turn off", (f"Speculation costs more engine time than it saves: {said}",))
-    if saved.low <= 0:
-        return Advice("wait", (f"The interval holds zero: {said}", "A larger control share makes it narrower."))
-    paid = f"Training cost {training_cost:,.2f} {currency}, the savings are worth {saved_cost.value or 0.0:,.2f}."
-    if (saved_cost.high or 0.0) < training_cost:
-        why = "The live version saves without further training; train again when its accept length falls."
-        return Advice("pause training", (said, paid, why))
-    if (saved_cost.low or 0.0) < training_cost:
-        return Advice("keep", (said, paid, "Whether the training pays for itself is still within the interval."))
-    return Advice("keep", (said, paid))
-
-
-def _advise_off(earlier: Interval) -> Advice:
-    off = "Nothing was drafted in this time."
-    if earlier.value is None or earlier.low is None or earlier.high is None:
-        return Advice("wait", (off, f"Nor can the last seven days tell: {earlier.reason}."))
-    said = (
-        f"Over the last seven days it saved {_hours(earlier.value)} ({_hours(earlier.low)} to {_hours(earlier.high)})."
-    )
-    if earlier.low > 0:
-        return Advice("turn back on", (off, said))
-    return Advice("stay off", (off, said))
-
-
-def _hours(seconds: float) -> str:
-    """-90 -> "-1.5 min"."""
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min")):
-        if abs(seconds) < limit:
-            return f"{seconds / unit:,.1f} {name}"
-    return f"{seconds / 3600:,.1f} h"
 
 
 @transaction.atomic

@@ -39,7 +39,9 @@ def economics_payload(found: Economics) -> dict[str, Any]:
 def target_economics(request: HttpRequest, slug: str, range: str = DEFAULT_RANGE) -> dict[str, Any]:
     """Engine seconds saved with their 95 % interval, seconds of training, what both cost, and advice.
 
-    ``range``: 1h, 24h, 7d or 28d.
+    ``range``: 1h, 24h, 7d or 28d. ``advice.action``: keep, pause training (the range's training and capture cost more
+    than was saved), turn off, wait (too little is known, or nothing is drafted now); with a largest lookahead of 0
+    turn back on, stay off or wait, by the week up to the last drafts (28 days back) and newer versions' predictions.
     """
     target = find_target(slug)
     if range not in RANGES:

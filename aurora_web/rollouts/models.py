@@ -125,6 +125,9 @@ class Alert(models.Model):
     fired_at = models.DateTimeField(null=True)
     told_at = models.DateTimeField(null=True)  # None = nobody was told that it fires: a silence covers it
     ended_at = models.DateTimeField(null=True)
+    # Since when its rule has no data about it; still set when it ended so: then nobody knows whether it is over
+    unknown_since = models.DateTimeField(null=True)
+    unknown_why = models.CharField(max_length=300, blank=True, db_default="")
 
     class Meta:
         ordering = ["-since", "-id"]
@@ -145,6 +148,13 @@ class Alert(models.Model):
     def target_slug(self) -> str:
         """The target's slug; "" = the console itself."""
         return self.target.slug if self.target else ""
+
+    @property
+    def state_words(self) -> str:
+        """Its state, and whether the rule knows of it."""
+        if self.unknown_since is None:
+            return AlertState(self.state).label
+        return "Firing, no data" if self.ended_at is None else "Closed, not known"
 
 
 class RuleState(models.TextChoices):

@@ -34,15 +34,24 @@ KEPT = timedelta(days=30)
 
 
 def tell_alert(alert: Alert, event: str, now: datetime) -> bool:
-    """Tell every channel that an alert fires or has ended; False where a silence covers it."""
+    """Tell every channel that an alert fires, has ended, or is closed without data; False where a silence covers it."""
     if any(silence.covers(alert) for silence in Silence.objects.filter(expires_at__gt=now)):
         return False
-    rule = Rule(alert.rule).label
-    words = f"{rule}: {alert.detail}" if event == "alert.firing" else f"Ended: {rule}. It was: {alert.detail}"
     _, path = decision_link(alert)
     facts = {"rule": alert.rule, "subject": alert.replica, "since": alert.since.isoformat(), "alert": alert.pk}
-    _tell(event, alert.target_slug, words, path, facts)
+    if event == "alert.resolved":
+        facts["is_known_to_be_over"] = alert.unknown_since is None
+    _tell(event, alert.target_slug, _words(alert, event), path, facts)
     return True
+
+
+def _words(alert: Alert, event: str) -> str:
+    rule = Rule(alert.rule).label
+    if event == "alert.firing":
+        return f"{rule}: {alert.detail}"
+    if alert.unknown_since is None:
+        return f"Ended: {rule}. It was: {alert.detail}"
+    return f"Closed, not known to be over: {rule}; {alert.unknown_why}. It was: {alert.detail}"
 
 
 def tell_approval(version: SpeculatorVersion, reason: str) -> None:

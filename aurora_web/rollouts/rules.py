@@ -34,6 +34,16 @@ class Condition:
     subject: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Fine:
+    """A replica, domain or directory of which the rule has looked at data, and found nothing.
+
+    Of what a rule names neither so nor in a condition it has no data: an alert about it stays open.
+    """
+
+    replica: str
+
+
 class NoData(Exception):
     """A rule that cannot say anything now; the message says why."""
 
@@ -61,7 +71,8 @@ class Sight:
         return self.target
 
 
-Look = Callable[[Sight], Iterator[Condition]]
+Found = Condition | Fine
+Look = Callable[[Sight], Iterator[Found]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +86,24 @@ class Spec:
     unit: str = ""
     low: float = 0.0
     high: float = 1e12
-    needs_only_reports: bool = False  # asked again at each news of a replica, not only every ten seconds
+    needs_only_reports: bool = False  # about replicas: asked again at each news of one, not only every ten seconds
 
 
 def _why(detail: str) -> str:
     return detail.strip().rstrip(".") or "no reason given"
 
 
-def _capture_broken(sight: Sight) -> Iterator[Condition]:
+def _capture_broken(sight: Sight) -> Iterator[Found]:
     for found in sight.alive:
         replica = found.replica
         if replica.capture_state == "broken":
             why = _why(replica.capture_detail)
             yield Condition(Rule.CAPTURE_BROKEN, replica.name, f"{replica.name} serves, but keeps no traces: {why}.")
+        else:
+            yield Fine(replica.name)
 
 
-def _swap_failed(sight: Sight) -> Iterator[Condition]:
+def _swap_failed(sight: Sight) -> Iterator[Found]:
     for found in sight.alive:
         replica = found.replica
         if replica.state in {"swap_failed", "reverted"}:
@@ -98,9 +111,11 @@ def _swap_failed(sight: Sight) -> Iterator[Condition]:
             why = _why(replica.detail)
             detail = f"{replica.name} {what} (generation {replica.generation}): {why}."
             yield Condition(Rule.SWAP_FAILED, replica.name, detail)
+        else:
+            yield Fine(replica.name)
 
 
-def _replica_behind(sight: Sight) -> Iterator[Condition]:
+def _replica_behind(sight: Sight) -> Iterator[Found]:
     for found in sight.alive:
         replica = found.replica
         if replica.generation < found.desired_generation or found.runs_another:
@@ -110,9 +125,11 @@ def _replica_behind(sight: Sight) -> Iterator[Condition]:
             )
             subject, wait = f"generation {replica.generation}", timedelta(seconds=sight.threshold)
             yield Condition(Rule.REPLICA_BEHIND, replica.name, detail, wait, subject)
+        else:
+            yield Fine(replica.name)
 
 
-def _accept_length_disagrees(sight: Sight) -> Iterator[Condition]:
+def _accept_length_disagrees(sight: Sight) -> Iterator[Found]:
     compared = [found for found in sight.alive if found.disagreement is not None]
     if not compared:
         raise NoData("no replica has been compared with its engine's metrics")
@@ -125,9 +142,11 @@ def _accept_length_disagrees(sight: Sight) -> Iterator[Condition]:
                 f"{replica.compared_steps:,} steps; more than {sight.threshold:g}% apart, as before)."
             )
             yield Condition(Rule.ACCEPT_LENGTH_DISAGREES, replica.name, detail)
+        else:
+            yield Fine(replica.name)
 
 
-def _target_changed(sight: Sight) -> Iterator[Condition]:
+def _target_changed(sight: Sight) -> Iterator[Found]:
     for found in sight.alive:
         replica = found.replica
         if found.is_target_untouched is False:
@@ -136,9 +155,11 @@ def _target_changed(sight: Sight) -> Iterator[Condition]:
                 f"{replica.target_sha256[:12]} now. Restart it: a draft must never change the target."
             )
             yield Condition(Rule.TARGET_CHANGED, replica.name, detail)
+        elif found.is_target_untouched:
+            yield Fine(replica.name)
 
 
-def _target_silent(sight: Sight) -> Iterator[Condition]:
+def _target_silent(sight: Sight) -> Iterator[Found]:
     if not sight.of.is_active:
         raise NoData("the target is inactive")
     if not sight.standings:
@@ -147,9 +168,11 @@ def _target_silent(sight: Sight) -> Iterator[Condition]:
         last = max(found.replica.seen_at for found in sight.standings)
         detail = f"None of {len(sight.standings)} replicas reports; the last report came {last:%H:%M:%S} UTC."
         yield Condition(Rule.TARGET_SILENT, "", detail, timedelta(seconds=sight.threshold))
+    else:
+        yield Fine("")
 
 
-def _accept_length_fell(sight: Sight) -> Iterator[Condition]:
+def _accept_length_fell(sight: Sight) -> Iterator[Found]:
     levels = accept_levels(sight.of, sight.now)
     known = [level for level in levels if level.ratio.value is not None]
     if not known:
@@ -162,9 +185,11 @@ def _accept_length_fell(sight: Sight) -> Iterator[Condition]:
                 f"the hour before ({signed_percent(value - 1)}, at best {signed_percent(high - 1)})."
             )
             yield Condition(Rule.ACCEPT_LENGTH_FELL, level.domain, detail, timedelta(seconds=60))
+        else:
+            yield Fine(level.domain)
 
 
-def _speedup_below_one(sight: Sight) -> Iterator[Condition]:
+def _speedup_below_one(sight: Sight) -> Iterator[Found]:
     since = (sight.now - RECENT).timestamp()
     speedup = metrics.total(sight.of, since)["speedup"]
     if speedup["value"] is None:
@@ -175,12 +200,15 @@ def _speedup_below_one(sight: Sight) -> Iterator[Condition]:
             f"even the interval's upper end is below {sight.threshold:g}."
         )
         yield Condition(Rule.SPEEDUP_BELOW_ONE, "", detail, timedelta(seconds=60))
+    else:
+        yield Fine("")
 
 
-def _trainer_stalled(sight: Sight) -> Iterator[Condition]:
+def _trainer_stalled(sight: Sight) -> Iterator[Found]:
     if not sight.of.is_active:
         raise NoData("the target is inactive: nothing is trained")
     if not is_work_waiting(sight.of):
+        yield Fine("")
         return
     run = active_run(sight.of)
     silence = (sight.now - last_sign_of_life(run)).total_seconds()
@@ -191,9 +219,11 @@ def _trainer_stalled(sight: Sight) -> Iterator[Condition]:
             why = f"the last slice failed: {_why(last.error.splitlines()[0][:200])}"
         detail = f"Traces wait, but no slice has worked for {silence:,.0f} s; {why}."
         yield Condition(Rule.TRAINER_STALLED, "", detail, subject=why)
+    else:
+        yield Fine("")
 
 
-def _spool_growing(sight: Sight) -> Iterator[Condition]:
+def _spool_growing(sight: Sight) -> Iterator[Found]:
     for found in sight.alive:
         replica = found.replica
         if replica.spool_bytes > sight.threshold * MIB:
@@ -202,9 +232,11 @@ def _spool_growing(sight: Sight) -> Iterator[Condition]:
                 f"{sight.threshold:g} MiB: the console does not take them as fast as they come."
             )
             yield Condition(Rule.SPOOL_GROWING, replica.name, detail)
+        else:
+            yield Fine(replica.name)
 
 
-def _disk_low(sight: Sight) -> Iterator[Condition]:
+def _disk_low(sight: Sight) -> Iterator[Found]:
     seen: set[int] = set()
     for name in ("SEGMENTS_DIR", "VERSIONS_DIR", "STATE_DIR"):
         path = Path(getattr(settings, name))
@@ -219,11 +251,13 @@ def _disk_low(sight: Sight) -> Iterator[Condition]:
                 f"({free:.1f}%, less than {sight.threshold:g}%)."
             )
             yield Condition(Rule.DISK_LOW, str(path)[:200], detail)
+        else:
+            yield Fine(str(path)[:200])
     if not seen:
         raise NoData(f"{settings.STATE_DIR} does not exist on this machine")
 
 
-def _figures_stalled(sight: Sight) -> Iterator[Condition]:
+def _figures_stalled(sight: Sight) -> Iterator[Found]:
     since = metrics.waiting_since()
     late = (sight.now - since).total_seconds() if since else 0.0
     if since and late > sight.threshold:
@@ -232,6 +266,8 @@ def _figures_stalled(sight: Sight) -> Iterator[Condition]:
             "targets are of before. The worker's log says why."
         )
         yield Condition(Rule.FIGURES_STALLED, "", detail)
+    else:
+        yield Fine("")
 
 
 # What matters most comes first, here and on the page.

@@ -401,7 +401,7 @@ function versions(charts) {
   if (others.length) layers.push(["others", "--muted", (row) => others.reduce((sum, version) => sum + (row.versions[version] ?? 0), 0)]);
   const traces = layers.map(([name, shade, tokens]) => ({
     name, mode: "lines", stackgroup: "tokens", groupnorm: "percent", ...stacked(rows, size, tokens),
-    line: { width: 0.5, color: colour(shade) }, hovertemplate: `${name} %{y:.0f} %<extra></extra>`,
+    line: { width: 0.5, color: colour(shade) }, hovertemplate: `${name} %{y:.0f} %, %{text} tokens<extra></extra>`,
   }));
   return { traces, extra: { yaxis: { range: [0, 100], ticksuffix: "\u00a0%" } } };
 }

@@ -38,11 +38,11 @@ export function dotted(rows) {
   return rows.length > MAX_DOTTED ? { mode: "lines" } : { mode: "lines+markers", marker: { size: 4 } };
 }
 
-// A layer that ends where nothing was measured for a while.
+// A layer that ends where nothing was measured for a while; ``text`` has the tokens as they are written.
 export function stacked(rows, size, tokens) {
   const points = runs(rows, size).flatMap((run) => {
     const [first, last] = [run[0].middle - size / 2, run.at(-1).middle + size / 2];
     return [[first, 0], ...run.map((row) => [row.middle, tokens(row)]), [last, 0]];
   });
-  return { x: points.map(([at]) => wall(at)), y: points.map(([, value]) => value) };
+  return { x: points.map(([at]) => wall(at)), y: points.map(([, value]) => value), text: points.map(([, value]) => value.toLocaleString("en")) };
 }

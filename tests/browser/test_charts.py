@@ -17,6 +17,8 @@ DRAWN = """() => {
 }"""
 MARKS = """() => [...document.querySelectorAll(".chart")].filter((chart) => chart.data).map((chart) =>
   chart.data.find((trace) => trace.name === "events" && trace.mode === "markers").marker.symbol)"""
+LAYERS = """() => document.getElementById("chart-versions").data.filter((trace) => trace.stackgroup)
+  .map((trace) => [trace.y, trace.text, trace.hovertemplate])"""
 # As a target does that reports all the time: charts of their own on a page that is not live.
 PUSHED = """async (seconds) => {
   const { Charts } = await import("/static/js/charts.js");
@@ -72,6 +74,14 @@ def test_every_chart_draws_what_it_is_about(shown):
     assert any(name.startswith("v") for name in drawn["versions"])
     for chart, trace in (("loss", "loss"), ("lookahead", "lookahead"), ("capture", "kept"), ("speedup", "speedup")):
         assert drawn[chart][trace] > 0, chart
+
+
+def test_the_shares_of_the_versions_say_how_many_tokens_they_are(shown):
+    layers = shown.evaluate(LAYERS)
+    assert layers
+    for tokens, said, template in layers:
+        assert [int(words.replace(",", "")) for words in said] == tokens
+        assert "%{text} tokens" in template
 
 
 def test_swaps_are_marked_on_every_chart(shown):

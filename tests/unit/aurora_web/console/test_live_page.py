@@ -259,7 +259,34 @@ def test_the_table_and_the_csv_hold_what_the_charts_show(clients, target, captur
     assert [float(row["speedup"]) for row in rows if row["speedup"]][-1] == pytest.approx(2.0)
     assert sum(float(row["traces_per_second"] or 0) for row in rows) == pytest.approx(2.0)
     page = text(clients["viewer"].get("/targets/demo/?range=5m&view=table"))
-    assert "v1 67 %, control 33 %" in page
+    assert "v1 67 % (3,980), control 33 % (1,990)" in page
+    assert {name for name in rows[0] if ":" in name} == {
+        "num_requests:sql", "accept_length:sql", "tokens:control", "tokens:v1",
+    }  # fmt: skip
+    everything = clients["viewer"].get("/api/v1/targets/demo/charts.csv?range=5m").content.decode()
+    [row] = [row for row in csv.DictReader(io.StringIO(everything)) if row["num_requests"] != "0"]
+    assert (row["tokens:v1"], row["tokens:control"]) == ("3980", "1990")  # to calculate with
+    for domain in ("sql", "=cmd()"):  # the first chart has a line for each
+        assert row[f"num_requests:{domain}"] == "20"
+        assert float(row[f"accept_length:{domain}"]) == pytest.approx(float(row["accept_length"]))
+    assert "versions" not in row
+
+
+def test_the_table_of_one_domain_is_chosen_there_and_has_an_address(clients, target):
+    windows = [count_window(), replace(count_window(domain="prose"), num_accept_tokens=3000)]
+    metrics.ingest_counts({"counts": [w.to_json() for w in windows]})
+    metrics.roll_up()
+    page = text(clients["viewer"].get("/targets/demo/?range=5m&view=table&live=0"))
+    form = page[page.index('id="of-domain"') : page.index("Choose</button>")]
+    for name, value in (("range", "5m"), ("view", "table"), ("live", "0")):
+        assert f'<input type="hidden" name="{name}" value="{value}">' in form
+    assert "<option>prose</option><option>sql</option>" in form
+    chosen = text(clients["viewer"].get("/targets/demo/?range=5m&view=table&live=0&domain=prose"))
+    assert "<option selected>prose</option>" in chosen
+    table = chosen[chosen.index('id="charts-table"') : chosen.index('id="tables"')]
+    assert "v1 100 % (3,000)" in table and "1,990" not in table
+    unknown = text(clients["viewer"].get("/targets/demo/?range=5m&view=table&domain=foo"))
+    assert "<option selected>foo</option>" in unknown
 
 
 def test_a_bucket_that_is_not_over_has_no_rate(target, captured, monkeypatch):
@@ -279,8 +306,8 @@ def test_nor_has_one_whose_last_counts_may_be_on_their_way(target, captured, mon
 
 
 def test_a_formula_in_a_cell_is_made_harmless():
-    row = dict.fromkeys(charts.HEADINGS) | {"versions": "=HYPERLINK(1)"}
-    assert "'=HYPERLINK(1)" in charts.as_csv([row])
+    row = dict.fromkeys(charts.HEADINGS) | {"loss": "=HYPERLINK(1)"}
+    assert "'=HYPERLINK(1)" in charts.as_csv([row], [])
 
 
 def test_charts_come_as_buckets_and_fresh_windows_that_do_not_overlap(client, bearer, target):
@@ -331,6 +358,18 @@ def test_alerts_and_the_begin_of_a_canary_are_marked(target, judged):
     marks = {event["kind"]: event["text"] for event in markers(target, time.time() - 60, time.time() + 1)}
     assert set(marks) == {"swap", "alert", "canary"}
     assert marks["alert"].endswith("r1 could not swap.") and marks["canary"] == "v1 went into canary: on r1"
+
+
+def test_the_end_of_an_alert_is_nobodys_deed(clients, target):
+    now = timezone.now()
+    moments = {"since": now, "fired_at": now, "ended_at": now}
+    Alert.objects.create(target=target, rule="swap_failed", state="resolved", detail="r1 could not swap.", **moments)
+    events = timeline(target, time.time() - 60, time.time() + 1)
+    assert {event["kind"]: event["text"] for event in events if "Swap failed" in event["text"]} == {
+        "alert": "alert: Swap failed. r1 could not swap.",
+        "ended": "the alert Swap failed ended. r1 could not swap.",
+    }
+    assert '<span class="badge ended">ended</span>' in text(clients["viewer"].get("/targets/demo/"))
 
 
 def test_that_older_marks_are_left_out_is_said(client, bearer, target, judged, monkeypatch):

@@ -1,10 +1,14 @@
 """Drift, heatmap and slices from plain sums; the page and the API that show them."""
 
 import csv
+import html
 import io
+import re
 import time
+import uuid
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from urllib.parse import unquote
 
 import pytest
 from django.db import connection
@@ -118,9 +122,24 @@ def test_requests_are_the_same_on_the_live_page_and_here(target):
     assert {line.domain: line.num_requests for line in lines} == live == {"sql": 30, "prose": 10}
 
 
+def sampled(domain, sums, n):
+    return [(uuid.uuid4(), domain, sums) for _ in range(n)]
+
+
+def test_a_slice_names_the_traces_that_are_worst_there():
+    worse, bad, good = (
+        sampled("sql", [("0 to 63", "0 to 15", tokens, 20), ("0 to 63", "16 to 63", 30, 20)], n)
+        for tokens, n in ((20, 2), (30, 4), (60, 4))
+    )
+    found = {each.position: each.trace_ids for each in slices.rank(good + bad + worse)}
+    ids = [trace_id.hex for trace_id, _, _ in worse]
+    assert set(ids) < set(found["0 to 15"]) <= {*ids, *(trace_id.hex for trace_id, _, _ in bad)}
+    assert len(found["16 to 63"]) == 3
+
+
 def test_slices_put_the_worst_first():
     bad, good = [(0, [1, 2])] * 40, [(2, [1, 2])] * 40
-    found = slices.rank([("bad", slices.of_trace(10, bad))] * 6 + [("good", slices.of_trace(10, good))] * 6)
+    found = slices.rank(sampled("bad", slices.of_trace(10, bad), 6) + sampled("good", slices.of_trace(10, good), 6))
     assert found[0].domain == "bad"
     assert found[0].accept_length == 1.0
     assert found[-1].accept_length == 3.0
@@ -128,11 +147,11 @@ def test_slices_put_the_worst_first():
         ("0 to 63", "0 to 15"),
         ("0 to 63", "16 to 63"),
     }
-    assert slices.rank([("few", slices.of_trace(10, bad))] * 4) == []
+    assert slices.rank(sampled("few", slices.of_trace(10, bad), 4)) == []
 
 
 @pytest.mark.django_db
-def test_the_page_lists_the_worst_slices_first(target, clients):
+def test_the_page_lists_the_worst_slices_first(target, clients, client, bearer):
     for domain, num_correct in (("good", 2), ("bad", 0)):
         steps = tuple(StepRecord((9, 9, 9), num_correct) for _ in range(20))
         tokens = tuple(range(4)) + (5,) * 20 * (1 + num_correct)
@@ -141,11 +160,17 @@ def test_the_page_lists_the_worst_slices_first(target, clients):
     listed = page.split('aria-label="Worst slices"')[1].split("</table>")[0]
     assert listed.index("?domain=bad") < listed.index("?domain=good")
     assert "0 to 63" in listed and "0 to 15" in listed
+    [worst, *_] = client.get("/api/v1/targets/demo/slices", **bearer("viewer")).json()["slices"]
+    assert (worst["domain"], len(worst["trace_ids"])) == ("bad", 3)
+    for trace_id in worst["trace_ids"]:
+        address = f"/targets/demo/traces/{trace_id}/"
+        assert f'href="{address}"' in listed
+        assert clients["viewer"].get(address).status_code == 200
 
 
 def test_slices_add_up_to_all_steps_and_leave_undrafted_ones_out():
     steps = [(1, [5]), (0, [])] * 300
-    found = slices.rank([("sql", slices.of_trace(0, steps))] * 5)
+    found = slices.rank(sampled("sql", slices.of_trace(0, steps), 5))
     # The first 5 drafted steps of each trace end before position 16: 25 together, too few for a slice.
     assert sum(s.num_verify_steps for s in found) == 5 * (300 - 5)
     assert all(s.accept_length == 2.0 for s in found)
@@ -183,6 +208,16 @@ def test_the_page_shows_the_shift(measured, clients):
     assert "8 traces with drafts: too few" in page
     assert "Add the rule" not in page
     assert "/targets/demo/traces/?domain=prose" in page
+
+
+@pytest.mark.django_db
+def test_a_cell_of_the_heatmap_leads_to_its_version_and_time(measured, clients):
+    page = text(clients["viewer"].get("/targets/demo/domains/?range=1h"))
+    found = re.search(r'/targets/demo/traces/\?domain=sql&amp;version=1&amp;since=([^&"]+)&amp;until=([^&"]+)', page)
+    since, until = (datetime.fromisoformat(unquote(at)) for at in found.groups())
+    assert timedelta(hours=1) <= until - since <= timedelta(hours=1, seconds=2)
+    listed = text(clients["viewer"].get(html.unescape(found.group(0))))
+    assert "8 traces match, newest first." in listed
 
 
 @pytest.mark.django_db

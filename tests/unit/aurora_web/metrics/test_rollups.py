@@ -16,7 +16,7 @@ from aurora_web.metrics import by_version, charts, domains, rollups
 from aurora_web.metrics import services as metrics
 from aurora_web.metrics.models import HOUR, MetricRollUp, MetricWindow, RollUpHour
 from aurora_web.registry.models import Target
-from aurora_web.rollouts.economics import read_strata
+from aurora_web.rollouts.savings import read_strata
 from tests.unit.aurora_web.conftest import count_window
 
 HOURS = 30

@@ -1,6 +1,7 @@
 """What is saved and spent, from counts whose answer is known; the advice; the page, the API and the CSV."""
 
 import csv
+import dataclasses
 import io
 import json
 import uuid
@@ -11,9 +12,13 @@ from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
+from aurora_web.metrics.models import MetricWindow
 from aurora_web.metrics.ratios import Interval, Moments
-from aurora_web.rollouts import economics
-from aurora_web.rollouts.economics import Saving, Stratum, advise, saving
+from aurora_web.registry.models import SpeculatorVersion, Status
+from aurora_web.rollouts import economics, replicas
+from aurora_web.rollouts.advice import Past, Prediction, Spent, advise, advise_idle, advise_off
+from aurora_web.rollouts.models import GateDecision
+from aurora_web.rollouts.savings import Stratum, busy_seconds, read_strata, saving
 from aurora_web.traces import services as traces
 from aurora_web.training.models import SliceState, TrainingRun, TrainingSlice
 from tests.unit.aurora_web.conftest import count_window, segment_payload
@@ -58,34 +63,68 @@ def test_more_control_requests_make_a_narrower_interval():
     assert many.high - many.low < (few.high - few.low) / 5
 
 
-def advice(low, value, high, training=0.0):
-    total = Saving("", 1, 1, 0.0, 1.0, Interval(value, low, high), 1.0)
+def advice(low, value, high, training=0.0, capture=0.0):
     cost = Interval(value / 3600, low / 3600, high / 3600)
-    return advise(total, cost, training, "USD").action
+    return advise(Interval(value, low, high), cost, Spent(training, capture, "USD"))
 
 
 def test_advice():
-    assert advice(3600, 7200, 9000) == "keep"
-    assert advice(3600, 7200, 9000, training=1.5) == "keep"  # within the interval
-    assert advice(3600, 7200, 9000, training=3.0) == "pause training"
-    assert advice(-10, 20, 50) == "wait"
-    assert advice(-50, -20, -10) == "turn off"
-    nothing = saving("", [])
-    assert advise(nothing, nothing.saved, 0.0, "USD").action == "wait"
+    assert advice(3600, 7200, 9000).action == "keep"
+    assert advice(3600, 7200, 9000, training=1.5).action == "keep"  # within the interval
+    assert advice(3600, 7200, 9000, training=3.0).action == "pause training"
+    assert advice(-10, 20, 50).action == "wait"
+    assert advice(-50, -20, -10).action == "turn off"
+    nothing = saving("", []).saved
+    assert advise(nothing, nothing, Spent(0.0, 0.0, "USD")).action == "wait"
+
+
+def test_advice_weighs_what_capture_cost_too():
+    found = advice(3600, 7200, 9000, training=0.5, capture=2.25)  # neither alone is more than the 2.5 at best
+    assert found.action == "pause training"
+    assert found.reasons[1] == ("Training cost 0.50 and capture 2.25 USD, 2.75 together; the savings are worth 2.00.")
+    assert "Capture alone" not in found.reasons[2]
+    assert "within the interval" in advice(3600, 7200, 9000, capture=1.5).reasons[2]
+    alone = advice(3600, 7200, 9000, capture=3.0)
+    assert alone.action == "pause training"
+    assert "Capture alone costs more than is saved" in alone.reasons[2]
+
+
+AT = timezone.now()
 
 
 @pytest.mark.parametrize(
-    ("earlier", "action"),
+    ("past", "action", "said"),
     [
-        (Interval(100.0, 50.0, 150.0), "turn back on"),
-        (Interval(10.0, -50.0, 70.0), "stay off"),
-        (Interval(-10.0, -20.0, -5.0), "stay off"),
-        (Interval(None, None, None, "nothing"), "wait"),
+        (Past(28, AT, Interval(100.0, 50.0, 150.0)), "turn back on", "when it drafted last, it saved 100.0 s"),
+        (Past(28, AT, Interval(10.0, -50.0, 70.0)), "stay off", "when it drafted last, it saved 10.0 s"),
+        (Past(28, AT, Interval(-10.0, -20.0, -5.0)), "stay off", "it saved -10.0 s"),
+        (Past(28, AT, Interval(None, None, None, "3 blocks")), "wait", "tell what it saved: 3 blocks"),
+        (Past(28, None, Interval(None, None, None, "")), "wait", "Nothing was drafted in the last 28 days"),
+        (Past(28, AT, Interval(-10.0, -20.0, -5.0), Prediction(7, 1.2, False)), "turn back on", "1.20 times as fast"),
+        (Past(28, None, Interval(None, None, None, ""), Prediction(7, 1.2, True)), "turn back on", "a prediction from"),
+        (Past(28, AT, Interval(-10.0, -20.0, -5.0), Prediction(7, 1.0, True)), "stay off", "1.00 times as fast"),
     ],
 )
-def test_advice_when_nothing_is_drafted(earlier, action):
-    nothing = saving("", [])
-    assert advise(nothing, nothing.saved, 0.0, "USD", earlier).action == action
+def test_advice_when_speculation_is_off(past, action, said):
+    found = advise_off(past)
+    assert found.action == action
+    assert found.reasons[0] == "Speculation is off: the largest lookahead is 0."
+    assert said in " ".join(found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("strata", "said"),
+    [
+        ([], "no request has finished in this time"),
+        ([Stratum("sql", 1, 9, 90, 1.0, 0, control())], "The engine chooses not to draft at present"),
+        ([Stratum("sql", 1, 0, 0, 0.0, 0, control(), 5)], "each request was pinned to no drafts"),
+        ([Stratum("sql", 1, 0, 0, 0.0, 0, control())], "only the control has finished"),
+    ],
+)
+def test_advice_when_nothing_is_drafted_is_to_wait(strata, said):
+    found = advise_idle(strata)
+    assert found.action == "wait"
+    assert said in found.reasons[0]
 
 
 def text(answer):
@@ -113,7 +152,7 @@ def test_figures_of_a_target(measured):
     assert found.training.seconds == pytest.approx(36.0)
     assert (found.capture.num_traces, found.capture.num_bytes) == (3, 100)
     assert found.training_cost == pytest.approx(0.02)
-    busy = economics.busy_seconds(economics.read_strata(measured, found.since, found.until))
+    busy = busy_seconds(read_strata(measured, found.since, found.until))
     assert busy == pytest.approx(80.0, rel=0.05)  # 100 requests of 0.5 s, and 30 blocks of the control of 1 s
     assert found.capture.engine_seconds == pytest.approx(0.02 * busy)
     assert found.capture_cost == pytest.approx(2.0 * 0.02 * busy / 3600)
@@ -139,26 +178,117 @@ def test_a_slice_counts_only_within_the_range(target):
     assert (found.seconds, found.num_slices, found.num_failed) == (pytest.approx(35.0), 3, 1)
 
 
-@pytest.mark.django_db
-def test_speculation_that_was_switched_off_is_judged_by_the_week_before(measured, clients):
-    from aurora_web.metrics.models import MetricWindow
+def moved(hours):
+    """What was counted so far is so many hours old."""
+    MetricWindow.objects.update(started_at=timezone.now() - timedelta(hours=hours))
 
-    MetricWindow.objects.update(started_at=timezone.now() - timedelta(hours=30))
-    off = count_window(n=50, version=0)
-    metrics.ingest_counts({"counts": [off.to_json()]})
+
+def of(target, name="24h", *, lookahead=None):
+    if lookahead is not None:
+        target.max_lookahead = lookahead
+        target.save()
+    return economics.economics(target, name).advice
+
+
+def count(*windows):
+    metrics.ingest_counts({"counts": [window.to_json() for window in windows]})
     metrics.roll_up()
-    found = economics.economics(measured, "24h")
-    assert found.advice.action == "turn back on"
-    assert "Nothing was drafted" in found.advice.reasons[0]
+
+
+def undrafted(**given):
+    return dataclasses.replace(count_window(n=50, **given), num_proposed_drafts=0, num_correct_drafts=0)
+
+
+@pytest.mark.django_db
+def test_speculation_that_was_switched_off_is_judged_by_the_week_up_to_its_last_drafts(measured, clients):
+    moved(30)
+    count(count_window(n=50, version=0))
+    found = of(measured, lookahead=0)
+    assert found.action == "turn back on"
+    assert "Speculation is off" in found.reasons[0]
     page = text(clients["viewer"].get("/targets/demo/economics/?range=24h"))
     assert "Turn back on" in page and "set the largest lookahead above 0 in" in page
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(("days", "action"), [(0.01, "turn back on"), (20, "turn back on"), (29, "wait")])
+def test_speculation_that_is_off_for_long_is_still_judged(measured, days, action):
+    moved(24 * days)
+    assert of(measured, lookahead=0).action == action
+
+
+@pytest.mark.django_db
+def test_an_idle_time_is_not_taken_for_speculation_that_is_off(measured, clients):
+    moved(30)
+    found = of(measured)
+    assert found.action == "wait"
+    assert "no request has finished in this time" in found.reasons[0]
+    page = text(clients["viewer"].get("/targets/demo/economics/?range=24h"))
+    assert "Wait" in page and "set the largest lookahead" not in page
+
+
+@pytest.mark.django_db
+def test_an_engine_that_chooses_not_to_draft_has_not_been_switched_off(measured):
+    moved(30)
+    count(
+        undrafted(plain=3000),
+        count_window(n=50, version=0),
+    )
+    found = of(measured)
+    assert (found.action, "engine chooses not to draft" in found.reasons[0]) == ("wait", True)
+
+
+@pytest.mark.django_db
+def test_requests_that_pins_keep_from_drafts_are_said(measured):
+    moved(30)
+    count(
+        undrafted(lookahead=0),
+        count_window(n=50, version=0),
+    )
+    assert "pinned to no drafts" in of(measured).reasons[0]
+
+
+@pytest.mark.django_db
+def test_an_engine_that_drafts_against_the_policy_is_judged_as_on_and_named(measured, observed):
+    refused = (
+        "largest lookahead 0 (the server drafts 4 tokens, as it was launched): SGLang's routes change weights only."
+    )
+    replicas.observe(observed(policy_detail=refused))
+    found = of(measured, "1h", lookahead=0)
+    assert found.action == "keep"
+    assert found.reasons[-1] == f"r1 drafts, though the largest lookahead is 0: {refused}"
+
+
+@pytest.mark.django_db
+def test_a_newer_version_that_is_predicted_to_be_faster_speaks_for_turning_back_on(target, make_version):
+    count(count_window(n=200, seconds=2.0), count_window(n=200, version=0, seconds=1.0))
+    assert of(target, lookahead=0).action == "stay off"
+    for speedup, status in ((3.0, None), (1.1, Status.PASSED), (1.3, Status.PASSED), (2.0, Status.REJECTED)):
+        version = make_version()  # the first is v1, which was measured
+        GateDecision.objects.create(
+            version=version, passed=True, reasons=[], domains=[], policy={}, predicted_speedup=speedup
+        )
+        SpeculatorVersion.objects.filter(pk=version.pk).update(status=status or version.status)
+    found = of(target)
+    assert found.action == "turn back on"
+    assert "v3, which is not live yet, is predicted to be 1.30 times as fast" in found.reasons[-1]
+    GateDecision.objects.update(predicted_speedup=0.9)
+    assert of(target).action == "stay off"
+
+
+@pytest.mark.django_db
+def test_a_speculation_that_is_off_costs_three_more_queries_at_most(measured, django_assert_max_num_queries):
+    with django_assert_max_num_queries(12):
+        assert of(measured).action == "keep"
+    measured.max_lookahead = 0
+    with django_assert_max_num_queries(15):
+        assert economics.economics(measured, "28d").advice.action == "turn back on"
+
+
+@pytest.mark.django_db
 def test_speculation_that_costs_more_than_it_saves_is_to_be_turned_off(target, clients):
     windows = [count_window(n=200, seconds=2.0), count_window(n=200, version=0, seconds=1.0)]
-    metrics.ingest_counts({"counts": [window.to_json() for window in windows]})
-    metrics.roll_up()
+    count(*windows)
     page = text(clients["viewer"].get("/targets/demo/economics/?range=1h"))
     assert "Turn off" in page and "set the largest lookahead to 0 in" in page
 
@@ -177,7 +307,7 @@ def test_the_page_shows_figures_and_assumptions(measured, clients):
 def test_nothing_measured_says_so(target, clients):
     page = text(clients["viewer"].get("/targets/demo/economics/"))
     assert "No request has finished in this time" in page
-    assert "no speculative request has finished" in page
+    assert "Speculation is on, but no request has finished in this time." in page
 
 
 @pytest.mark.django_db
