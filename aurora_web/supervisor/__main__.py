@@ -129,6 +129,8 @@ def _announce(config: SupervisorConfig, stack: Stack, seconds: float) -> None:
         where = f"{engine.url}/v1" if stack.answers(engine) else f"does not answer yet, see {engine.child.program.log}"
         say(f"engine         {where}  (model {engine.slug})")
     say(f"logs           {config.logs}")
+    if elsewhere := stack.services.database_elsewhere:
+        say(f"database       {elsewhere}  (the user that Postgres runs as may not enter {config.state_dir})")
     if stack.invite:
         say(f"first admin    {stack.invite}  (works once)")
 

@@ -67,7 +67,7 @@ class Stack:
         Raises ProcessError where there would be no console.
         """
         self.say("starting Postgres and Valkey")
-        self.services.start()
+        self.services.start(self.say)
         environment = self.config.child_environment(self.services.database_url, self.services.redis_url)
         demo = self._prepare_demo(environment)
         self.say("preparing the database")
