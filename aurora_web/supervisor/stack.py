@@ -112,6 +112,11 @@ class Stack:
         self.services.stop()
         self._console.close()
 
+    def down(self) -> list[tuple[str, int, str]]:
+        """(name, quick ends in a row, log) of each process that does not run just now."""
+        down = [child for child in self.children.values() if child.is_down]
+        return [(child.program.name, child.num_failures, str(child.program.log)) for child in down]
+
     def engines(self) -> list[Engine]:
         """The engines of this machine, whether they answer or not."""
         slugs = [name.removeprefix("engine-") for name in self.children if name.startswith("engine-")]
