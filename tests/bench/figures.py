@@ -217,13 +217,21 @@ def _domains(line: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def lookahead(facts: Facts) -> Section:
     requests, *ways = facts
-    rows = [[way["lookahead"], *_ahead(way), str(way["distinct_3grams"])] for way in ways]
+    texts = {key: [way["greedy"][key] for way in ways] for key in ("outputs", "ties", "mismatches")}
+    rows = [
+        [way["lookahead"], *_ahead(way), str(way["distinct_3grams"]), str(ties), str(mismatches)]
+        for way, ties, mismatches in zip(ways, texts["ties"], texts["mismatches"], strict=True)
+    ]
     of_domains = [[name, *(" at ".join(_ahead(way["domains"][name])) for way in ways)] for name in ways[0]["domains"]]
     title = (
         f"The engine's choice of lookaheads, {requests['requests']} requests at once (SmolLM2, the hour's last draft)"
     )
-    return Section(title, [], [
-        [["lookahead", "speed over no drafts", "accept length", "distinct 3-grams"], *rows],
+    return Section(title, [
+        Figure("greedy mismatches against no drafts, whichever lookahead",
+               sum(texts["mismatches"]), "", Goal(0, 0, True),
+               f"{sum(texts['outputs'][1:])} outputs, {sum(texts['ties'])} exact ties"),
+    ], [
+        [["lookahead", "speed over no drafts", "accept length", "distinct 3-grams", "exact ties", "mismatches"], *rows],
         [["domain: speed at accept length", *(way["lookahead"] for way in ways)], *of_domains],
     ])  # fmt: skip
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.bench import bench_costs
 from tests.bench.__main__ import BENCHMARKS, facts
-from tests.bench.bench_lookahead import Tally
+from tests.bench.bench_costs import verdict
+from tests.bench.bench_lookahead import Tally, compared
 from tests.bench.bench_plain import Turns
 from tests.bench.figures import SECTIONS, Figure, Goal
 from tests.bench.results import RESULTS, Record, put, rendered
@@ -113,12 +115,14 @@ def test_lookaheads_are_told_by_way_and_by_domain() -> None:
     none, ahead = (
         {"speed": s, "accept_length": length, "distinct_3grams": 0.5} for s, length in ((1.0, None), (1.3, 1.8))
     )
+    same, other = ({"outputs": 24, "ties": n, "mismatches": n // 2} for n in (0, 2))
     ways = [
-        {"lookahead": "0", **none, "domains": {"sql": none}},
-        {"lookahead": "2", **ahead, "domains": {"sql": ahead}},
+        {"lookahead": "0", **none, "greedy": same, "domains": {"sql": none}},
+        {"lookahead": "2", **ahead, "greedy": other, "domains": {"sql": ahead}},
     ]
     section = SECTIONS["lookahead"]([{"machine": "a machine", "requests": 4}, *ways])
-    assert section.tables[0][1:] == [["0", "1.0x", "–", "0.5"], ["2", "1.3x", "1.80", "0.5"]]
+    assert section.figures[0].row()[1:] == ["0", "0", "1 (24 outputs, 2 exact ties)", "missed"]
+    assert section.tables[0][1:] == [["0", "1.0x", "–", "0.5", "0", "0"], ["2", "1.3x", "1.80", "0.5", "2", "1"]]
     assert section.tables[1][1:] == [["sql", "1.0x at –", "1.3x at 1.80"]]
 
 
@@ -137,6 +141,19 @@ def test_a_speed_is_over_what_the_same_prompts_took_without_drafts() -> None:
     plain = Tally(num_tokens=40, seconds=2.0, outputs=[(1, 2, 3, 4)])
     assert drafted.facts(plain) == {"speed": 1.5, "accept_length": 1.8, "distinct_3grams": 1.0}
     assert plain.facts(plain) == {"speed": 1.0, "accept_length": None, "distinct_3grams": 1.0}
+
+
+def test_texts_that_differ_are_judged_where_they_first_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``margin`` in place of the target's: after two tokens it hesitates, after three it does not."""
+    monkeypatch.setattr(bench_costs, "margin", lambda decoder, ids: {2: 1e-5, 3: 1.0}[len(ids)])
+    decoder: Any = None
+    plain = (1, 2, 3, 4)
+    assert verdict(decoder, plain, plain) == "equal"
+    assert verdict(decoder, plain, (1, 2, 9, 9)) == "tie"
+    assert verdict(decoder, plain, (1, 2, 3, 9)) == "mismatch"
+    assert verdict(decoder, plain, (1, 2, 3, 9), forbidden={4}) == "forbidden"
+    drafted = [plain, (1, 2, 9, 9), (1, 2, 3, 9)]
+    assert compared(decoder, [plain] * 3, drafted) == {"outputs": 3, "ties": 1, "mismatches": 1}
 
 
 def test_every_benchmark_has_a_section() -> None:
