@@ -99,7 +99,7 @@ def plain(facts: Facts) -> Section:
     for size, goal in ((1, Goal(1.1, 1.5)), (8, Goal(1.5, 3.0))):
         found = facts[f"batch_{size}"]
         rates = ", ".join(f"{name} {rate} tokens/s" for name, rate in found["tokens_per_second"].items())
-        beside = f"{rates}; equal texts: {found['equal_texts']}, distinct 3-grams {found['distinct_3grams']}"
+        beside = f"{rates}; {_texts(found)}; distinct 3-grams {found['distinct_3grams']}"
         figures.append(Figure(f"batch {size}, float32 on both sides", found["ratio"], "x", goal, beside))
         figures.append(Figure(f"batch {size}, over transformers in bfloat16", found["ratio_bf16"], "x"))
         rows += [
@@ -110,6 +110,14 @@ def plain(facts: Facts) -> Section:
     header = ["domain, tokens/s", "batch", *found["tokens_per_second"], "ratio", "over bf16", "equal texts",
               "distinct 3-grams"]  # fmt: skip
     return Section(f"Plain decoding over transformers' `generate` ({facts['model']})", figures, [[header, *rows]])
+
+
+def _texts(found: dict[str, Any]) -> str:
+    other = found["other_texts"]
+    return (
+        f"equal texts: {found['equal_texts']}; of the others {other['forbidden']} part at an end token that `generate` "
+        f"was told not to say, {other['tie']} at an exact tie, {other['mismatch']} elsewhere"
+    )
 
 
 def vocabulary(facts: Facts) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -127,13 +128,28 @@ def test_lookaheads_are_told_by_way_and_by_domain() -> None:
 
 
 def test_plain_decoding_is_told_for_all_and_by_domain() -> None:
-    batch = [Turns({"transformers": [10.0], "aurora": [rate], "transformers_bf16": [20.0]}, [[1, 2, 3, 4]], 1)
-             for rate in (30.0, 50.0)]  # fmt: skip
+    batch = [
+        Turns(
+            {"transformers": [10.0], "aurora": [rate], "transformers_bf16": [20.0]}, [[1, 2, 3, 4]], Counter([verdict])
+        )
+        for rate, verdict in ((30.0, "equal"), (50.0, "forbidden"))
+    ]
     found = sum(batch, Turns()).facts() | {"domains": {"chat": batch[0].facts(), "sql": batch[1].facts()}}
     section = SECTIONS["plain"]({"model": "smollm2", "batch_1": found, "batch_8": found})
     assert [figure.measured for figure in section.figures] == [4.0, 2.0, 4.0, 2.0]
+    told = "equal texts: 1 of 2; of the others 1 part at an end token that `generate` was told not to say"
+    assert told in section.figures[0].beside
     assert section.tables[0][1] == ["chat", "1", "10.0", "30.0", "20.0", "3.0x", "1.5x", "1 of 1", "1.0"]
     assert [row[:2] for row in section.tables[0][1:]] == [["chat", "1"], ["sql", "1"], ["chat", "8"], ["sql", "8"]]
+
+
+def test_texts_are_judged_with_their_prompts() -> None:
+    told: dict[str, Any] = {
+        name: lambda batch, num, text=text: [text] for name, text in (("aurora", [3]), ("transformers", [4]))
+    }
+    turns = Turns()
+    turns.add(told, [(1, 2)], 1, lambda ours, theirs: "tie" if (ours, theirs) == ((1, 2, 3), (1, 2, 4)) else "equal")
+    assert turns.verdicts == {"tie": 1}
 
 
 def test_a_speed_is_over_what_the_same_prompts_took_without_drafts() -> None:
