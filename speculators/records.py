@@ -253,7 +253,7 @@ class DesiredState(Record):
     uri: str
     sha256: str
     lookahead: int
-    control_share: float  # share of requests decoded without speculation
+    control_share: float  # share of steps decoded without speculation, in blocks
     min_accept_length: float  # collapse threshold after a swap; 0 = no automatic revert
     pins: DomainPins | None = None  # None = the replica is too old to know of pins
 

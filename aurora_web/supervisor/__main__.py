@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -68,7 +68,7 @@ def _run(config: SupervisorConfig, claim: Claim) -> int:
         if why_not := _write_state(claim, config, "running"):
             say(f"`make status` goes on saying that this is starting: {why_not}")
         _announce(config, stack, time.monotonic() - started)
-        _watch(stack, claim)
+        _watch(stack, claim, config)
     except Stopped:
         return 0
     except ProcessError as error:
@@ -93,8 +93,9 @@ def _check(config: SupervisorConfig) -> None:
         reach.check_redis(config.redis_url)
 
 
-def _watch(stack: Stack, claim: Claim) -> NoReturn:
+def _watch(stack: Stack, claim: Claim, config: SupervisorConfig) -> NoReturn:
     """Whatever of it cannot be written down runs on all the same, and is tried again."""
+    told: list[tuple[str, int, str]] = []
 
     def write() -> None:
         claim.write_children(identity for child in stack.children.values() if (identity := child.identity))
@@ -105,12 +106,14 @@ def _watch(stack: Stack, claim: Claim) -> NoReturn:
             before, why_not = why_not, _try_to_write(write)
             if why_not and not before:
                 say(f"which processes run is not written down, for a start after this one was killed: {why_not}")
+        if (down := stack.down()) != told and not _write_state(claim, config, "running", down):
+            told = down
         time.sleep(0.2)
         has_changed = stack.watch()
 
 
-def _write_state(claim: Claim, config: SupervisorConfig, state: str) -> str:
-    return _try_to_write(lambda: claim.write({"console": config.console_url, "state": state}))
+def _write_state(claim: Claim, config: SupervisorConfig, state: str, down: Sequence[tuple[str, int, str]] = ()) -> str:
+    return _try_to_write(lambda: claim.write({"console": config.console_url, "state": state, "down": list(down)}))
 
 
 def _try_to_write(write: Callable[[], None]) -> str:
@@ -129,6 +132,8 @@ def _announce(config: SupervisorConfig, stack: Stack, seconds: float) -> None:
         where = f"{engine.url}/v1" if stack.answers(engine) else f"does not answer yet, see {engine.child.program.log}"
         say(f"engine         {where}  (model {engine.slug})")
     say(f"logs           {config.logs}")
+    if elsewhere := stack.services.database_elsewhere:
+        say(f"database       {elsewhere}  (the user that Postgres runs as may not enter {config.state_dir})")
     if stack.invite:
         say(f"first admin    {stack.invite}  (works once)")
 
@@ -172,9 +177,13 @@ def _ask_to_stop(claim: Claim, asked: set[tuple[int, str]]) -> None:
 
 
 def status(config: SupervisorConfig) -> int:
-    """Say whether it runs and where. 0 when it runs, 3 when not."""
+    """Say whether it runs, where, and what of it does not. 0 when it runs, 3 when not."""
     holder = Claim(config.state_dir).holder()
     say(f"{holder['state']}: {holder['console']} (pid {holder['pid']})" if holder else "not running")
+    for name, times, log in (
+        holder.get("down", ()) if holder else ()
+    ):  # a supervisor from before an upgrade says nothing
+        say(f"{name} is down: it has ended {times} times in a row, and is tried again (log: {log})")
     return 0 if holder else 3
 
 

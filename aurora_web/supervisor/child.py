@@ -1,4 +1,4 @@
-"""One supervised process: started, watched, restarted with growing waits, given up when it never stays up."""
+"""One supervised process: started, watched, restarted with growing waits for as long as it is wanted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aurora_web.supervisor.process import start, start_time, stop
 
 STEADY_SECONDS = 30.0  # a process that lived this long has recovered
 MOST_WAIT_SECONDS = 30.0
-MAX_FAILURES = 12  # quick ends in a row before it is given up
+MOST_TOLD = 12  # quick ends in a row that are told; it is tried on, and `make status` has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,9 @@ class Child:
     _not_before: float = field(default=0.0)
 
     @property
-    def is_given_up(self) -> bool:
-        return self.num_failures >= MAX_FAILURES
+    def is_down(self) -> bool:
+        """Whether it has ended and waits for its next start."""
+        return self.process is None and self.num_failures > 0
 
     @property
     def identity(self) -> tuple[int, str] | None:
@@ -53,7 +54,7 @@ class Child:
         """Start it where it does not run and may; True when a process was started."""
         if self.process is not None and self.process.poll() is not None:
             self._ended(self.process.returncode)
-        if self.process is not None or self.is_given_up or self.clock() < self._not_before:
+        if self.process is not None or self.clock() < self._not_before:
             return False
         program = self.program
         self._started_at = self.clock()
@@ -88,7 +89,7 @@ class Child:
         wait = min(MOST_WAIT_SECONDS, 0.5 * 2.0 ** (self.num_failures - 1))
         self._not_before = self.clock() + wait
         name, log = self.program.name, self.program.log
-        if self.is_given_up:
-            self.say(f"{name} {how}, {self.num_failures} times in a row, and is given up: see {log}")
-        else:
+        if self.num_failures < MOST_TOLD:
             self.say(f"{name} {how}; starting again in {wait:.1f} s (log: {log})")
+        elif self.num_failures == MOST_TOLD:
+            self.say(f"{name} {how}, {MOST_TOLD} times in a row; it is tried every {wait:.0f} s from now on: see {log}")

@@ -25,18 +25,22 @@ def can_traverse(folder: Path) -> bool:
 
 
 def reachable(folder: Path, purpose: str, user: pwd.struct_passwd | None) -> Path:
-    """``folder`` where ``user`` can reach it, else a directory of our own under /var/lib/aurora; made where missing.
+    """``folder`` where ``user`` can reach it, else a directory of our own under /var/lib/aurora. Nothing is made yet.
 
     Only root ever needs the second: a checkout under /root is closed to everybody else.
     """
+    if user is None or can_traverse(folder.parent):
+        return folder
+    return ROOTS_PLACE / key(folder) / purpose
+
+
+def make(folder: Path, user: pwd.struct_passwd | None) -> None:
+    """Make what ``reachable`` has chosen, where it is missing."""
     if user is None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
-    chosen = folder if can_traverse(folder.parent) else ROOTS_PLACE / key(folder) / purpose
-    if not chosen.exists():
-        chosen.mkdir(parents=True)
-        os.chown(chosen, user.pw_uid, user.pw_gid)
-    return chosen
+    elif not folder.exists():
+        folder.mkdir(parents=True)
+        os.chown(folder, user.pw_uid, user.pw_gid)
 
 
 def socket_dir(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from aurora_web.supervisor.places import (
     ROOTS_PLACE,
     can_traverse,
     key,
+    make,
     make_private,
     reachable,
     remove_empty,
@@ -79,6 +80,7 @@ class Postgres:
     def __init__(self, folder: Path, log: Path) -> None:
         self.user = unprivileged_user()
         self.folder = reachable(folder, "postgres", self.user)
+        self.is_elsewhere = self.folder != folder
         self.sockets = socket_dir(folder)
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
@@ -90,6 +92,7 @@ class Postgres:
     def start(self) -> None:
         """Make the cluster where there is none, start it, make the database; returns when it answers."""
         bin_dir = within_reach(installed(), self.user) / BIN
+        make(self.folder, self.user)
         data = self._data(bin_dir)
         make_private(self.sockets, self.user)
         options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]

@@ -67,7 +67,7 @@ class Stack:
         Raises ProcessError where there would be no console.
         """
         self.say("starting Postgres and Valkey")
-        self.services.start()
+        self.services.start(self.say)
         environment = self.config.child_environment(self.services.database_url, self.services.redis_url)
         demo = self._prepare_demo(environment)
         self.say("preparing the database")
@@ -111,6 +111,11 @@ class Stack:
                 list(pool.map(Child.stop, together))
         self.services.stop()
         self._console.close()
+
+    def down(self) -> list[tuple[str, int, str]]:
+        """(name, quick ends in a row, log) of each process that does not run just now."""
+        down = [child for child in self.children.values() if child.is_down]
+        return [(child.program.name, child.num_failures, str(child.program.log)) for child in down]
 
     def engines(self) -> list[Engine]:
         """The engines of this machine, whether they answer or not."""

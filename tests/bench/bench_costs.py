@@ -12,7 +12,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -131,11 +131,18 @@ def mismatches(model: str, folder: Path, num_prompts: int) -> dict[str, Any]:
     return total | {"distinct_3grams": round(distinct_3gram_share(everything), 3), "domains": found}
 
 
-def verdict(decoder: Decoder, plain: tuple[int, ...], speculative: tuple[int, ...]) -> str:
-    """``equal``, ``tie`` or ``mismatch``, by the first place where they differ."""
-    if plain == speculative:
+def verdict(
+    decoder: Decoder, plain: tuple[int, ...], other: tuple[int, ...], forbidden: Container[int] = frozenset()
+) -> str:
+    """``equal``, ``forbidden``, ``tie`` or ``mismatch``, by the first place where they differ.
+
+    ``forbidden``: what the other may not say there, whatever it thinks of it.
+    """
+    if plain == other:
         return "equal"
-    place = next(i for i, (a, b) in enumerate(zip(plain, speculative, strict=True)) if a != b)
+    place = next(i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b)
+    if plain[place] in forbidden:
+        return "forbidden"
     return "tie" if margin(decoder, plain[:place]) < TIE_MARGIN else "mismatch"
 
 

@@ -3,7 +3,8 @@
 One engine, ``--requests`` at once, half of them greedy and half at temperature 0.7. In each round the same prompts are
 decoded once per way: without drafts ("0"), with every domain pinned to a lookahead, and as the engine chooses. A JSON
 line per way, of all and of each kind of prompt: tokens per second of decoding relative to no drafts in the same rounds,
-and accept length. (Domains of the engine are the ways here: its own choice is made for all kinds of prompts together.)
+and accept length; and how many greedy texts are other than those without drafts, at an exact tie or beyond. (Domains of
+the engine are the ways here: its own choice is made for all kinds of prompts together.)
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from pathlib import Path
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from serving.model.decoder import Decoder
 from serving.pocket.report import distinct_3gram_share
 from speculators.records import DomainPin, DomainPins
+from tests.bench.bench_costs import verdict
 from tests.bench.machine import machine
 from tests.bench.models import prepared, prompts
 
 CHOSEN = "chosen"
 ALL = "all"
+GREEDY_EVERY = 2  # of the prompts of a round, from the first on
 
 
 @dataclass(slots=True)
@@ -63,11 +67,18 @@ def together(engine: Engine, texts: Sequence[tuple[int, ...]], domain: str, max_
     finished: queue.Queue[FinishedRequest] = queue.Queue()
     names = [uuid.uuid4().hex for _ in texts]
     for number, (name, prompt) in enumerate(zip(names, texts, strict=True)):
-        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.7 * (number % 2), seed=number, ignore_eos=True)
+        temperature = 0.7 if number % GREEDY_EVERY else 0.0
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=number, ignore_eos=True)
         told = {"domain": domain, "keep_states": False, "on_finish": finished.put}
         engine.submit(Request(name, prompt, sampling, **told))
     found = {each.request_id: each for each in (finished.get(timeout=300) for _ in texts)}
     return [found[name] for name in names]
+
+
+def compared(decoder: Decoder, plain: Sequence[tuple[int, ...]], drafted: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    """How greedy texts of one way differ from those of the same prompts without drafts."""
+    verdicts = [verdict(decoder, *pair) for pair in zip(plain, drafted, strict=True)]
+    return {"outputs": len(verdicts), "ties": verdicts.count("tie"), "mismatches": verdicts.count("mismatch")}
 
 
 def main() -> None:
@@ -88,17 +99,22 @@ def main() -> None:
     engine.swap(1, engine.load_draft(given.draft)).result(60)
     engine.pins.replace(pins(given.lookaheads))
     ways = {name: {kind: Tally() for kind in (ALL, *by_kind)} for name in (*map(str, given.lookaheads), CHOSEN)}
+    greedy: dict[str, list[tuple[int, ...]]] = {name: [] for name in ways}
     for first in range(0, given.rounds * given.requests, given.requests):
         kinds, texts = zip(*mixed[first : first + given.requests], strict=True)
         for name, tallies in ways.items():
-            for kind, finished in zip(kinds, together(engine, texts, name, given.max_tokens), strict=True):
+            found = together(engine, texts, name, given.max_tokens)
+            greedy[name] += [finished.tokens for finished in found[::GREEDY_EVERY]]
+            for kind, finished in zip(kinds, found, strict=True):
                 tallies[ALL].add(finished)
                 tallies[kind].add(finished)
     engine.stop()
+    decoder = Decoder(prepared(given.model), (), 1, engine.config.max_len)
     print(json.dumps({"machine": machine(), "requests": given.requests}), flush=True)
     for name, tallies in ways.items():
         of_kinds = {kind: tally.facts(ways["0"][kind]) for kind, tally in tallies.items()}
-        print(json.dumps({"lookahead": name, **of_kinds.pop(ALL), "domains": of_kinds}), flush=True)
+        texts = compared(decoder, greedy["0"], greedy[name])
+        print(json.dumps({"lookahead": name, **of_kinds.pop(ALL), "greedy": texts, "domains": of_kinds}), flush=True)
 
 
 if __name__ == "__main__":

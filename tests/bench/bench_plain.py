@@ -3,7 +3,9 @@
 The same held-out prompts, float32, one thread, greedy, so many tokens whatever comes; prefill is in the time of both.
 Beside it transformers in bfloat16, which the engine has no like of (its activations are float32).
 In a round each domain has its turn with each engine, which gets as many requests at once as the batch is large. Ratios
-are of medians.
+are of medians. Texts that differ are judged where they first do: `generate`, told to write so many tokens, may not say
+an end token, which the engine says and goes on; else the target's top two logits are an exact tie there, or it is a
+mismatch.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import json
 import queue
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,13 +28,18 @@ from transformers import AutoModelForCausalLM
 from serving.engine.api import FinishedRequest, Request, SamplingParams
 from serving.engine.config import EngineConfig
 from serving.engine.engine import Engine
+from serving.model.decoder import Decoder
 from serving.pocket.report import distinct_3gram_share
+from tests.bench.bench_costs import verdict
 from tests.bench.machine import machine
 from tests.bench.models import prepared, prompts
 
 BATCHES = (1, 8)
 MAX_PROMPT = 128
 Decode = Callable[[list[tuple[int, ...]], int], list[list[int]]]
+Judge = Callable[
+    [tuple[int, ...], tuple[int, ...]], str
+]  # of aurora's tokens and those of transformers, prompts included
 
 
 def of_transformers(folder: Path, dtype: torch.dtype) -> Decode:
@@ -75,9 +84,9 @@ class Turns:
 
     rates: dict[str, list[float]] = field(default_factory=dict)  # tokens per second of each engine, a batch each
     outputs: list[list[int]] = field(default_factory=list)  # aurora's
-    num_equal: int = 0  # of them, to those of transformers
+    verdicts: Counter[str] = field(default_factory=Counter)  # on them and those of transformers
 
-    def add(self, engines: dict[str, Decode], batch: list[tuple[int, ...]], num_tokens: int) -> None:
+    def add(self, engines: dict[str, Decode], batch: list[tuple[int, ...]], num_tokens: int, judge: Judge) -> None:
         """One batch, on one engine after the other."""
         texts = {}
         for name, decode in engines.items():
@@ -85,11 +94,12 @@ class Turns:
             texts[name] = decode(batch, num_tokens)
             self.rates.setdefault(name, []).append(len(batch) * num_tokens / (time.perf_counter() - started))
         self.outputs += texts["aurora"]
-        self.num_equal += sum(a == b for a, b in zip(texts["aurora"], texts["transformers"], strict=True))
+        for prompt, ours, theirs in zip(batch, texts["aurora"], texts["transformers"], strict=True):
+            self.verdicts[judge((*prompt, *ours), (*prompt, *theirs))] += 1
 
     def __add__(self, other: Turns) -> Turns:
         rates = {name: self.rates.get(name, []) + found for name, found in other.rates.items()}
-        return Turns(rates, self.outputs + other.outputs, self.num_equal + other.num_equal)
+        return Turns(rates, self.outputs + other.outputs, self.verdicts + other.verdicts)
 
     def facts(self) -> dict[str, object]:
         medians = {name: statistics.median(values) for name, values in self.rates.items()}
@@ -98,8 +108,8 @@ class Turns:
             "ratio": round(medians["aurora"] / medians["transformers"], 2),
             "ratio_bf16": round(medians["aurora"] / medians["transformers_bf16"], 2),
             "distinct_3grams": round(distinct_3gram_share(self.outputs), 3),
-            # transformers forbids end tokens, and pads in a batch
-            "equal_texts": f"{self.num_equal} of {len(self.outputs)}",
+            "equal_texts": f"{self.verdicts['equal']} of {len(self.outputs)}",
+            "other_texts": {name: self.verdicts[name] for name in ("forbidden", "tie", "mismatch")},
         }
 
 
@@ -116,6 +126,8 @@ def main() -> None:
         "aurora": of_aurora(folder),
         "transformers_bf16": of_transformers(folder, torch.bfloat16),
     }
+    decoder = Decoder(folder, (), 1, 1024)
+    judge = partial(verdict, decoder, forbidden=frozenset(decoder.config.eos_token_ids))
     found = prompts(given.model, given.rounds * max(BATCHES))
     by_domain = {domain: [each[-MAX_PROMPT:] for each in texts] for domain, texts in found.items()}
     for decode in engines.values():
@@ -125,7 +137,7 @@ def main() -> None:
         turns = {domain: Turns() for domain in by_domain}
         for first in range(0, given.rounds * size, size):
             for domain, texts in by_domain.items():
-                turns[domain].add(engines, texts[first : first + size], given.tokens)
+                turns[domain].add(engines, texts[first : first + size], given.tokens, judge)
         of_all = sum(turns.values(), Turns())
         result[f"batch_{size}"] = of_all.facts() | {"domains": {name: each.facts() for name, each in turns.items()}}
     print(json.dumps(result, indent=2))

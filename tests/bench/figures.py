@@ -99,7 +99,7 @@ def plain(facts: Facts) -> Section:
     for size, goal in ((1, Goal(1.1, 1.5)), (8, Goal(1.5, 3.0))):
         found = facts[f"batch_{size}"]
         rates = ", ".join(f"{name} {rate} tokens/s" for name, rate in found["tokens_per_second"].items())
-        beside = f"{rates}; equal texts: {found['equal_texts']}, distinct 3-grams {found['distinct_3grams']}"
+        beside = f"{rates}; {_texts(found)}; distinct 3-grams {found['distinct_3grams']}"
         figures.append(Figure(f"batch {size}, float32 on both sides", found["ratio"], "x", goal, beside))
         figures.append(Figure(f"batch {size}, over transformers in bfloat16", found["ratio_bf16"], "x"))
         rows += [
@@ -110,6 +110,14 @@ def plain(facts: Facts) -> Section:
     header = ["domain, tokens/s", "batch", *found["tokens_per_second"], "ratio", "over bf16", "equal texts",
               "distinct 3-grams"]  # fmt: skip
     return Section(f"Plain decoding over transformers' `generate` ({facts['model']})", figures, [[header, *rows]])
+
+
+def _texts(found: dict[str, Any]) -> str:
+    other = found["other_texts"]
+    return (
+        f"equal texts: {found['equal_texts']}; of the others {other['forbidden']} part at an end token that `generate` "
+        f"was told not to say, {other['tie']} at an exact tie, {other['mismatch']} elsewhere"
+    )
 
 
 def vocabulary(facts: Facts) -> Section:
@@ -217,13 +225,21 @@ def _domains(line: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def lookahead(facts: Facts) -> Section:
     requests, *ways = facts
-    rows = [[way["lookahead"], *_ahead(way), str(way["distinct_3grams"])] for way in ways]
+    texts = {key: [way["greedy"][key] for way in ways] for key in ("outputs", "ties", "mismatches")}
+    rows = [
+        [way["lookahead"], *_ahead(way), str(way["distinct_3grams"]), str(ties), str(mismatches)]
+        for way, ties, mismatches in zip(ways, texts["ties"], texts["mismatches"], strict=True)
+    ]
     of_domains = [[name, *(" at ".join(_ahead(way["domains"][name])) for way in ways)] for name in ways[0]["domains"]]
     title = (
         f"The engine's choice of lookaheads, {requests['requests']} requests at once (SmolLM2, the hour's last draft)"
     )
-    return Section(title, [], [
-        [["lookahead", "speed over no drafts", "accept length", "distinct 3-grams"], *rows],
+    return Section(title, [
+        Figure("greedy mismatches against no drafts, whichever lookahead",
+               sum(texts["mismatches"]), "", Goal(0, 0, True),
+               f"{sum(texts['outputs'][1:])} outputs, {sum(texts['ties'])} exact ties"),
+    ], [
+        [["lookahead", "speed over no drafts", "accept length", "distinct 3-grams", "exact ties", "mismatches"], *rows],
         [["domain: speed at accept length", *(way["lookahead"] for way in ways)], *of_domains],
     ])  # fmt: skip
 
@@ -237,8 +253,10 @@ def start(facts: Facts) -> Section:
     later = facts["later_starts"]
     others = f"{len(later)} from {min(later)} s on"
     return Section("`make up` by the clock, to console and engine being ready (SmolLM2)", [
+        Figure("first start, packages downloaded: they are installed, the kernels compiled, the model written",
+               facts["first_start_installing"], " s", Goal(120, 60, True)),
         Figure("first start, packages installed before; the kernels are compiled, the model is fetched",
-               facts["first_start"], " s", Goal(120, 60, True)),
+               facts["first_start"], " s"),
         Figure("later starts, the slowest", max(later), " s", Goal(10, 5, True), others),
     ], [])  # fmt: skip
 

@@ -61,6 +61,34 @@ def manage(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+def processes_of(state_dir: Path) -> dict[int, str]:
+    """pid -> command line of all that got this state directory in its environment, or runs in it.
+
+    The latter are the embedded servers, which get no environment of ours. Of Postgres, all processes.
+    """
+    told, found = f"AURORA_STATE_DIR={state_dir}".encode(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            where, environment = (folder / "cwd").readlink(), (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # ended meanwhile, or another user's
+        if told in environment or where.is_relative_to(state_dir.resolve()):
+            found[int(folder.name)] = command
+    return found
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may enter, which pytest's own are not: as root, Postgres runs as `nobody`.
+
+    Elsewhere than below the state directory its cluster would be left behind, and its processes not be found.
+    """
+    with tempfile.TemporaryDirectory(prefix="aurora-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 class Ring:
     """A running Aurora: its addresses, an operator's token, and the calls that a benchmark needs."""
 
@@ -141,19 +169,7 @@ class Ring:
 
     def pids(self, part: str) -> list[int]:
         """Processes of this ring whose command line holds ``part``."""
-        state = f"AURORA_STATE_DIR={self.state_dir}".encode()
-        found = []
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                environment = (folder / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if part in command and state in environment:
-                found.append(int(folder.name))
-        return found
+        return [pid for pid, command in processes_of(self.state_dir).items() if part in command]
 
     def kill(self, part: str, number: int = signal.SIGKILL) -> list[int]:
         """Send a signal to every process that ``pids`` finds; returns them."""
@@ -197,9 +213,7 @@ def running_ring(state_dir: Path, demo: str = "pocket", **environment: str) -> I
 
 
 @contextmanager
-def temporary_ring() -> Iterator[Ring]:
-    """A started ring of which nothing is left at the end."""
-    with tempfile.TemporaryDirectory(prefix="aurora-bench-") as folder:
-        Path(folder).chmod(0o755)  # Postgres runs as nobody where we are root
-        with running_ring(Path(folder)) as ring:
-            yield ring
+def temporary_ring(**environment: str) -> Iterator[Ring]:
+    """A started ring with more environment variables, of which nothing is left at the end."""
+    with open_directory() as folder, running_ring(folder, **environment) as ring:
+        yield ring

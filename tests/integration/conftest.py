@@ -2,16 +2,13 @@
 
 import pytest
 
-from tests.bench.ring import running_ring
-from tests.services import new_database
+from tests.bench.ring import temporary_ring
 
 
 @pytest.fixture(scope="module")
-def ring(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ring")
-    folder.parent.chmod(0o755)
-    folder.chmod(0o755)
-    with running_ring(folder, DATABASE_URL=new_database()) as found:
+def ring():
+    """With a Postgres and a Valkey of its own, as whoever starts it has."""
+    with temporary_ring(DATABASE_URL="", REDIS_URL="") as found:
         found.post("/targets/pocket/training/pause", {"reason": "until random weights have been measured"})
         found.patch("/targets/pocket", {"traffic_mix": {"sql": 1}, "traffic_schedule": []})
         yield found

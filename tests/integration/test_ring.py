@@ -189,6 +189,8 @@ def test_a_second_up_says_where_the_first_one_runs(ring):
 
 
 def test_down_stops_it_cleanly_and_leaves_nothing_running(ring):
+    servers = ("bin/postgres", "valkey-server")
+    assert all(ring.pids(each) for each in servers)
     done = subprocess.run(
         ["make", "down"],
         cwd=REPO, env=ring.environment, capture_output=True, text=True, timeout=120, check=True,

@@ -12,32 +12,27 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from tests.bench.bench_live import CHROMIUM
-from tests.bench.ring import REPO, free_ports
+from tests.bench.ring import REPO, free_ports, open_directory, processes_of
 from tests.browser.conftest import accept, sign_in
 from tests.unit.serving.fakes import wait_until
 
 SECONDS = 120.0  # for each wait; it takes a fraction of that
 INVITE = re.compile(r"http\S+/accounts/invite/\S+/")
-
-
-def processes_with(state: str) -> list[int]:
-    """Processes that got this state directory in their environment or on their command line."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            said = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
-        except OSError:
-            continue  # ended meanwhile, or another user's
-        if state.encode() in said and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
-    return found
+STARTED = ("bin/postgres", "valkey-server", "-m serving --target", "-m celery", "aurora_web.asgi:application")
+STARTERS = ("make up", "aurora_web.supervisor up")
 
 
 @pytest.fixture
-def aurora(tmp_path):
+def folder():
+    with open_directory() as found:
+        yield found
+
+
+@pytest.fixture
+def aurora(folder):
     """(``make up``, its log, its console, its engine, its state directory, its environment) on free ports."""
     web, engine = free_ports(2)
-    state, log = tmp_path / "state", tmp_path / "log"
+    state, log = folder / "state", folder / "log"
     named = {"AURORA_STATE_DIR": str(state), "AURORA_WEB_PORT": str(web), "AURORA_ENGINE_PORT": str(engine)}
     foreign = ("DATABASE_URL", "REDIS_URL", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     environment = {name: value for name, value in os.environ.items() if name not in foreign} | named
@@ -72,14 +67,17 @@ def test_it_starts_lets_somebody_in_and_leaves_nothing_behind(aurora):
     wait_until(is_ready, SECONDS)
     assert httpx.get(f"http://127.0.0.1:{web}/readyz").status_code == 200
     assert httpx.get(f"http://127.0.0.1:{engine}/health").status_code == 200
-    assert len(processes_with(str(state))) > 5
+    running = " ".join(processes_of(state).values())
+    assert all(each in running for each in STARTED), running
     status = subprocess.run(["make", "status"], cwd=REPO, env=environment, capture_output=True, text=True, check=True)
     assert f"http://127.0.0.1:{web}" in status.stdout
     sign_in_for_the_first_time(log, f"http://127.0.0.1:{web}")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to make and to what it runs
+    wait_until(lambda: "nothing is left running" in log.read_text(), SECONDS)
+    left = [each for each in processes_of(state).values() if not any(starter in each for starter in STARTERS)]
+    assert left == []
     process.wait(SECONDS)
-    wait_until(lambda: not processes_with(str(state)), SECONDS)
-    assert "nothing is left running" in log.read_text()
+    wait_until(lambda: not processes_of(state), SECONDS)
     for port in (web, engine):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0

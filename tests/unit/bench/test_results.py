@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from tests.bench import bench_costs
 from tests.bench.__main__ import BENCHMARKS, facts
-from tests.bench.bench_lookahead import Tally
+from tests.bench.bench_costs import verdict
+from tests.bench.bench_lookahead import Tally, compared
 from tests.bench.bench_plain import Turns
 from tests.bench.figures import SECTIONS, Figure, Goal
 from tests.bench.results import RESULTS, Record, put, rendered
@@ -77,8 +80,10 @@ def test_the_hours_figures_are_of_the_right_minutes() -> None:
 
 
 def test_a_start_is_as_long_as_the_slowest() -> None:
-    first, later = SECTIONS["start"]({"first_start": 41.0, "later_starts": [5.2, 10.4, 4.9]}).figures
-    assert (first.measured, first.row()[4]) == (41.0, "aim met")
+    found = {"first_start_installing": 101.0, "first_start": 41.0, "later_starts": [5.2, 10.4, 4.9]}
+    installing, first, later = SECTIONS["start"](found).figures
+    assert (installing.measured, installing.row()[4]) == (101.0, "met")
+    assert (first.measured, first.goal) == (41.0, None)
     assert (later.measured, later.row()[4], later.beside) == (10.4, "missed", "3 from 4.9 s on")
 
 
@@ -113,23 +118,40 @@ def test_lookaheads_are_told_by_way_and_by_domain() -> None:
     none, ahead = (
         {"speed": s, "accept_length": length, "distinct_3grams": 0.5} for s, length in ((1.0, None), (1.3, 1.8))
     )
+    same, other = ({"outputs": 24, "ties": n, "mismatches": n // 2} for n in (0, 2))
     ways = [
-        {"lookahead": "0", **none, "domains": {"sql": none}},
-        {"lookahead": "2", **ahead, "domains": {"sql": ahead}},
+        {"lookahead": "0", **none, "greedy": same, "domains": {"sql": none}},
+        {"lookahead": "2", **ahead, "greedy": other, "domains": {"sql": ahead}},
     ]
     section = SECTIONS["lookahead"]([{"machine": "a machine", "requests": 4}, *ways])
-    assert section.tables[0][1:] == [["0", "1.0x", "–", "0.5"], ["2", "1.3x", "1.80", "0.5"]]
+    assert section.figures[0].row()[1:] == ["0", "0", "1 (24 outputs, 2 exact ties)", "missed"]
+    assert section.tables[0][1:] == [["0", "1.0x", "–", "0.5", "0", "0"], ["2", "1.3x", "1.80", "0.5", "2", "1"]]
     assert section.tables[1][1:] == [["sql", "1.0x at –", "1.3x at 1.80"]]
 
 
 def test_plain_decoding_is_told_for_all_and_by_domain() -> None:
-    batch = [Turns({"transformers": [10.0], "aurora": [rate], "transformers_bf16": [20.0]}, [[1, 2, 3, 4]], 1)
-             for rate in (30.0, 50.0)]  # fmt: skip
+    batch = [
+        Turns(
+            {"transformers": [10.0], "aurora": [rate], "transformers_bf16": [20.0]}, [[1, 2, 3, 4]], Counter([verdict])
+        )
+        for rate, verdict in ((30.0, "equal"), (50.0, "forbidden"))
+    ]
     found = sum(batch, Turns()).facts() | {"domains": {"chat": batch[0].facts(), "sql": batch[1].facts()}}
     section = SECTIONS["plain"]({"model": "smollm2", "batch_1": found, "batch_8": found})
     assert [figure.measured for figure in section.figures] == [4.0, 2.0, 4.0, 2.0]
+    told = "equal texts: 1 of 2; of the others 1 part at an end token that `generate` was told not to say"
+    assert told in section.figures[0].beside
     assert section.tables[0][1] == ["chat", "1", "10.0", "30.0", "20.0", "3.0x", "1.5x", "1 of 1", "1.0"]
     assert [row[:2] for row in section.tables[0][1:]] == [["chat", "1"], ["sql", "1"], ["chat", "8"], ["sql", "8"]]
+
+
+def test_texts_are_judged_with_their_prompts() -> None:
+    told: dict[str, Any] = {
+        name: lambda batch, num, text=text: [text] for name, text in (("aurora", [3]), ("transformers", [4]))
+    }
+    turns = Turns()
+    turns.add(told, [(1, 2)], 1, lambda ours, theirs: "tie" if (ours, theirs) == ((1, 2, 3), (1, 2, 4)) else "equal")
+    assert turns.verdicts == {"tie": 1}
 
 
 def test_a_speed_is_over_what_the_same_prompts_took_without_drafts() -> None:
@@ -137,6 +159,19 @@ def test_a_speed_is_over_what_the_same_prompts_took_without_drafts() -> None:
     plain = Tally(num_tokens=40, seconds=2.0, outputs=[(1, 2, 3, 4)])
     assert drafted.facts(plain) == {"speed": 1.5, "accept_length": 1.8, "distinct_3grams": 1.0}
     assert plain.facts(plain) == {"speed": 1.0, "accept_length": None, "distinct_3grams": 1.0}
+
+
+def test_texts_that_differ_are_judged_where_they_first_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``margin`` in place of the target's: after two tokens it hesitates, after three it does not."""
+    monkeypatch.setattr(bench_costs, "margin", lambda decoder, ids: {2: 1e-5, 3: 1.0}[len(ids)])
+    decoder: Any = None
+    plain = (1, 2, 3, 4)
+    assert verdict(decoder, plain, plain) == "equal"
+    assert verdict(decoder, plain, (1, 2, 9, 9)) == "tie"
+    assert verdict(decoder, plain, (1, 2, 3, 9)) == "mismatch"
+    assert verdict(decoder, plain, (1, 2, 3, 9), forbidden={4}) == "forbidden"
+    drafted = [plain, (1, 2, 9, 9), (1, 2, 3, 9)]
+    assert compared(decoder, [plain] * 3, drafted) == {"outputs": 3, "ties": 1, "mismatches": 1}
 
 
 def test_every_benchmark_has_a_section() -> None:

@@ -10,6 +10,8 @@ from speculators.candidates import Candidates
 from speculators.checkpoint import tensor_problems
 from speculators.draft_config import DraftConfig
 from speculators.eagle3 import Eagle3Draft
+from speculators.records import StepRecord
+from training_worker import trainer as trainer_module
 from training_worker import vocabulary
 from training_worker.batches import training_batches
 from training_worker.device import CPU
@@ -138,13 +140,64 @@ def test_bfloat16_goes_where_float32_goes(target, traces):
     assert losses[0][-1] < losses[0][0]
 
 
+def with_drafts(source, num_correct):
+    """The trace as steps of three drafts leave it, so many of them kept; what comes after those is a wrong token."""
+    steps, place = [], source.prompt_len + 1
+    while place < len(source.tokens):
+        kept = source.tokens[place : place + num_correct]
+        wrong = [token + 1 for token in source.tokens[place + len(kept) :]]
+        steps.append(StepRecord((*kept, *wrong)[:3], len(kept)))
+        place += num_correct + 1
+    return replace(source, steps=tuple(steps))
+
+
+def kept_places(source):
+    """Local positions whose draft was kept: the base at position t predicts token t + 2."""
+    place, found = source.prompt_len + 1, []
+    for step in source.steps:
+        found += range(place, place + step.num_correct_drafts)
+        place += step.num_correct_drafts + 1
+    return [token - 2 - source.first_state for token in found]
+
+
+@pytest.fixture
+def kept_drafts_alone(monkeypatch):
+    """Plants the mistake that the next tests are about: plant(examples) has only kept drafts learnt from."""
+    honest = trainer_module.sample_bases
+
+    def plant(examples):
+        def masked(batch, *given):
+            bases, is_chosen = honest(batch, *given)
+            is_kept = torch.zeros_like(is_chosen)
+            for row, example in enumerate(examples):
+                is_kept[row, kept_places(example.source)] = 1.0
+            return bases, is_chosen * is_kept
+
+        monkeypatch.setattr(trainer_module, "sample_bases", masked)
+
+    return plant
+
+
+def gained(target, sources, plant=lambda examples: None):
+    """How much longer accept lengths are after some steps on these traces."""
+    examples, _ = Examples(target, AUX).load(sources)
+    trainer = trainer_of(target, token_share=0.7)
+    before = accept_length(trainer, target, examples)
+    plant(examples)
+    for _ in range(20):
+        trainer.step(examples)
+    return accept_length(trainer, target, examples) - before
+
+
 def test_rejected_positions_are_learnt_from(target, traces):
-    """With every proposal rejected (steps that kept nothing) the loss still covers all positions: no deadlock."""
-    examples, _ = Examples(target, AUX).load(traces(8))
-    assert all(step.num_correct_drafts == 0 for e in examples for step in e.source.steps)
-    trainer = trainer_of(target)
-    trainer.step(examples)
-    assert trainer.num_tokens == sum(e.num_positions for e in examples)
+    """As on day 0, when a random draft is always wrong."""
+    assert gained(target, [with_drafts(source, 0) for source in traces(8)]) > 0.5
+
+
+def test_from_kept_drafts_alone_nothing_would_ever_begin(target, traces, kept_drafts_alone):
+    sources = traces(8)
+    assert gained(target, [with_drafts(source, 0) for source in sources], kept_drafts_alone) == 0
+    assert gained(target, [with_drafts(source, 3) for source in sources], kept_drafts_alone) > 0.5  # the mask is sound
 
 
 def test_a_reduced_vocabulary_learns_what_it_can_say(target, traces):

@@ -1,5 +1,6 @@
 """Parts of a target's page: several in one answer, rendered once for all who see the same."""
 
+import re
 import threading
 
 import pytest
@@ -107,3 +108,25 @@ def test_actions_are_for_those_who_may_and_follow_what_there_is_to_go_back_to(cl
     services.judge(make_version(report({"sql": (2.0, 1.0)})))
     assert 'href="/targets/demo/rollback/"' in clients["operator"].get(actions).content.decode()
     assert "demo traffic" not in clients["viewer"].get(actions).content.decode()
+
+
+def test_the_switch_of_the_demo_traffic_reaches_its_generator(clients, target, bearer):
+    """In one click, by the form that the page shows at that moment."""
+    operator, generator = clients["operator"], bearer("replica")
+
+    def wanted():
+        [told] = operator.get("/api/v1/traffic", **generator).json()["targets"]
+        assert told["enabled"] == Target.objects.get().traffic_enabled
+        return told["enabled"]
+
+    def press():
+        shown = operator.get("/targets/demo/parts/?part=actions-part").content.decode()
+        [enabled] = re.findall(r'name="enabled" value="(.)"', shown)
+        assert operator.post("/targets/demo/traffic/", {"enabled": enabled}).status_code == 302
+        return enabled
+
+    assert not wanted()
+    assert (press(), wanted()) == ("1", True)
+    assert (press(), wanted()) == ("0", False)
+    assert clients["viewer"].post("/targets/demo/traffic/", {"enabled": "1"}).status_code == 403
+    assert not wanted()

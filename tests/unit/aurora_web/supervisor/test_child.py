@@ -1,4 +1,4 @@
-"""Restarts, waits between them, giving up; and that no grandchild survives."""
+"""Restarts and waits between them; and that no grandchild survives."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from aurora_web.supervisor.child import MAX_FAILURES, STEADY_SECONDS, Child, Program
+from aurora_web.supervisor.child import MOST_TOLD, MOST_WAIT_SECONDS, STEADY_SECONDS, Child, Program
 
 
 def program(tmp_path: Path, code: str) -> Program:
@@ -36,24 +36,23 @@ def test_a_process_that_ends_is_started_again_after_a_growing_wait(tmp_path: Pat
     child.stop()
 
 
-def test_it_is_given_up_when_it_never_stays_up_but_not_after_a_steady_life(tmp_path: Path) -> None:
+def test_one_that_never_stays_up_is_tried_for_ever_and_told_of_until_it_is_clear(tmp_path: Path) -> None:
     now, said = [0.0], list[str]()
     child = Child(program(tmp_path, "pass"), said.append, clock=lambda: now[0])
-    child.num_failures = MAX_FAILURES - 1
+    child.num_failures = MOST_TOLD - 2
+    for _ in range(4):
+        assert child.watch() and not child.is_down
+        end(child)
+        assert not child.watch() and child.is_down
+        now[0] += MOST_WAIT_SECONDS
+    assert len(said) == 2 and f"{MOST_TOLD} times in a row; it is tried every 30 s from now on" in said[1]
+    assert child.num_failures == MOST_TOLD + 2
+
     child.watch()
     end(child)
-    child.watch()
-    assert child.is_given_up and "given up" in said[-1]
-    now[0] += 1000.0
-    assert not child.watch()
-
-    steady = Child(program(tmp_path, "pass"), said.append, clock=lambda: now[0])
-    steady.num_failures = MAX_FAILURES - 1
-    steady.watch()
-    end(steady)
     now[0] += STEADY_SECONDS
-    steady.watch()
-    assert steady.num_failures == 1
+    child.watch()
+    assert child.num_failures == 1 and "starting again in 0.5 s" in said[2]
 
 
 def test_what_cannot_be_started_now_is_tried_again(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_without_the_package_the_start_goes_on_with_the_pocket_target(stack):
     assert Demo.choose("", stack.config.state_dir).name == "smollm2"
 
 
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+def test_a_database_that_lies_elsewhere_is_announced(stack, capfd, is_elsewhere):
+    stack, _ = stack
+    stack.services.postgres.is_elsewhere = is_elsewhere
+    command._announce(stack.config, stack, 1.0)
+    assert (f"database       {stack.services.postgres.folder} " in capfd.readouterr().out) == is_elsewhere
+
+
 def watch_until(stack, condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():

@@ -4,6 +4,7 @@ it cannot write down ends nothing."""
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from aurora_web.supervisor.config import REPO
+from aurora_web.supervisor import __main__ as command
+from aurora_web.supervisor.config import REPO, SupervisorConfig
 from tests.bench.ring import free_ports
 from tests.unit.serving.fakes import wait_until
 
@@ -43,9 +45,11 @@ sys.argv[1:] = ["up"]
 sys.exit(command.main())
 """
 TELL = """
-import signal, sys
+import pathlib, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 started, ended, name = sys.argv[1:]
+if pathlib.Path(started).with_suffix(".broken").exists():
+    sys.exit(1)
 print("started", file=open(started, "a"))
 signal.sigwait({signal.SIGTERM})
 print(name, file=open(ended, "a"))
@@ -168,6 +172,28 @@ def test_without_a_reader_a_process_that_ends_is_started_again(up):
         wait_until(lambda: len({*running.pids()} - {*before}) == 1, SECONDS)
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(SECONDS) == 0
+
+
+def test_status_names_what_is_down_with_how_often_it_has_ended(up, tmp_path, capfd):
+    config = SupervisorConfig.from_environment({"AURORA_STATE_DIR": str(tmp_path / "state")})
+
+    def status():
+        assert command.status(config) == 0
+        return capfd.readouterr().out
+
+    with (tmp_path / "out").open("wb") as output:
+        running = up(output)
+    assert "is down" not in status()
+    broken = running.state / "traffic.broken"
+    broken.touch()
+    os.kill(running.pids()[NAMES.index("traffic")], signal.SIGKILL)
+    told = rf"Aurora: traffic is down: it has ended [2-9] times in a row.*{config.logs / 'traffic.log'}"
+    wait_until(lambda: re.search(told, status()), SECONDS)
+    assert "web is down" not in status()
+    broken.unlink()
+    wait_until(lambda: (running.state / "traffic.started").read_text().split() == ["started"] * 2, SECONDS)
+    wait_until(lambda: "is down" not in status(), SECONDS)
+    stop(running, signal.SIGINT)
 
 
 def test_what_cannot_be_written_down_ends_nothing_and_is_written_later(up, tmp_path):
