@@ -29,7 +29,6 @@ from tests.bench.models import prepared, prompts
 
 CHOSEN = "chosen"
 ALL = "all"
-GREEDY_EVERY = 2  # of the prompts of a round, from the first on
 
 
 @dataclass(slots=True)
@@ -62,12 +61,14 @@ def pins(lookaheads: list[int]) -> DomainPins:
     return DomainPins(1, tuple(DomainPin(str(k), k or None, speculation_off=not k) for k in lookaheads))
 
 
-def together(engine: Engine, texts: Sequence[tuple[int, ...]], domain: str, max_tokens: int) -> list[FinishedRequest]:
-    """These prompts at once; what came of each."""
+def together(
+    engine: Engine, texts: Sequence[tuple[int, ...]], domain: str, max_tokens: int, first_greedy: int
+) -> list[FinishedRequest]:
+    """These prompts at once, every second one greedy; what came of each."""
     finished: queue.Queue[FinishedRequest] = queue.Queue()
     names = [uuid.uuid4().hex for _ in texts]
     for number, (name, prompt) in enumerate(zip(names, texts, strict=True)):
-        temperature = 0.7 if number % GREEDY_EVERY else 0.0
+        temperature = 0.7 if (number - first_greedy) % 2 else 0.0
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=number, ignore_eos=True)
         told = {"domain": domain, "keep_states": False, "on_finish": finished.put}
         engine.submit(Request(name, prompt, sampling, **told))
@@ -93,18 +94,19 @@ def main() -> None:
     by_kind = prompts(given.model, given.requests * given.rounds)
     mixed = [
         (kind, text) for texts in zip(*by_kind.values(), strict=True) for kind, text in zip(by_kind, texts, strict=True)
-    ]
+    ][: given.rounds * given.requests]
     engine = Engine(prepared(given.model), EngineConfig(control_share=0.0, max_lookahead=max(given.lookaheads)))
     engine.start()
     engine.swap(1, engine.load_draft(given.draft)).result(60)
     engine.pins.replace(pins(given.lookaheads))
-    ways = {name: {kind: Tally() for kind in (ALL, *by_kind)} for name in (*map(str, given.lookaheads), CHOSEN)}
+    ways = {name: {kind: Tally() for kind in (ALL, *dict(mixed))} for name in (*map(str, given.lookaheads), CHOSEN)}
     greedy: dict[str, list[tuple[int, ...]]] = {name: [] for name in ways}
-    for first in range(0, given.rounds * given.requests, given.requests):
-        kinds, texts = zip(*mixed[first : first + given.requests], strict=True)
+    for number in range(given.rounds):
+        kinds, texts = zip(*mixed[number * given.requests :][: given.requests], strict=True)
+        first_greedy = number % 2  # the same for ever would have every other kind of prompt greedy and the rest never
         for name, tallies in ways.items():
-            found = together(engine, texts, name, given.max_tokens)
-            greedy[name] += [finished.tokens for finished in found[::GREEDY_EVERY]]
+            found = together(engine, texts, name, given.max_tokens, first_greedy)
+            greedy[name] += [finished.tokens for finished in found[first_greedy::2]]
             for kind, finished in zip(kinds, found, strict=True):
                 tallies[ALL].add(finished)
                 tallies[kind].add(finished)
