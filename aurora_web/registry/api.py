@@ -84,6 +84,7 @@ class BulkIn(BodySchema):
 class BulkOut(Schema):
     created: list[TargetOut]
     refused: list[dict[str, Any]] = Field(description="per entry: number (from 1), slug, detail and errors")
+    unchanged: list[str] = Field(description="slugs that were registered before, from the same origin: left alone")
 
 
 class AnnouncedOut(Schema):
@@ -169,7 +170,8 @@ def create_targets(request: HttpRequest, body: BulkIn) -> tuple[int, dict[str, A
         raise Problem(422, str(error)) from error
     except bulk.BulkRefused as error:
         raise Problem(422, str(error), errors=[_entry_problem(entry) for entry in error.entries]) from error
-    return 201, {"created": made, "refused": [_entry_problem(entry) for entry in entries if not entry.is_valid]}
+    refused = [_entry_problem(entry) for entry in entries if not entry.is_valid]
+    return 201, {"created": made, "refused": refused, "unchanged": [e.known.slug for e in entries if e.known]}
 
 
 def _entry_problem(entry: bulk.Entry) -> dict[str, Any]:
