@@ -206,6 +206,8 @@ API = {
     ("DELETE", "/api/v1/tokens/1"): ADMINISTER,
     ("GET", "/api/v1/users"): ADMINISTER,
     ("PATCH", "/api/v1/users/1"): ADMINISTER,
+    ("GET", "/api/v1/me"): READ,
+    ("PATCH", "/api/v1/me"): READ,
     ("GET", "/api/v1/invites"): ADMINISTER,
     ("POST", "/api/v1/invites"): ADMINISTER,
     ("DELETE", "/api/v1/invites/1"): ADMINISTER,
