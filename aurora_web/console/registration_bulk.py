@@ -60,7 +60,7 @@ def bulk(request: HttpRequest, draft_id: UUID) -> HttpResponse:
     }
     num_known = sum(entry.known is not None for entry in entries)
     num_valid = sum(entry.is_valid for entry in entries) - num_known
-    is_possible = num_valid + num_known == len(entries) or given.get("mode") == "valid"
+    is_possible = registrations.is_possible(entries, given.get("mode") or "all")
     context |= {"num_valid": num_valid, "num_known": num_known, "is_possible": is_possible, "is_given": bool(given)}
     return render(request, "console/register_bulk.html", context)
 

@@ -194,15 +194,20 @@ def check_one(given: Any, actor: str, number: int = 1, tokens_per_second: float 
     return Entry(number, "" if "slug" in problems else proposal.slug, proposal, ordered(findings))
 
 
+def is_possible(entries: Sequence[Entry], mode: str) -> bool:
+    """Whether ``register_all`` would begin."""
+    num_bad = sum(not entry.is_valid for entry in entries)
+    return num_bad == 0 or (mode != "all" and num_bad < len(entries))
+
+
 def register_all(entries: Sequence[Entry], actor: str, mode: str) -> list[Target]:
     """Make them: ``mode`` "all" = every one or none, "valid" = those without a problem. Raises BulkRefused.
 
     Those that were registered before are neither: a file that is given twice makes nothing the second time.
     """
-    bad = [entry for entry in entries if not entry.is_valid]
+    if not is_possible(entries, mode):
+        raise BulkRefused([entry for entry in entries if not entry.is_valid])
     good = [entry for entry in entries if entry.is_valid and entry.known is None]
-    if bad and (mode == "all" or len(bad) == len(entries)):
-        raise BulkRefused(bad)
     made = []
     with transaction.atomic():
         for entry in good:

@@ -125,6 +125,7 @@ API = {
     ("POST", "/api/v1/targets/check"): REGISTER,
     ("POST", "/api/v1/targets/bulk"): REGISTER,
     ("GET", "/api/v1/announced"): READ,
+    ("GET", "/api/v1/packages"): READ,
     ("POST", "/api/v1/announced/token"): REGISTER,
     ("POST", "/api/v1/ingest/announce"): INGEST,
     ("POST", "/api/v1/ingest/traffic"): INGEST,

@@ -185,6 +185,24 @@ def test_by_the_api_with_every_problem_of_every_entry(client, bearer, entries):
     assert post(client, bearer("operator"), {"targets": []}).status_code == 422
 
 
+def test_the_api_says_what_it_would_do_and_makes_nothing(client, bearer, entries):
+    headers = bearer("operator")
+    body = {"targets": [*entries, {"path": "relative/path"}], "dry_run": True}
+    for mode, is_possible in (("all", False), ("valid", True)):
+        answer = post(client, headers, body | {"mode": mode})
+        assert (answer.status_code, answer.json()["is_possible"]) == (200, is_possible)
+    told = answer.json()["entries"]
+    assert [(e["number"], e["slug"], e["is_valid"], e["is_registered"]) for e in told] == [
+        (1, "one", True, False), (2, "two", True, False), (3, "", False, False),
+    ]  # fmt: skip
+    assert "is not absolute" in told[2]["findings"][0]["says"]
+    assert {"Memory", "First draft"} <= {finding["topic"] for finding in told[0]["findings"]}
+    assert slugs() == []
+    assert post(client, headers, {"targets": entries}).status_code == 201
+    again = post(client, headers, {"targets": entries, "dry_run": True}).json()
+    assert (again["is_possible"], [entry["is_registered"] for entry in again["entries"]]) == (True, [True, True])
+
+
 def test_the_api_answers_a_second_time_without_doing_it_again(client, bearer, entries):
     headers = bearer("operator")
     first = post(client, headers, {"targets": entries}, HTTP_IDEMPOTENCY_KEY="k")

@@ -52,6 +52,12 @@ def test_the_api_takes_a_name(db, prepared, client, bearer):
     assert answer.json()["slug"] == "small"
 
 
+def test_the_api_lists_them(db, prepared, client, bearer):
+    answer = client.get("/api/v1/packages", **bearer("viewer"))
+    expected = {"name": "small", "title": "A small model", "license": "Apache-2.0", "path": str(prepared)}
+    assert answer.json() == [expected]
+
+
 def test_the_wizard_offers_it(clients, prepared):
     page = clients["admin"].get("/targets/new/", follow=True).content.decode()
     assert '<option value="small">A small model</option>' in page
