@@ -13,6 +13,7 @@ from psycopg_pool import PoolTimeout
 
 from aurora_web import outage, system_api
 from aurora_web.accounts import api as accounts
+from aurora_web.accounts import me_api
 from aurora_web.accounts.audit import WrongFilter
 from aurora_web.accounts.scopes import ScopeMissing
 from aurora_web.accounts.services import AccountError
@@ -69,6 +70,7 @@ for prefix, router in (
     ("/v1/audit", accounts.audit_router),
     ("/v1/tokens", accounts.token_router),
     ("/v1", accounts.people_router),
+    ("/v1", me_api.router),
 ):
     api.add_router(prefix, router)
 

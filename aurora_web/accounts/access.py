@@ -55,9 +55,8 @@ def _drop_nul(request: HttpRequest) -> None:
 def need(request: HttpRequest, scope: str) -> None:
     """Behind ``allow``: this part of the page needs another scope. Raises ScopeMissing, a 403."""
     user = user_of(request)
-    if scopes.known(scope) not in user.scopes:
-        words = f"your role is {user.role}, and this is for {scopes.people_with(scope)}"
-        raise scopes.ScopeMissing(user.username, scope, words)
+    words = f"your role is {user.role}, and this is for {scopes.people_with(scope)}"
+    scopes.check(scope, user.scopes, user.username, words)
 
 
 def _sign_in(request: HttpRequest) -> HttpResponse:

@@ -15,7 +15,7 @@ from aurora_web import exports
 from aurora_web.accounts import audit, services
 from aurora_web.accounts.audit import AuditFilter, event_payload
 from aurora_web.accounts.auth import Allow, caller
-from aurora_web.accounts.models import ApiToken, AuditEvent, User
+from aurora_web.accounts.models import ApiToken, AuditEvent, Invite, User
 from aurora_web.accounts.scopes import MEANINGS
 from aurora_web.problems import Problem
 from aurora_web.wire import BodySchema, file_schema
@@ -160,6 +160,14 @@ class UserOut(Schema):
     last_login: datetime | None
 
 
+class InviteOut(Schema):
+    id: int
+    role: str
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+
+
 class RoleIn(BodySchema):
     role: str
 
@@ -189,6 +197,24 @@ def change_user(request: HttpRequest, user_id: int, body: UserIn) -> User:
         if body.is_active is not None:
             services.set_active(user, body.is_active, who.name)
     return user
+
+
+@people_router.get("/invites", response=list[InviteOut])
+def list_invites(request: HttpRequest) -> list[Invite]:
+    """Invites that may still be used, the first to end first; no answer holds a link but that of making one."""
+    return list(services.open_invites())
+
+
+@people_router.delete("/invites/{int:invite_id}", response=InviteOut)
+def revoke_invite(request: HttpRequest, invite_id: int) -> Invite:
+    """End an invite: its link leads nowhere from now on. 409 where it was used, or had ended, before."""
+    invite = Invite.objects.filter(pk=invite_id).first()
+    if invite is None:
+        raise Problem(404, f"there is no invite with the id {invite_id}")
+    if not services.revoke_invite(invite, caller(request).name):
+        raise Problem(409, f"the invite ({invite.role}) was used, or had ended, before: nothing was changed")
+    invite.refresh_from_db()
+    return invite
 
 
 @people_router.post("/invites", response={201: dict[str, str]})

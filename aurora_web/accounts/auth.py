@@ -21,6 +21,7 @@ class Principal:
     name: str
     scopes: frozenset[str]
     owner: User | None = None  # the person, or the one whose role bounds the token
+    role: str = ""  # of the person or of the token; "" = the token's scopes were named one by one
 
 
 class Allow:
@@ -63,10 +64,10 @@ def principal_of(request: HttpRequest) -> Principal:
         token = authenticate_token(secret.strip()) if scheme.lower() == "bearer" else None
         if token is None:
             raise Problem(401, "the bearer token is unknown, expired or revoked")
-        return Principal(f"token:{token.name}", token.scopes, token.owner)
+        return Principal(f"token:{token.name}", token.scopes, token.owner, token.role)
     user = request.user
     if isinstance(user, User):
         if check_csrf(request) is not None:
             raise Problem(403, "the CSRF token is missing or wrong")
-        return Principal(user.username, user.scopes, user)
+        return Principal(user.username, user.scopes, user, user.role)
     raise Problem(401, "send Authorization: Bearer <token>; manage.py create_token makes one")

@@ -8,7 +8,7 @@ from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.utils import timezone
 
-from aurora_web.accounts.scopes import INGEST, SCOPES
+from aurora_web.accounts.scopes import ADMINISTER, INGEST, OPERATE, SCOPES, allows
 
 
 class Role(models.TextChoices):
@@ -45,11 +45,11 @@ class User(AbstractUser):
 
     @property
     def is_operator(self) -> bool:
-        return "operate" in self.scopes
+        return allows(self.scopes, OPERATE)
 
     @property
     def is_admin(self) -> bool:
-        return "administer" in self.scopes
+        return allows(self.scopes, ADMINISTER)
 
 
 class OidcIdentity(models.Model):

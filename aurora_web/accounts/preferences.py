@@ -57,8 +57,11 @@ def reader(request: HttpRequest) -> dict[str, Any]:
 
 
 @transaction.atomic
-def set_preferences(user: User, **chosen: str) -> None:
-    """Change ``theme``, ``time_zone`` ("" = the browser's) or both. Raises AccountError."""
+def set_preferences(user: User, actor: str = "", **chosen: str) -> None:
+    """Change ``theme``, ``time_zone`` ("" = the browser's) or both. Raises AccountError.
+
+    ``actor``: "" = the person.
+    """
     if "theme" in chosen and chosen["theme"] not in Theme.values:
         raise AccountError(f"theme is {chosen['theme']!r:.40}: expected one of {', '.join(Theme.values)}")
     if chosen.get("time_zone"):
@@ -73,4 +76,4 @@ def set_preferences(user: User, **chosen: str) -> None:
         setattr(user, name, chosen[name])
     user.save(update_fields=list(old))
     detail = {"old": old, "new": {name: chosen[name] for name in old}}
-    record(user.username, "user.preferences", f"user {user.username}", detail=detail)
+    record(actor or user.username, "user.preferences", f"user {user.username}", detail=detail)

@@ -1,8 +1,8 @@
-"""What somebody may do, in words that pages, API and sockets check; and the one check that they all call."""
+"""What somebody may do, in words; and ``allows``, the one check that pages, API and sockets all call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from django.core.exceptions import PermissionDenied
 
@@ -37,10 +37,15 @@ def known(scope: str) -> str:
     return scope
 
 
-def check(scope: str, has: Iterable[str], who: str) -> None:
-    """Raises ScopeMissing when ``who``, with the scopes ``has``, lacks ``scope``."""
-    if known(scope) not in has:
-        raise ScopeMissing(who, scope)
+def allows(has: Collection[str], scope: str) -> bool:
+    """Whether somebody with the scopes ``has`` may do what ``scope`` is for: pages, API and sockets all ask here."""
+    return known(scope) in has
+
+
+def check(scope: str, has: Collection[str], who: str, words: str = "") -> None:
+    """Raises ScopeMissing, which says ``words``, when ``who``, with the scopes ``has``, lacks ``scope``."""
+    if not allows(has, scope):
+        raise ScopeMissing(who, scope, words)
 
 
 def people_with(scope: str) -> str:

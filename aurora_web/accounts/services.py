@@ -10,7 +10,7 @@ from typing import Any
 
 from django.contrib.auth.password_validation import validate_password
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from aurora_web.accounts.models import ApiToken, AuditEvent, Invite, Role, TokenRole, User
@@ -152,6 +152,11 @@ def find_invite(secret: str) -> Invite | None:
     """The usable invite with this secret; None when it is unknown, used or expired."""
     invite = Invite.objects.filter(digest=_digest(secret)).first()
     return invite if invite is not None and invite.is_usable else None
+
+
+def open_invites() -> QuerySet[Invite]:
+    """Those that somebody may still use, the first to end first."""
+    return Invite.objects.filter(used_at=None, expires_at__gt=timezone.now()).order_by("expires_at", "pk")
 
 
 @transaction.atomic

@@ -12,7 +12,6 @@ from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from aurora_web.accounts import services
@@ -67,7 +66,7 @@ def people(request: HttpRequest) -> HttpResponse:
         "users": User.objects.order_by("username").prefetch_related("identities"),
         "roles": Role,
         "invite_form": NewInviteForm(),
-        "invites": Invite.objects.filter(used_at=None, expires_at__gt=timezone.now()).order_by("expires_at"),
+        "invites": services.open_invites(),
         "new_secret": request.session.pop("new_secret", None),  # shown once
     }
     return render(request, "accounts/people.html", context)

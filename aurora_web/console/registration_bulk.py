@@ -58,9 +58,10 @@ def bulk(request: HttpRequest, draft_id: UUID) -> HttpResponse:
         "problem": problem,
         "draft": draft,
     }
-    num_valid = sum(entry.is_valid for entry in entries)
-    is_possible = num_valid == len(entries) or given.get("mode") == "valid"
-    context |= {"num_valid": num_valid, "is_possible": is_possible, "is_given": bool(given)}
+    num_known = sum(entry.known is not None for entry in entries)
+    num_valid = sum(entry.is_valid for entry in entries) - num_known
+    is_possible = registrations.is_possible(entries, given.get("mode") or "all")
+    context |= {"num_valid": num_valid, "num_known": num_known, "is_possible": is_possible, "is_given": bool(given)}
     return render(request, "console/register_bulk.html", context)
 
 
@@ -74,9 +75,15 @@ def _register(request: HttpRequest, draft: RegistrationDraft, form: BulkForm, en
         messages.error(request, f"Nothing was registered: {_numbers(refused.entries) or 'no entry'} cannot be.")
         return redirect("console:register_file", draft_id=draft.pk)
     drafts.discard(draft)
-    left = len(entries) - len(made)
-    messages.success(request, f"Registered: {', '.join(t.slug for t in made)}.{f' Left out: {left}.' if left else ''}")
+    messages.success(request, _outcome(entries, [target.slug for target in made]))
     return redirect("console:overview")
+
+
+def _outcome(entries: Sequence[Entry], made: Sequence[str]) -> str:
+    num_known = sum(entry.known is not None for entry in entries)
+    left = len(entries) - len(made) - num_known
+    said = f"Registered: {', '.join(made) or 'nothing new'}."
+    return said + (f" There already: {num_known}." if num_known else "") + (f" Left out: {left}." if left else "")
 
 
 def _checked(form: BulkForm, given: dict[str, str], actor: str) -> tuple[list[Entry], str]:
@@ -98,4 +105,6 @@ def _numbers(entries: Sequence[Entry]) -> str:
 def _state(entry: Entry) -> str:
     if not entry.is_valid:
         return "refused"
+    if entry.known is not None:
+        return "registered"
     return "warning" if any(finding.state == State.WARNING for finding in entry.findings) else "ok"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -23,7 +22,8 @@ from aurora_web.traces import governance, payloads, search
 from aurora_web.traces.marks import Marked, MarkedStep
 from aurora_web.traces.models import DeletedTrace, TextRole, Trace, TraceSegment
 from aurora_web.traces.people_api import export_response
-from aurora_web.traces.text import NoTokenizer, TokenReader, reader_of
+from aurora_web.traces.pieces import of_steps
+from aurora_web.traces.text import TokenReader, reader_for
 
 STEPS_PER_PAGE = 100
 PROMPT_TOKENS = 300  # shown of a long prompt, from its end
@@ -108,7 +108,7 @@ def trace(request: HttpRequest, slug: str, trace_id: UUID) -> HttpResponse:
     may_read_text = governance.may_read_text(found, user_of(request).scopes)
     if may_read_text:
         governance.note_reading(found, row.trace_id, user_of(request).username)
-    reader, problem = _reader(found) if may_read_text else (None, "")
+    reader, problem = reader_for(found, may_read_text)
     marked = payloads.marked_trace(row)
     first_step = _first_step(request.GET.get("step", ""), len(marked.steps))
     context = {
@@ -153,13 +153,6 @@ def _found_by(request: HttpRequest) -> str:
     """The search, and the page of it, in the address of something that was found by it: as a query."""
     asked = in_utc(request.GET, ("since", "until"))
     return urlencode([(name, asked[name]) for name in (*search.FIELDS, "cursor") if asked.get(name)])
-
-
-def _reader(target: Target) -> tuple[TokenReader | None, str]:
-    try:
-        return reader_of(target), ""
-    except NoTokenizer as error:
-        return None, str(error)
 
 
 def _first_step(asked: str, num_steps: int) -> int:
@@ -212,30 +205,16 @@ def _shown(marked: Marked, reader: TokenReader | None, may_read_text: bool, firs
     painter = _Painter(reader, may_read_text)
     steps = marked.steps[first_step : first_step + STEPS_PER_PAGE]
     prompt = marked.prompt[-PROMPT_TOKENS:]
-    before = marked.first or marked.prompt[-1:]
-    if first_step:
-        before = marked.steps[first_step - 1].committed or before
-    endings = [before, *(step.committed[-1:] for step in steps)]
+    pieces = of_steps(marked, painter.pieces, first_step, STEPS_PER_PAGE)
     last_step = first_step + len(steps)
     return {
         "prompt": painter.pieces(prompt) if not first_step else [],
         "num_prompt_hidden": len(marked.prompt) - len(prompt),
         "first": painter.pieces(marked.first, marked.prompt[-1:]) if not first_step else [],
-        "steps": [_shown_step(painter, step, ahead) for step, (ahead, _) in zip(steps, pairwise(endings), strict=True)],
+        "steps": [ShownStep(step, **found) for step, found in zip(steps, pieces, strict=True)],
         "rest": painter.pieces(marked.rest) if last_step == len(marked.steps) else [],
         "first_step": first_step + 1,
         "last_step": last_step,
         "previous_step": first_step + 1 - STEPS_PER_PAGE if first_step else None,
         "next_step": last_step + 1 if last_step < len(marked.steps) else None,
     }
-
-
-def _shown_step(painter: _Painter, step: MarkedStep, before: tuple[int, ...]) -> ShownStep:
-    kept = step.correct or before
-    return ShownStep(
-        step=step,
-        correct=painter.pieces(step.correct, before),
-        rejected=painter.pieces(step.rejected, kept),
-        dropped=painter.pieces(step.dropped, step.rejected or kept),
-        bonus=painter.pieces(step.bonus, kept),
-    )

@@ -14,7 +14,7 @@ from aurora_web.accounts.auth import Allow, caller
 from aurora_web.accounts.services import create_token
 from aurora_web.moments import moment_of
 from aurora_web.problems import Problem
-from aurora_web.registry import announcements, bulk, services
+from aurora_web.registry import announcements, bulk, packages, services
 from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
 from aurora_web.registry.launch import launch_payload
 from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Status, Target
@@ -79,11 +79,32 @@ class BulkIn(BodySchema):
 
     targets: list[dict[str, Any]] = Field(description="each with the fields of POST /api/v1/targets")
     mode: str = Field("all", description="all = every one or none; valid = those that can be registered")
+    dry_run: bool = Field(False, description="true: say what the check finds of each, and register nothing")
+
+
+class EntryOut(CheckOut):
+    number: int = Field(description="from 1")
+    is_registered: bool = Field(description="before, from the same origin: it would be left alone")
+
+
+class BulkCheckOut(Schema):
+    """What a dry run of several registrations found."""
+
+    is_possible: bool = Field(description="whether the same body without dry_run is taken")
+    entries: list[EntryOut]
+
+
+class PackageOut(Schema):
+    name: str = Field(description="what path of a registration may be")
+    title: str
+    license: str
+    path: str
 
 
 class BulkOut(Schema):
     created: list[TargetOut]
     refused: list[dict[str, Any]] = Field(description="per entry: number (from 1), slug, detail and errors")
+    unchanged: list[str] = Field(description="slugs that were registered before, from the same origin: left alone")
 
 
 class AnnouncedOut(Schema):
@@ -156,20 +177,37 @@ def check_target(request: HttpRequest, body: TargetIn, tokens_per_second: float 
     return {"slug": found.slug, "is_valid": found.is_valid, "findings": [line.to_json() for line in found.findings]}
 
 
-@router.post("/bulk", response={201: BulkOut}, auth=Allow("register"))
+@router.post("/bulk", response={200: BulkCheckOut, 201: BulkOut}, auth=Allow("register"))
 def create_targets(request: HttpRequest, body: BulkIn) -> tuple[int, dict[str, Any]]:
-    """Register several targets; 422 when none was, with the problems of each entry."""
+    """Register several targets; 422 when none was, with the problems of each entry. 200 is the answer of a dry run."""
     if body.mode not in bulk.MODES:
         raise Problem(422, f"mode is {body.mode!r:.40}, expected one of {', '.join(bulk.MODES)}")
     actor = caller(request).name
     try:
         entries = bulk.check_all(bulk.checked_list(body.targets), actor)
+        if body.dry_run:
+            return 200, _checked(entries, body.mode)
         made = bulk.register_all(entries, actor, body.mode)
     except bulk.RegistrationFileError as error:
         raise Problem(422, str(error)) from error
     except bulk.BulkRefused as error:
         raise Problem(422, str(error), errors=[_entry_problem(entry) for entry in error.entries]) from error
-    return 201, {"created": made, "refused": [_entry_problem(entry) for entry in entries if not entry.is_valid]}
+    refused = [_entry_problem(entry) for entry in entries if not entry.is_valid]
+    return 201, {"created": made, "refused": refused, "unchanged": [e.known.slug for e in entries if e.known]}
+
+
+def _checked(entries: list[bulk.Entry], mode: str) -> dict[str, Any]:
+    lines = [
+        {
+            "number": entry.number,
+            "slug": entry.slug,
+            "is_valid": entry.is_valid,
+            "is_registered": entry.known is not None,
+            "findings": [finding.to_json() for finding in entry.findings],
+        }
+        for entry in entries
+    ]
+    return {"is_possible": bulk.is_possible(entries, mode), "entries": lines}
 
 
 def _entry_problem(entry: bulk.Entry) -> dict[str, Any]:
@@ -249,6 +287,12 @@ def list_versions(
 def list_announced(request: HttpRequest) -> list[AnnouncedReplica]:
     """Servers that report for a target that is not registered: sources for POST /api/v1/targets."""
     return announcements.announced_replicas()
+
+
+@announced_router.get("/packages", response=list[PackageOut])
+def list_packages(request: HttpRequest) -> list[packages.Package]:
+    """Models that are prepared on the console's machine: a registration may name one as its path."""
+    return packages.prepared()
 
 
 @announced_router.post("/announced/token", response={201: dict[str, str]}, auth=Allow("register"))

@@ -13,7 +13,8 @@ import yaml
 from django.db import transaction
 
 from aurora_web.registry.checks import TOKENS_PER_SECOND, Origin
-from aurora_web.registry.findings import Finding, Topic, ordered, refused
+from aurora_web.registry.findings import Finding, Topic, ok, ordered, refused
+from aurora_web.registry.known import known_target
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import POLICY_FIELDS, IncompatibleTarget, Proposal, propose, register_proposed
 
@@ -57,6 +58,7 @@ class Entry:
     slug: str
     proposal: Proposal | None  # None = the entry itself cannot be understood
     findings: list[Finding]
+    known: Target | None = None  # registered before, from the same origin: it is left alone
 
     @property
     def is_valid(self) -> bool:
@@ -152,9 +154,12 @@ def _understood(given: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def check_all(entries: Sequence[Any], actor: str) -> list[Entry]:
-    """Every entry on its own, and that no two have one slug. Nothing is made."""
+    """Every entry on its own, and that no two have one slug, and which are there already. Nothing is made."""
     found: list[Entry] = []
     for number, given in enumerate(entries, 1):
+        if (entry := _registered_before(given, number)) is not None:
+            found.append(entry)
+            continue
         entry = check_one(given, actor, number)
         twin = next((other for other in found if entry.slug and other.slug == entry.slug), None)
         if twin is not None:
@@ -163,6 +168,17 @@ def check_all(entries: Sequence[Any], actor: str) -> list[Entry]:
             entry = replace(entry, findings=ordered([*entry.findings, clash]))
         found.append(entry)
     return found
+
+
+def _registered_before(given: Any, number: int) -> Entry | None:
+    try:
+        target = known_target(arguments_of(given))
+    except IncompatibleTarget:
+        return None  # the check says what is wrong with it
+    if target is None:
+        return None
+    says = f"{target.slug} is registered already, from {target.origin}: it is left as it is."
+    return Entry(number, target.slug, None, [ok(Topic.SOURCE, says)], target)
 
 
 def check_one(given: Any, actor: str, number: int = 1, tokens_per_second: float = TOKENS_PER_SECOND) -> Entry:
@@ -178,12 +194,20 @@ def check_one(given: Any, actor: str, number: int = 1, tokens_per_second: float 
     return Entry(number, "" if "slug" in problems else proposal.slug, proposal, ordered(findings))
 
 
+def is_possible(entries: Sequence[Entry], mode: str) -> bool:
+    """Whether ``register_all`` would begin."""
+    num_bad = sum(not entry.is_valid for entry in entries)
+    return num_bad == 0 or (mode != "all" and num_bad < len(entries))
+
+
 def register_all(entries: Sequence[Entry], actor: str, mode: str) -> list[Target]:
-    """Make them: ``mode`` "all" = every one or none, "valid" = those without a problem. Raises BulkRefused."""
-    bad = [entry for entry in entries if not entry.is_valid]
-    good = [entry for entry in entries if entry.is_valid]
-    if not good or (bad and mode == "all"):
-        raise BulkRefused(bad)
+    """Make them: ``mode`` "all" = every one or none, "valid" = those without a problem. Raises BulkRefused.
+
+    Those that were registered before are neither: a file that is given twice makes nothing the second time.
+    """
+    if not is_possible(entries, mode):
+        raise BulkRefused([entry for entry in entries if not entry.is_valid])
+    good = [entry for entry in entries if entry.is_valid and entry.known is None]
     made = []
     with transaction.atomic():
         for entry in good:

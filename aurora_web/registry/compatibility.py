@@ -64,10 +64,15 @@ class TargetFacts:
             num_layers=positive_integer(config, "num_hidden_layers"),
             hidden_size=positive_integer(config, "hidden_size"),
             vocab_size=positive_integer(config, "vocab_size"),
-            default_slug=re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "target",
+            default_slug=slug_of(name),
             model_id=model_id,
             weight_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0,
         )
+
+
+def slug_of(name: str) -> str:
+    """The slug that is proposed for a model of this name."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "target"
 
 
 def inspect(path: str) -> tuple[TargetFacts | None, list[Finding]]:

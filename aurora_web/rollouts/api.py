@@ -15,6 +15,18 @@ from aurora_web.registry.traffic_reports import keep
 from aurora_web.rollouts import canaries, replicas, services
 from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts.alerts import alert_payload, firing_alerts
+from aurora_web.rollouts.answers import (
+    AlertOut,
+    DeploymentOut,
+    FleetReplicaOut,
+    FreezeOut,
+    GateOut,
+    HeldOut,
+    RejectedOut,
+    ReplicaOut,
+    SwapOut,
+    WaitingOut,
+)
 from aurora_web.rollouts.approvals import inbox, search, waiting_payload, waiting_versions
 from aurora_web.rollouts.comparison import choose, compare, comparison_payload, curves_payload
 from aurora_web.rollouts.fleet import fleet_standings, standing_payload, standings
@@ -73,7 +85,7 @@ def _version(version_id: int) -> SpeculatorVersion:
     return version
 
 
-@version_router.post("/{int:version_id}/approve", response=dict[str, Any])
+@version_router.post("/{int:version_id}/approve", response=DeploymentOut)
 def approve(request: HttpRequest, version_id: int, body: Decision | None = None) -> dict[str, Any]:
     """Put a version that passed the gate into service, by a canary first where the policy says so."""
     body, who = body or Decision(), caller(request)
@@ -81,14 +93,14 @@ def approve(request: HttpRequest, version_id: int, body: Decision | None = None)
     return deployment_payload(services.approve(version, who.name, body.reason, body.expected_status, who.scopes))
 
 
-@version_router.post("/{int:version_id}/judge", response=dict[str, Any])
+@version_router.post("/{int:version_id}/judge", response=GateOut)
 def judge_again(request: HttpRequest, version_id: int, body: Decision | None = None) -> dict[str, Any]:
     """Put a waiting version before the gate again, against what is live now; it waits on, or is rejected."""
     body = body or Decision()
     return gate_payload(services.judge_again(_version(version_id), caller(request).name, body.reason))
 
 
-@version_router.post("/{int:version_id}/reject", response=dict[str, Any])
+@version_router.post("/{int:version_id}/reject", response=RejectedOut)
 def reject(request: HttpRequest, version_id: int, body: Decision | None = None) -> dict[str, Any]:
     """Turn a version that passed the gate down."""
     body = body or Decision()
@@ -97,7 +109,7 @@ def reject(request: HttpRequest, version_id: int, body: Decision | None = None) 
     return {"id": version_id, "status": "rejected"}
 
 
-@version_router.post("/{int:version_id}/canary/promote", response=dict[str, Any])
+@version_router.post("/{int:version_id}/canary/promote", response=DeploymentOut)
 def promote_canary(request: HttpRequest, version_id: int, body: Decision | None = None) -> dict[str, Any]:
     """Put a version in canary on every replica."""
     body, who = body or Decision(), caller(request)
@@ -105,7 +117,7 @@ def promote_canary(request: HttpRequest, version_id: int, body: Decision | None 
     return deployment_payload(canaries.promote(version, who.name, body.reason, body.expected_status, who.scopes))
 
 
-@version_router.post("/{int:version_id}/canary/abort", response=dict[str, Any])
+@version_router.post("/{int:version_id}/canary/abort", response=DeploymentOut)
 def abort_canary(request: HttpRequest, version_id: int, body: Decision | None = None) -> dict[str, Any]:
     """Take a version in canary off its replicas again; it is rolled back."""
     body = body or Decision()
@@ -113,7 +125,7 @@ def abort_canary(request: HttpRequest, version_id: int, body: Decision | None = 
     return deployment_payload(canaries.abort(_version(version_id), actor, body.reason, body.expected_status))
 
 
-@target_router.post("/{slug}/rollback", response=dict[str, Any])
+@target_router.post("/{slug}/rollback", response=DeploymentOut)
 def rollback(request: HttpRequest, slug: str, body: RollbackIn | None = None) -> dict[str, Any]:
     """Put an earlier version back; nothing goes live by itself until somebody approves or resumes."""
     body = body or RollbackIn()
@@ -122,7 +134,7 @@ def rollback(request: HttpRequest, slug: str, body: RollbackIn | None = None) ->
     return deployment_payload(found)
 
 
-@target_router.post("/{slug}/resume", response=dict[str, Any])
+@target_router.post("/{slug}/resume", response=HeldOut)
 def resume(request: HttpRequest, slug: str) -> dict[str, Any]:
     """Let the policy promote by itself again after a rollback."""
     target = find_target(slug)
@@ -130,21 +142,21 @@ def resume(request: HttpRequest, slug: str) -> dict[str, Any]:
     return {"target": slug, "is_held": False}
 
 
-@target_router.get("/{slug}/freeze", response=dict[str, Any], auth=Allow("read"))
+@target_router.get("/{slug}/freeze", response=FreezeOut, auth=Allow("read"))
 def freeze_state(request: HttpRequest, slug: str) -> dict[str, Any]:
     """Whether versions may go live by themselves, and who said no, when and why."""
     target = find_target(slug)
     return freezes.freeze_payload(target, freezes.frozen(target))
 
 
-@target_router.post("/{slug}/freeze", response=dict[str, Any])
+@target_router.post("/{slug}/freeze", response=FreezeOut)
 def freeze(request: HttpRequest, slug: str, body: Reason | None = None) -> dict[str, Any]:
     """No version goes live by itself until somebody unfreezes. 409 when it is frozen already."""
     target = find_target(slug)
     return freezes.freeze_payload(target, freezes.freeze(target, *said_by(request, body)))
 
 
-@target_router.post("/{slug}/unfreeze", response=dict[str, Any])
+@target_router.post("/{slug}/unfreeze", response=FreezeOut)
 def unfreeze(request: HttpRequest, slug: str, body: Reason | None = None) -> dict[str, Any]:
     """The policy decides again. 409 when nothing is frozen."""
     target = find_target(slug)
@@ -152,13 +164,13 @@ def unfreeze(request: HttpRequest, slug: str, body: Reason | None = None) -> dic
     return freezes.freeze_payload(target, None)
 
 
-@target_router.get("/{slug}/replicas", response=list[dict[str, Any]], auth=Allow("read"))
+@target_router.get("/{slug}/replicas", response=list[ReplicaOut], auth=Allow("read"))
 def list_replicas(request: HttpRequest, slug: str) -> list[dict[str, Any]]:
     """What each replica last reported beside what is desired of it, its proof, and its capture."""
     return [standing_payload(found) for found in standings(find_target(slug))]
 
 
-@target_router.get("/{slug}/alerts", response=list[dict[str, Any]], auth=Allow("read"))
+@target_router.get("/{slug}/alerts", response=list[AlertOut], auth=Allow("read"))
 def list_alerts(request: HttpRequest, slug: str, state: str = "firing") -> list[dict[str, Any]]:
     """Alerts, newest first: ``state`` firing (default) or all (the last 200, with those that have ended)."""
     if state not in {"firing", "all"}:
@@ -168,7 +180,7 @@ def list_alerts(request: HttpRequest, slug: str, state: str = "firing") -> list[
     return [alert_payload(alert) for alert in found]
 
 
-@target_router.get("/{slug}/swaps", response=list[dict[str, Any]], auth=Allow("read"))
+@target_router.get("/{slug}/swaps", response=list[SwapOut], by_alias=True, auth=Allow("read"))
 def list_swaps(request: HttpRequest, slug: str, limit: int = 20) -> list[dict[str, Any]]:
     """Changes of intent, newest first, each with the seconds until every replica ran it."""
     if not 1 <= limit <= 200:
@@ -176,7 +188,7 @@ def list_swaps(request: HttpRequest, slug: str, limit: int = 20) -> list[dict[st
     return [swap_payload(found) for found in recent_swaps(find_target(slug), limit)]
 
 
-@target_router.get("/{slug}/swaps/{int:generation}", response=dict[str, Any], auth=Allow("read"))
+@target_router.get("/{slug}/swaps/{int:generation}", response=SwapOut, by_alias=True, auth=Allow("read"))
 def get_swap(request: HttpRequest, slug: str, generation: int) -> dict[str, Any]:
     """One change of intent: when each replica said that it runs it."""
     swap = find_swap(find_target(slug), generation)
@@ -199,7 +211,7 @@ def version_curves(request: HttpRequest, slug: str, v: Query[list[str]]) -> list
     return curves_payload(target, choose(target, v))
 
 
-@read_router.get("/approvals", response=list[dict[str, Any]])
+@read_router.get("/approvals", response=list[WaitingOut])
 def list_approvals(request: HttpRequest, target: str = "", state: str = "all") -> list[dict[str, Any]]:
     """What waits for a person over all targets, longest first: at most 200. ``state``: waiting, canary or all."""
     if state not in {"waiting", "canary", "all"}:
@@ -209,7 +221,7 @@ def list_approvals(request: HttpRequest, target: str = "", state: str = "all") -
     return [waiting_payload(line) for line in inbox(found, who.name, who.scopes)]
 
 
-@read_router.get("/replicas", response=list[dict[str, Any]])
+@read_router.get("/replicas", response=list[FleetReplicaOut])
 def fleet(request: HttpRequest) -> list[dict[str, Any]]:
     """Every replica of every target: what it last reported beside what is desired of it."""
     found = fleet_standings()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db.models import Q, QuerySet
 
-from aurora_web.accounts.scopes import SCOPES
+from aurora_web.accounts.scopes import ADMINISTER, SCOPES, allows
 from aurora_web.registry.models import ApprovalPolicy, Approvers, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, find_version
 from aurora_web.rollouts.freeze import frozen
@@ -34,10 +34,10 @@ def requester(version: SpeculatorVersion, decision: GateDecision | None) -> str:
     return version.target.created_by if version.parent_id is None and version.is_imported else ""
 
 
-def refusal(version: SpeculatorVersion, decision: GateDecision | None, actor: str, scopes: Iterable[str]) -> str:
+def refusal(version: SpeculatorVersion, decision: GateDecision | None, actor: str, scopes: Collection[str]) -> str:
     """Why ``actor`` may not approve ``version`` by the target's policy; "" = may."""
     target = version.target
-    if target.approvers == Approvers.ADMIN and "administer" not in scopes:
+    if target.approvers == Approvers.ADMIN and not allows(scopes, ADMINISTER):
         return f"on {target.slug} only an admin may approve"
     if not target.may_approve_own and actor and requester(version, decision) == actor:
         return f"{actor} asked for {version}: on {target.slug} somebody else has to approve it"
@@ -68,7 +68,7 @@ def staleness(decision: GateDecision | None, live_number: int) -> str:
     return f"judged {then}, but {now}"
 
 
-def check_may_approve(version: SpeculatorVersion, actor: str, scopes: Iterable[str]) -> None:
+def check_may_approve(version: SpeculatorVersion, actor: str, scopes: Collection[str]) -> None:
     """Raises ApprovalRefused."""
     decision = GateDecision.objects.filter(version=version).first()
     if why := refusal(version, decision, actor, scopes):
@@ -160,7 +160,7 @@ def waiting_versions() -> QuerySet[SpeculatorVersion]:
     return found.select_related("target", "parent", "gate_decision").order_by("gate_decision__at", "pk")
 
 
-def inbox(versions: Iterable[SpeculatorVersion], actor: str, scopes: Iterable[str]) -> list[Waiting]:
+def inbox(versions: Iterable[SpeculatorVersion], actor: str, scopes: Collection[str]) -> list[Waiting]:
     """Lines for these versions; two queries however many they are."""
     versions = list(versions)
     targets = {version.target_id for version in versions}

@@ -11,6 +11,7 @@ from ninja import Body, Router
 from aurora_web.accounts.auth import Allow, caller
 from aurora_web.problems import Problem
 from aurora_web.registry.services import find_target
+from aurora_web.rollouts.answers import CostsOut, EconomicsOut
 from aurora_web.rollouts.economics import COSTS, DEFAULT_RANGE, RANGES, CostError, Economics, economics, set_costs
 
 router = Router(tags=["economics"], auth=Allow("read"))
@@ -35,7 +36,7 @@ def economics_payload(found: Economics) -> dict[str, Any]:
     }
 
 
-@router.get("/{slug}/economics", response=dict[str, Any])
+@router.get("/{slug}/economics", response=EconomicsOut)
 def target_economics(request: HttpRequest, slug: str, range: str = DEFAULT_RANGE) -> dict[str, Any]:
     """Engine seconds saved with their 95 % interval, seconds of training, what both cost, and advice.
 
@@ -49,7 +50,7 @@ def target_economics(request: HttpRequest, slug: str, range: str = DEFAULT_RANGE
     return economics_payload(economics(target, range))
 
 
-@router.patch("/{slug}/costs", response=dict[str, Any], auth=Allow("operate"))
+@router.patch("/{slug}/costs", response=CostsOut, auth=Allow("operate"))
 def change_costs(request: HttpRequest, slug: str, body: Body[dict[str, Any]]) -> dict[str, Any]:
     """Assumptions: engine_hour, trainer_hour, capture_percent, currency; ``reason`` goes into the activity log."""
     actor = caller(request).name

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db import transaction
 
+from aurora_web.accounts.scopes import allows
 from aurora_web.accounts.services import record
 from aurora_web.registry.models import Target
 from aurora_web.traces.models import DeletedTrace, TextRole, Trace, TraceAccess, TraceSegment
@@ -26,7 +27,7 @@ def text_role(target: Target) -> str:
 
 def may_read_text(target: Target, scopes: Collection[str]) -> bool:
     """Whether somebody with these scopes sees tokens, or only lengths and outcomes."""
-    return _SCOPE[TextRole(text_role(target))] in scopes
+    return allows(scopes, _SCOPE[TextRole(text_role(target))])
 
 
 @transaction.atomic

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Field, Query, Router, Schema
+from ninja.params.functions import Query as Param
 
 from aurora_web.accounts.auth import Allow, Principal, caller
 from aurora_web.accounts.services import record
@@ -17,11 +18,13 @@ from aurora_web.traces import governance, payloads
 from aurora_web.traces.addresses import register_trace_ids
 from aurora_web.traces.models import Trace
 from aurora_web.traces.search import COUNT_LIMIT, MAX_PAGE, PAGE, SearchError, SearchTooSlow, count, read_filter, search
+from aurora_web.traces.text import reader_for
 from aurora_web.wire import BodySchema, ReasonText, file_schema
 
 register_trace_ids()
 router = Router(tags=["traces"], auth=Allow("read"))
 NEXT_HEADER = "X-Aurora-Next"
+PIECES: Any = Param(False, description="with the text that each token adds, beside its ids")
 
 
 class SearchQuery(Schema):
@@ -77,8 +80,8 @@ def search_traces(
 def export_traces(
     request: HttpRequest, slug: str, given: Query[SearchQuery], cursor: str = "", limit: int = payloads.MAX_EXPORT
 ) -> HttpResponse:
-    """JSON lines, newest first; the header X-Aurora-Next has the cursor of the rest. Token ids only for roles that
-    may read text; every export is in the activity log."""
+    """JSON lines, newest first; the header X-Aurora-Next has the cursor of the rest. Token ids and text only for
+    roles that may read text; every export is in the activity log."""
     return export_response(find_target(slug), given.dict(), caller(request), cursor, limit)
 
 
@@ -105,9 +108,9 @@ def export_response(
 
 
 @router.get("/{slug}/traces/{trace_id:trace_id}", response=dict[str, Any])
-def get_trace(request: HttpRequest, slug: str, trace_id: UUID) -> dict[str, Any]:
-    """One trace by verify steps: correct, rejected, dropped and bonus token ids (each reading is in the audit log), or
-    only their numbers."""
+def get_trace(request: HttpRequest, slug: str, trace_id: UUID, pieces: bool = PIECES) -> dict[str, Any]:
+    """One trace by verify steps: correct, rejected, dropped and bonus token ids, with the text of all (each reading is
+    in the audit log), or only their numbers. Where the tokenizer cannot be read, ``no_text`` says why."""
     target = find_target(slug)
     trace = Trace.objects.filter(target=target, trace_id=trace_id).first()
     if trace is None:
@@ -116,7 +119,9 @@ def get_trace(request: HttpRequest, slug: str, trace_id: UUID) -> dict[str, Any]
     has_text = governance.may_read_text(target, principal.scopes)
     if has_text:
         governance.note_reading(target, trace_id, principal.name)
-    return payloads.whole(trace, has_text)
+    reader, problem = reader_for(target, has_text)
+    found = payloads.whole(trace, has_text, reader) | {"no_text": problem}
+    return payloads.with_pieces(found, trace, reader) if pieces else found
 
 
 @router.delete("/{slug}/traces/{trace_id:trace_id}", response=dict[str, Any], auth=Allow("operate"))

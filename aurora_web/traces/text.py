@@ -27,16 +27,18 @@ class TokenReader:
         found = []
         previous = list(before[-1:])
         for token_id in ids:
-            found.append(self._piece(previous, token_id))
+            found.append(self.text([token_id], previous))
             previous = [token_id]
         return found
 
-    def _piece(self, previous: list[int], token_id: int) -> str:
-        alone = self._decode([token_id])
-        if not previous:
+    def text(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+        """The text that all of them add after ``before``."""
+        alone = self._decode(list(ids))
+        if not before or not ids:
             return alone
         # Some tokenizers drop a space at the start of a text: with its neighbour before it, a token keeps its own.
-        head, both = self._decode(previous), self._decode([*previous, token_id])
+        previous = list(before[-1:])
+        head, both = self._decode(previous), self._decode([*previous, *ids])
         return both[len(head) :] if both.startswith(head) and "\ufffd" not in head else alone
 
     def _decode(self, ids: list[int]) -> str:
@@ -60,6 +62,14 @@ def reader_of(target: Target) -> TokenReader:
     except OSError as error:
         raise NoTokenizer(f"{path} cannot be read by the console: {error.strerror}") from error
     return _load(str(path), changed)
+
+
+def reader_for(target: Target, may_read_text: bool) -> tuple[TokenReader | None, str]:
+    """The reader for somebody who ``may_read_text``, or None and why the tokenizer cannot be read, if that is why."""
+    try:
+        return (reader_of(target), "") if may_read_text else (None, "")
+    except NoTokenizer as error:
+        return None, str(error)
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ import json
 import threading
 from collections import defaultdict
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings
@@ -309,6 +310,23 @@ def test_people_and_tokens_by_the_api(client, bearer, users):
     assert token["scopes"] == ["administer", "operate", "read", "register"]
     assert client.delete(f"/api/v1/tokens/{token['id']}", **headers).json()["is_usable"] is False
     assert client.get("/api/v1/tokens", **headers).status_code == 401
+
+
+@pytest.mark.django_db
+def test_invites_by_the_api(client, bearer):
+    headers = bearer("admin")
+    url = client.post("/api/v1/invites", '{"role": "operator"}', **JSON, **headers).json()["url"]
+    answer = client.get("/api/v1/invites", **headers)
+    [invite] = answer.json()
+    assert (invite["role"], invite["created_by"]) == ("operator", "token:admin's")
+    assert url.rstrip("/").rpartition("/")[2] not in answer.content.decode()
+    address = f"/api/v1/invites/{invite['id']}"
+    assert client.delete(address, **headers).json()["id"] == invite["id"]
+    assert client.get("/api/v1/invites", **headers).json() == []
+    assert client.get(urlsplit(url).path).status_code == 410
+    again = client.delete(address, **headers)
+    assert (again.status_code, "had ended, before" in again.json()["detail"]) == (409, True)
+    assert AuditEvent.objects.filter(action="invite.revoke").count() == 1
 
 
 @pytest.mark.django_db

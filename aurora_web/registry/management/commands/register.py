@@ -9,10 +9,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from aurora_web.registry import bulk
+from aurora_web.registry import bulk, packages
 from aurora_web.registry.bulk import BulkRefused, Entry, RegistrationFileError
 from aurora_web.registry.findings import Finding
-from aurora_web.registry.models import ApprovalPolicy, Source, Target
+from aurora_web.registry.known import known_target
+from aurora_web.registry.models import ApprovalPolicy, Source
 from aurora_web.registry.services import POLICY_FIELDS, IncompatibleTarget, propose, register_target
 
 ACTOR = "manage.py"
@@ -22,7 +23,7 @@ class Command(BaseCommand):
     help = "Register a checkpoint directory, a model id or a server that reports, or a YAML file of them; prints slugs."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("path", nargs="?", default="", help="checkpoint directory")
+        parser.add_argument("path", nargs="?", default="", help="checkpoint directory, or name of a prepared package")
         parser.add_argument("--file", default="", help="YAML file with several targets, as docs/registration.md says")
         parser.add_argument(
             "--only-valid", action="store_true", help="with --file: leave out what cannot be registered"
@@ -56,7 +57,7 @@ class Command(BaseCommand):
             if proposal.target is None:
                 raise CommandError(f"{proposal.slug or 'this target'} cannot be registered")
             return
-        if (known := _known(given)) is not None:
+        if (known := known_target(given)) is not None:
             self.stdout.write(known.slug)
             return
         try:
@@ -68,14 +69,11 @@ class Command(BaseCommand):
         """Entries that are registered already, from the same origin, are named and left alone."""
         try:
             entries = bulk.read_yaml(path.read_text(encoding="utf-8"))
-            new = [given for given in entries if not _is_known(given)]
         except (OSError, UnicodeDecodeError, RegistrationFileError) as error:
             raise CommandError(f"--file {path}: {error}") from error
-        if num_known := len(entries) - len(new):
-            self.stderr.write(f"{num_known} of {len(entries)} registered already")
-        if not new:
-            return
-        checked = bulk.check_all(new, ACTOR)
+        checked = bulk.check_all(entries, ACTOR)
+        if num_known := sum(entry.known is not None for entry in checked):
+            self.stderr.write(f"{num_known} of {len(checked)} registered already")
         for entry in checked:
             if options["check"] or not entry.is_valid:
                 self.stderr.write(f"entry {entry.number}, {entry.slug or 'without a slug'}:")
@@ -109,28 +107,19 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     names = ("source", "model_id", "replica", "draft_path", "draft_version", "slug", "name")
     return {
         **{name: options[name] for name in names},
-        "path": str(Path(options["path"]).expanduser().absolute()) if options["path"] else "",
+        "path": _path(options["path"]),
         "config": _config(options["config"]),
         "is_traffic_enabled": options["traffic"],
         **policy,
     }
 
 
-def _is_known(entry: Any) -> bool:
-    try:
-        return _known(bulk.arguments_of(entry)) is not None
-    except IncompatibleTarget:
-        return False  # the check says what is wrong with it
-
-
-def _known(given: dict[str, Any]) -> Target | None:
-    """The target of this slug, when it is of the same origin already."""
-    path, model_id = given.get("path", ""), given.get("model_id", "")
-    name = Path(path).name if path else model_id.split("/")[-1]
-    slug, source = given.get("slug") or name.lower(), given.get("source", Source.EMBEDDED)
-    found = Target.objects.filter(slug=slug.replace("\0", ""), source=source).first()
-    origin = str(Path(path).resolve()) if path and "\0" not in path else model_id
-    return found if found is not None and found.origin == origin else None
+def _path(given: str) -> str:
+    """The absolute directory; a word that is none here is meant as the name of a package."""
+    folder = Path(given).expanduser()
+    if not given or (packages.is_name(given) and (packages.find(given) is not None or not folder.is_dir())):
+        return given
+    return str(folder.absolute())
 
 
 def _config(path: str) -> dict[str, Any] | None:

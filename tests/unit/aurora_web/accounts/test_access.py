@@ -110,6 +110,7 @@ PAGES = {
     ("GET", "/system/"): READ,
     ("GET", "/system/processes/"): READ,
     ("GET", "/help/"): READ,
+    ("GET", "/api/docs"): READ,
     ("GET", "/accounts/people/"): ADMINISTER,
     ("POST", "/accounts/people/invite/"): ADMINISTER,
     ("POST", "/accounts/people/invites/1/revoke/"): ADMINISTER,
@@ -125,6 +126,7 @@ API = {
     ("POST", "/api/v1/targets/check"): REGISTER,
     ("POST", "/api/v1/targets/bulk"): REGISTER,
     ("GET", "/api/v1/announced"): READ,
+    ("GET", "/api/v1/packages"): READ,
     ("POST", "/api/v1/announced/token"): REGISTER,
     ("POST", "/api/v1/ingest/announce"): INGEST,
     ("POST", "/api/v1/ingest/traffic"): INGEST,
@@ -206,7 +208,11 @@ API = {
     ("DELETE", "/api/v1/tokens/1"): ADMINISTER,
     ("GET", "/api/v1/users"): ADMINISTER,
     ("PATCH", "/api/v1/users/1"): ADMINISTER,
+    ("GET", "/api/v1/me"): READ,
+    ("PATCH", "/api/v1/me"): READ,
+    ("GET", "/api/v1/invites"): ADMINISTER,
     ("POST", "/api/v1/invites"): ADMINISTER,
+    ("DELETE", "/api/v1/invites/1"): ADMINISTER,
     ("POST", "/api/v1/ingest/segments"): INGEST,
     ("POST", "/api/v1/ingest/counts"): INGEST,
     ("POST", "/api/v1/ingest/observed"): INGEST,
@@ -292,6 +298,7 @@ NAMES = {
     "{channel_id}": "1",
     "{rule}": "replica_behind",
     "{user_id}": "1",
+    "{invite_id}": "1",
     "{version_id}": "{version}",
     "<int:version_id>": "1",
     "<int:rule_id>": "1",
@@ -307,15 +314,17 @@ NAMES = {
     "{generation}": "1",
     "{number}": "1",
 }
-PUBLIC = {
-    "healthz",
-    "readyz",
-    "metrics",
-    "accounts/login/",
-    "accounts/logout/",
-    "accounts/oidc/login/",
-    "accounts/oidc/callback/",
-    "accounts/invite/<str:secret>/",
+PUBLIC = {  # what a GET is answered to somebody who has not signed in, and to whoever has
+    "healthz": (200, 200),
+    "readyz": (200, 200),
+    "metrics": (200, 200),
+    "api/": (404, 404),
+    "api/openapi.json": (200, 200),  # the document in docs/, which everybody may read
+    "accounts/login/": (200, 302),
+    "accounts/logout/": (405, 405),
+    "accounts/oidc/login/": (404, 404),  # no provider is set
+    "accounts/oidc/callback/": (404, 404),
+    "accounts/invite/<str:secret>/": (410, 410),  # no such invite
 }
 
 
@@ -329,10 +338,17 @@ def test_every_page_and_method_is_in_the_matrix():
     """A new address, or a new method of one, must be given a role here, or be listed as public."""
     served = set()
     for route, view in _routes(get_resolver().url_patterns):
-        if route not in PUBLIC and not route.startswith("api/"):
+        if route not in PUBLIC and not route.startswith("api/v1/"):
             assert hasattr(view, "allowed_methods"), f"{route} lets everybody in: decorate its view with allow()"
             served |= {(method, f"/{concrete(route)}") for method in view.allowed_methods if method != "HEAD"}
     assert served == set(PAGES)
+
+
+@pytest.mark.parametrize("route", PUBLIC)
+def test_public_addresses_say_the_same_to_everybody(clients, target, route):
+    for role, browser in clients.items():
+        expected = PUBLIC[route][role != "anonymous"]
+        assert browser.get(f"/{route.replace('<str:secret>', 'nothing')}").status_code == expected, role
 
 
 def test_every_operation_of_the_api_is_in_the_matrix():

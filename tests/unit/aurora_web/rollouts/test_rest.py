@@ -1,6 +1,10 @@
 """What a script decides over REST takes effect: versions, intent, what replicas are told, and the audit."""
 
 import json
+import math
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -97,6 +101,41 @@ def test_a_rollback_that_says_what_it_saw_is_refused_when_that_is_over(target, c
     assert (status, answer["version"]) == (200, 2)  # @previous: what was live last before v3
 
 
+def speedup_of(drafted, control):
+    """By the textbook: Student's interval of a ratio of two ratios on the log scale, by the delta method."""
+
+    def ratio_and_variance(window):
+        n, ratio = window.num_requests, window.num_accept_tokens / window.decode_seconds
+        residual = window.sum_xx - 2 * ratio * window.sum_xy + ratio**2 * window.sum_yy
+        return ratio, n / (n - 1) * residual / window.num_accept_tokens**2, n
+
+    (a, a_variance, a_n), (b, b_variance, b_n) = ratio_and_variance(drafted), ratio_and_variance(control)
+    variance = a_variance + b_variance
+    freedom = variance**2 / (a_variance**2 / (a_n - 1) + b_variance**2 / (b_n - 1))
+    assert freedom == pytest.approx(38)
+    half = 2.0244 * math.sqrt(variance)  # of Student's table, 97.5 % at 38 degrees of freedom
+    return a / b * math.exp(-half), a / b, a / b * math.exp(half)
+
+
+def test_a_time_splits_what_was_counted(target, client, bearer):
+    """Two hours ago, half an hour ago and now: rolled up, and not yet."""
+    now = time.time()
+    for age, num in ((7200, 5), (1800, 7), (0, 11)):
+        moved = replace(count_window(n=num), started_at=now - age - 1, ended_at=now - age)
+        metrics.ingest_counts({"counts": [moved.to_json()]})
+    metrics.roll_up()
+
+    def requests(since=""):
+        found = client.get(f"/api/v1/targets/demo/metrics{since}", **bearer("viewer")).json()
+        return sum(row["counts"]["num_requests"] for row in found["domains"]), found["total"]["counts"]["num_requests"]
+
+    assert requests() == (11, 11)  # ten minutes by default
+    for age, expected in ((3600, 18), (3 * 3600, 23), (60, 11)):
+        assert requests(f"?since={now - age}") == (expected, expected)
+    half_past = datetime.fromtimestamp(now - 3600, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    assert requests(f"?since={half_past}") == (18, 18)
+
+
 def test_the_figures_are_those_that_were_counted(target, client, bearer):
     windows = [
         count_window(seconds=0.5, version=1),
@@ -116,6 +155,14 @@ def test_the_figures_are_those_that_were_counted(target, client, bearer):
     assert sql["counts"]["num_requests"] == drafted.num_requests
     only = client.get("/api/v1/targets/demo/metrics?domain=prose", **headers).json()
     assert [row["domain"] for row in only["domains"]] == ["prose"]
+    assert sql["accept_length"] == pytest.approx(drafted.num_accept_tokens / drafted.num_verify_steps)
+    low, value, high = speedup_of(drafted, control)
+    assert value == pytest.approx(2.0)
+    told = sql["speedup"]
+    assert [told[name] for name in ("low", "value", "high")] == pytest.approx([low, value, high], rel=1e-3)
+    assert (low < value < high, told["reason"]) == (True, "")
+    assert rows["prose"]["speedup"]["value"] is None
+    assert "control" in rows["prose"]["speedup"]["reason"]
     later = client.get("/api/v1/targets/demo/metrics?since=4102444800", **headers).json()
     assert later["domains"] == [] or all(row["counts"]["num_requests"] == 0 for row in later["domains"])
 

@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
+from aurora_web.registry.models import Target
 from aurora_web.traces import governance, payloads, search, services
 from aurora_web.traces.models import DeletedTrace, Trace
 from aurora_web.traces.text import NoTokenizer, reader_of
@@ -159,6 +160,9 @@ def test_text_is_for_roles_that_may_read_it(target, client, bearer):
     hidden = client.get(address, **bearer("viewer")).json()
     assert hidden["is_redacted"] is True
     assert (hidden["prompt"], hidden["first"], hidden["rest"]) == (None, None, None)
+    assert (hidden["prompt_text"], hidden["generated_text"], hidden["no_text"]) == (None, None, "")
+    secret = client.get(f"{address}?pieces=true", **bearer("viewer")).json()
+    assert (set(secret["pieces"].values()), secret["steps"][0]["pieces"]) == ({None}, None)
     assert hidden["steps"][0] == {
         "number": 1, "position": 1, "num_proposed": 2, "num_correct": 1, "num_rejected": 1, "num_dropped": 0,
         "num_bonus": 1, "correct": None, "rejected": None, "dropped": None, "bonus": None,
@@ -168,6 +172,26 @@ def test_text_is_for_roles_that_may_read_it(target, client, bearer):
     assert client.get(address, **bearer("operator")).json()["is_redacted"] is True
     event = AuditEvent.objects.get(action="trace.access")
     assert (event.reason, event.detail["new"]) == ("private", {"text_role": "admin"})
+
+
+def test_the_api_gives_the_text_that_the_page_shows(target, client, clients, bearer):
+    ingest()
+    trace_id, operator = Trace.objects.get().trace_id, bearer("operator")
+    address = f"/api/v1/targets/demo/traces/{trace_id}"
+    plain = client.get(address, **operator).json()
+    assert (plain["prompt_text"], plain["generated_text"], plain["no_text"]) == ("w1 w2", " w3 w4 w5 w6", "")
+    assert "pieces" not in plain
+    told = client.get(f"{address}?pieces=true", **operator).json()
+    assert told["pieces"] == {"prompt": ["w1", " w2"], "first": [" w3"], "rest": []}
+    assert told["steps"][0]["pieces"] == {"correct": [" w4"], "rejected": [" w9"], "dropped": [], "bonus": [" w5"]}
+    page = clients["operator"].get(f"/targets/demo/traces/{trace_id}/").content.decode()
+    for piece in ("w1", " w2", " w3", " w4", " w9", " w5"):
+        assert f">{piece}</span>" in page
+    assert AuditEvent.objects.filter(action="trace.read", actor="token:operator's").count() == 2
+    Target.objects.update(path="/nowhere")
+    told = client.get(f"{address}?pieces=true", **operator).json()
+    assert (told["prompt"], told["prompt_text"], told["pieces"]["prompt"]) == ([1, 2], None, None)
+    assert "/nowhere/tokenizer.json cannot be read" in told["no_text"]
 
 
 def test_a_trace_is_found_by_its_id_as_the_api_says_it_or_with_dashes(target, client, clients, bearer):
@@ -225,9 +249,11 @@ def test_an_export_is_whole_lines_in_pages_and_in_the_activity_log(target, clien
     lines += [json.loads(line) for line in rest.content.splitlines()]
     assert len({line["trace_id"] for line in lines}) == 5
     assert lines[0]["prompt"] == [1, 2]
+    assert (lines[0]["prompt_text"], lines[0]["generated_text"]) == ("w1 w2", " w3 w4 w5 w6")
     assert "X-Aurora-Next" not in rest
     redacted = client.get("/api/v1/targets/demo/traces/export", **bearer("viewer"))
     assert json.loads(redacted.content.splitlines()[0])["prompt"] is None
+    assert b"w1" not in redacted.content
     logged = AuditEvent.objects.filter(action="trace.export").order_by("id")
     assert [event.detail["has_text"] for event in logged] == [True, True, False]
 
@@ -245,6 +271,7 @@ def test_pieces_of_text_add_up_to_the_text(target):
     reader = reader_of(target)
     assert "".join(reader.pieces([1, 2, 3])) == "w1 w2 w3"
     assert reader.pieces([4], before=[1, 2]) == [" w4"]
+    assert (reader.text([3, 4], [2]), reader.text([], [2])) == (" w3 w4", "")
 
 
 def test_a_missing_tokenizer_is_said_with_its_path(target):

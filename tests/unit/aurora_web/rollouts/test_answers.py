@@ -1,0 +1,103 @@
+"""The types of the API's document against real answers: no field is lost, none is named that never comes."""
+
+import json
+
+import pytest
+
+from aurora_web.api import api
+from aurora_web.registry.models import Target
+from aurora_web.rollouts import alerts, approvals, economics, economics_api, fleet, freeze, intent, swaps
+from aurora_web.rollouts.models import Deployment
+
+pytestmark = pytest.mark.django_db
+
+
+def differs(schema, value, schemas, path=""):
+    """Places where an answer and its type do not have the same fields; "any object" says nothing, and is let by."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        kinds = [each for each in schema["anyOf"] if (each.get("type") == "null") == (value is None)]
+        return differs(kinds[0], value, schemas, path) if kinds else [f"{path} is {value!r}"]
+    if "properties" in schema:
+        wrong = sorted(set(schema["properties"]) ^ set(value))
+        found = [f"{path}.{name}" for name in wrong]
+        for name in set(schema["properties"]) & set(value):
+            found += differs(schema["properties"][name], value[name], schemas, f"{path}.{name}")
+        return found
+    if schema.get("type") == "array":
+        return [each for item in value for each in differs(schema["items"], item, schemas, f"{path}[]")]
+    kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict, "null": type(None)}
+    return [] if isinstance(value, kinds[schema["type"]]) else [f"{path} is {value!r}"]
+
+
+@pytest.fixture
+def ask(client, bearer):
+    """ask("GET", "/targets/{slug}/swaps", slug="demo"): the answer, after its comparison with the document."""
+    document = json.loads(json.dumps(api.get_openapi_schema(), default=str))
+    headers = bearer("admin")
+
+    def make(method, path, body=None, **given):
+        operation = document["paths"][f"/api/v1{path}"][method.lower()]
+        data = json.dumps(body or {})
+        address = f"/api/v1{path.format(**given)}"
+        answer = client.generic(method, address, data, content_type="application/json", **headers)
+        assert answer.status_code == 200, answer.content
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        assert "additionalProperties" not in schema, f"{path} has no type"
+        assert differs(schema, answer.json(), document["components"]["schemas"]) == []
+        return answer.json()
+
+    return make
+
+
+def as_json(payload):
+    return json.loads(json.dumps(payload))
+
+
+def test_replicas_alerts_and_swaps(ask, target, canary):
+    found = ask("GET", "/targets/{slug}/replicas", slug="demo")
+    assert found == as_json([fleet.standing_payload(each) for each in fleet.standings(target)])
+    assert len(found) >= 1
+    whole = ask("GET", "/replicas")
+    assert whole == as_json([{"target": "demo"} | each for each in found])
+    made = ask("GET", "/targets/{slug}/swaps", slug="demo")
+    assert made == as_json([swaps.swap_payload(each) for each in swaps.recent_swaps(target, 20)])
+    assert {"from", "to"} <= made[0].keys() and any(swap["replicas"] for swap in made)
+    assert ask("GET", "/targets/{slug}/swaps/{generation}", slug="demo", generation=made[0]["generation"]) == made[0]
+    alert = target.alerts.create(
+        rule="replica_behind", state="firing", detail="late", replica="r1", since=canary.created_at
+    )
+    assert ask("GET", "/targets/{slug}/alerts", slug="demo") == as_json([alerts.alert_payload(alert)])
+
+
+def test_a_canary_is_promoted(ask, target, canary):
+    [waiting] = ask("GET", "/approvals")
+    assert waiting["status"] == "canary"
+    answer = ask("POST", "/versions/{version_id}/canary/promote", version_id=canary.pk)
+    assert answer == as_json(intent.deployment_payload(Deployment.objects.get()))
+
+
+def test_what_is_decided_about_versions(ask, target, judged, report):
+    judged()
+    Target.objects.update(approval="manual")
+    first, second = judged(report({"sql": (2.0, 1.0)})), judged(report({"sql": (2.5, 1.0)}))
+    lines = approvals.inbox(approvals.waiting_versions(), "token:admin's", {"read", "operate", "administer"})
+    assert ask("GET", "/approvals") == as_json([approvals.waiting_payload(line) for line in lines])
+    assert ask("POST", "/versions/{version_id}/judge", version_id=second.pk)["passed"] is True
+    assert ask("POST", "/versions/{version_id}/reject", version_id=first.pk) == {"id": first.pk, "status": "rejected"}
+    ask("POST", "/versions/{version_id}/approve", version_id=second.pk)
+    answer = ask("POST", "/targets/{slug}/rollback", slug="demo")
+    assert answer == as_json(intent.deployment_payload(Deployment.objects.get()))
+    assert ask("POST", "/targets/{slug}/resume", slug="demo") == {"target": "demo", "is_held": False}
+
+
+def test_the_freeze_and_the_economics(ask, target):
+    ask("GET", "/targets/{slug}/freeze", slug="demo")
+    answer = ask("POST", "/targets/{slug}/freeze", {"reason": "holidays"}, slug="demo")
+    assert answer == as_json(freeze.freeze_payload(target, freeze.frozen(target)))
+    assert ask("POST", "/targets/{slug}/unfreeze", slug="demo")["is_frozen"] is False
+    found = ask("GET", "/targets/{slug}/economics", slug="demo")
+    expected = as_json(economics_api.economics_payload(economics.economics(target, economics.DEFAULT_RANGE)))
+    assert found | {"since": 0, "until": 0} == expected | {"since": 0, "until": 0}
+    assert ask("PATCH", "/targets/{slug}/costs", {"engine_hour": 3.5}, slug="demo")["engine_hour"] == 3.5
