@@ -21,6 +21,7 @@ from aurora_web.registry.provenance import provenance
 from aurora_web.registry.services import find_version
 from aurora_web.registry.version_files import find_file, list_files, stream
 from aurora_web.registry.version_search import LONGEST_TEXT, SORTS, search
+from aurora_web.rollouts.approvals import requester
 from aurora_web.rollouts.comparison import LEAST, MOST, Comparison, ComparisonError, choose, compare
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.models import GateDecision
@@ -183,6 +184,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "rows": gate_rows(decision),
         "served": served_periods(found),
         "swaps": recent_swaps(found.target, NUM_SWAPS, found.number),
+        "requester": requester(found, decision),
         "provenance": provenance(found),
         "files": list_files(found),
         "learnt": learnt_from(found),

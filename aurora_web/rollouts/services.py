@@ -16,6 +16,7 @@ from aurora_web.registry.services import StaleVersion, find_version, lock_versio
 from aurora_web.rollouts import canaries, telling
 from aurora_web.rollouts.approvals import (
     EVERY_SCOPE,
+    POLICY,
     check_is_fresh,
     check_may_approve,
     report_against,
@@ -30,7 +31,6 @@ from aurora_web.rollouts.replayed import shares_of
 from speculators.records import EvalReport
 
 GATE = "gate"
-POLICY = "policy"
 MAX_PENDING = 5  # passed versions that wait for a person; older ones make room
 
 

@@ -17,6 +17,7 @@ from aurora_web.registry.services import find_version
 from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.approvals import StaleJudgement
 from aurora_web.rollouts.models import GateDecision, Swap
+from aurora_web.training.models import SliceState, TrainingRun, TrainingSlice
 from tests.unit.aurora_web.rollouts.conftest import canary, judged, report_in  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.django_db
@@ -155,6 +156,36 @@ def test_own_requests_where_the_policy_says_no(clients, waiting):
     assert "somebody else has to approve it" in text(refused)
     clients["admin"].post(approve_path(first), {"expected_status": "passed"})
     assert find_version(first.target, "@live") == first
+
+
+@pytest.fixture
+def asked_for(target, waiting):
+    """v2 is of the slice that ``operator`` asked for by "train now"."""
+    run = TrainingRun.objects.create(target=target)
+    TrainingSlice.objects.create(run=run, state=SliceState.DONE, version=waiting[0], requested_by="operator")
+    return waiting[0]
+
+
+def test_what_somebody_had_trained_now_is_that_persons_own(clients, client, bearer, asked_for):
+    Target.objects.update(may_approve_own=False)
+    refused = clients["operator"].post(approve_path(asked_for), {"expected_status": "passed"})
+    assert refused.status_code == 403
+    assert "Operator asked for demo v2: on demo somebody else has to approve it" in text(refused)
+    services.judge_again(asked_for, "policy")  # is nobody's wish
+    assert clients["operator"].post(approve_path(asked_for), {"expected_status": "passed"}).status_code == 403
+    clients["admin"].post(approve_path(asked_for), {"expected_status": "passed"})
+    assert find_version(asked_for.target, "@live") == asked_for
+
+
+def test_whose_request_a_version_is_stands_where_it_is_decided(clients, client, bearer, asked_for, waiting):
+    inbox = text(clients["viewer"].get("/approvals/"))
+    assert inbox.count("asked for by operator") == 1
+    said = "Asked for by <strong>operator</strong>."
+    assert said in text(clients["viewer"].get(f"/approvals/{asked_for.pk}/"))
+    assert "Asked for by nobody: it came by itself." in text(clients["viewer"].get(f"/approvals/{waiting[1].pk}/"))
+    assert "<dt>Asked for by</dt><dd>operator</dd>" in text(clients["viewer"].get("/targets/demo/versions/2/"))
+    found = client.get("/api/v1/approvals?state=waiting", **bearer("viewer")).json()
+    assert [line["requested_by"] for line in found] == ["operator", ""]
 
 
 def test_a_registered_draft_is_its_registrar_s_own(waiting):
