@@ -65,6 +65,7 @@ def approval(request: HttpRequest, version_id: int) -> HttpResponse:
         "rows": gate_rows(line.decision),
         "live": find_version(target, "@live"),
         "previous": find_version(target, "@previous"),
+        "can_come_back": not services.cannot_come_back(found),
         "planned": canaries.plan(target),
         "num_alive": target.replicas.filter(is_alive=True).count(),
         "words": list(found.approvals.all()[:20]),

@@ -25,6 +25,7 @@ from aurora_web.rollouts.approvals import requester
 from aurora_web.rollouts.comparison import LEAST, MOST, Comparison, ComparisonError, choose, compare
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.models import GateDecision
+from aurora_web.rollouts.services import cannot_come_back
 from aurora_web.rollouts.swaps import recent_swaps
 from aurora_web.traces.positions import SAMPLE, Positions
 from aurora_web.training.learnt import learnt_from
@@ -193,6 +194,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "approvals": found.approvals.all(),
         "live": find_version(found.target, "@live"),
         "previous": find_version(found.target, "@previous"),
+        "can_come_back": not cannot_come_back(found),
     }
     return render(request, "console/version.html", context)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from aurora_web import live
@@ -258,6 +259,12 @@ def cannot_come_back(version: SpeculatorVersion) -> str:
     if version.pruned_at is not None:
         return "its files were deleted"
     return "" if version.status in {Status.RETIRED, Status.ROLLED_BACK} else f"it is {version.status}"
+
+
+def can_be_brought_back(target: Target) -> QuerySet[SpeculatorVersion]:
+    """Every version that has served and whose files are kept, the newest first: by the rule of ``cannot_come_back``."""
+    served = target.versions.filter(status__in=[Status.RETIRED, Status.ROLLED_BACK], pruned_at=None)
+    return served.order_by("-number")
 
 
 def _go_back(
