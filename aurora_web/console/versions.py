@@ -23,6 +23,7 @@ from aurora_web.registry.version_files import find_file, list_files, stream
 from aurora_web.registry.version_search import LONGEST_TEXT, SORTS, search
 from aurora_web.rollouts.approvals import requester
 from aurora_web.rollouts.comparison import LEAST, MOST, Comparison, ComparisonError, choose, compare
+from aurora_web.rollouts.gate import MIN_TRACES_PER_DOMAIN
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.models import GateDecision
 from aurora_web.rollouts.services import cannot_come_back
@@ -183,6 +184,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "version": found,
         "decision": decision,
         "rows": gate_rows(decision),
+        "least_traces": MIN_TRACES_PER_DOMAIN,
         "served": served_periods(found),
         "swaps": recent_swaps(found.target, NUM_SWAPS, found.number),
         "requester": requester(found, decision),
