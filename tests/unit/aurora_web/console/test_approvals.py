@@ -18,7 +18,7 @@ from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.approvals import StaleJudgement
 from aurora_web.rollouts.models import GateDecision, Swap
 from aurora_web.training.models import SliceState, TrainingRun, TrainingSlice
-from tests.unit.aurora_web.rollouts.conftest import canary, judged, report_in  # noqa: F401  # fixtures
+from tests.unit.aurora_web.rollouts.conftest import canary, judged, measured, report_in  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.django_db
 BODY = {"data": "{}", "content_type": "application/json"}
@@ -355,6 +355,27 @@ def test_a_canary_is_promoted_or_aborted_from_its_page(clients, canary):  # noqa
 def panel(browser):
     """The canary's part of the live page."""
     return text(browser.get("/targets/demo/parts/?part=canary"))
+
+
+@pytest.mark.parametrize("path", ["/targets/demo/parts/?part=canary", "/approvals/{}/"])
+def test_how_far_a_canary_has_come_is_drawn_with_names(clients, canary, measured, path):  # noqa: F811
+    Target.objects.update(canary_min_requests=100)
+    measured(0.01, 0.01)
+    page = text(clients["viewer"].get(path.format(canary.pk)))
+    bars = re.findall(
+        r'<label for="(canary-\w+)">([\w ]+)</label> <progress id="(\S+)" value="(\S+)" max="(\S+)"></progress> '
+        r"(\S+ of \S+)</span>",
+        page,
+    )
+    minutes, *requests = bars
+    assert (minutes[:3], minutes[4]) == (("canary-minutes", "Minutes", "canary-minutes"), "5")
+    assert 1.6 < float(minutes[3]) < 5 and minutes[5] == f"{minutes[3]} of 5"
+    assert requests == [
+        ("canary-requests", "Requests on the canary", "canary-requests", "60", "100", "60 of 100"),
+        ("canary-others", "Requests on the others", "canary-others", "60", "100", "60 of 100"),
+    ]
+    Target.objects.update(canary_min_requests=40)
+    assert 'value="40" max="40"></progress> 60 of 40' in text(clients["viewer"].get(path.format(canary.pk)))
 
 
 @pytest.mark.parametrize("seen", [panel, lambda browser: text(browser.get("/targets/demo/"))], ids=["part", "page"])
