@@ -59,6 +59,23 @@ def test_the_inbox_shows_gain_and_worst_domain_and_who_may(clients, waiting):
     assert "Nothing matches" in text(clients["viewer"].get("/approvals/?target=other"))
 
 
+@pytest.mark.parametrize(
+    ("page", "label"),
+    [("/approvals/", "approve v3 of demo"), ("/targets/demo/", "approve v3"), ("/approvals/{}/", "")],
+    ids=["inbox", "live page", "decision"],
+)
+def test_whoever_approves_may_say_why(clients, waiting, page, label):
+    shown = text(clients["operator"].get(page.format(waiting[1].pk)))
+    [form] = re.findall(rf'<form method="post" action="{approve_path(waiting[1])}".*?</form>', shown)
+    assert 'name="reason"' in form and (not label or f'aria-label="Reason: {label}"' in form)
+    clients["operator"].post(approve_path(waiting[1]), {"expected_status": "passed", "reason": "to be faster by noon"})
+    assert AuditEvent.objects.get(action="version.approve").reason == "to be faster by noon"
+
+
+def test_a_canary_is_promoted_with_a_reason_from_the_inbox(clients, canary):  # noqa: F811
+    assert 'aria-label="Reason: promote v3 of demo"' in text(clients["operator"].get("/approvals/"))
+
+
 def test_declining_asks_why_and_says_what_it_means(clients, waiting):
     second, _ = waiting
     inbox = text(clients["operator"].get("/approvals/"))
