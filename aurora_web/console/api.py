@@ -27,7 +27,7 @@ def target_state(request: HttpRequest, slug: str) -> dict[str, Any]:
     """All but the charts: versions with their verdicts, replicas, what is wanted of them (``deployment``; ``is_held``
     after a rollback), alerts, training, pause, freeze; ``canary``, what it has measured so far against the others, with
     the reasons (null = none); ``steps``, how far the next version has come, with seconds left as an estimate (null =
-    cannot be known)."""
+    cannot be known) and a ``note`` on what is waited for."""
     target = find_target(slug)
     run = TrainingRun.objects.filter(target=target, is_active=True).first()
     facts = phases.facts_of(target, find_version(target, "@live"), run, run.slices.first() if run else None)

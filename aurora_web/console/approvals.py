@@ -15,6 +15,7 @@ from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_version
 from aurora_web.rollouts import canaries, services
 from aurora_web.rollouts.approvals import inbox, search, waiting_versions
+from aurora_web.rollouts.gate import MIN_TRACES_PER_DOMAIN
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.intent import RolloutError
 from aurora_web.rollouts.models import Deployment
@@ -63,8 +64,10 @@ def approval(request: HttpRequest, version_id: int) -> HttpResponse:
         "line": line,
         "decision": line.decision,
         "rows": gate_rows(line.decision),
+        "least_traces": MIN_TRACES_PER_DOMAIN,
         "live": find_version(target, "@live"),
         "previous": find_version(target, "@previous"),
+        "can_come_back": not services.cannot_come_back(found),
         "planned": canaries.plan(target),
         "num_alive": target.replicas.filter(is_alive=True).count(),
         "words": list(found.approvals.all()[:20]),

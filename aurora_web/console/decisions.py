@@ -23,6 +23,8 @@ from aurora_web.rollouts.approvals import ApprovalRefused, StaleJudgement
 from aurora_web.rollouts.intent import RolloutError
 from aurora_web.rollouts.models import Alert, AlertState
 
+MOST_CHOICES = 100  # versions that a rollback offers; older ones have a link on their pages
+
 
 def _decide(
     request: HttpRequest, slug: str, act: Callable[[], object], done: str, pk: int | None = None
@@ -94,15 +96,19 @@ def abort_canary(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 
 def _way_back(target: Target, to: str = "@previous") -> dict[str, Any]:
-    """What a rollback would do: to the version that is asked for, else to the previous one."""
+    """What a rollback would do: to the version that is asked for, else to the previous one; and what else there is."""
     previous, asked = find_version(target, "@previous"), find_version(target, to)
     earlier = previous if asked is None or services.cannot_come_back(asked) else asked
+    choices = list(services.can_be_brought_back(target)[:MOST_CHOICES])
     alive = target.replicas.filter(is_alive=True)
     return {
         "target": target,
         "live": find_version(target, "@live"),
         "earlier": earlier,
         "instead": previous if previous != earlier else None,
+        "left": earlier.transitions.first() if earlier and earlier.status == Status.ROLLED_BACK else None,
+        "choices": choices,
+        "other_choices": [choice for choice in choices if choice != earlier],
         "canary": target.versions.filter(status=Status.CANARY).first(),
         "num_alive": alive.count(),
         "num_canary": alive.filter(is_canary=True).count(),
@@ -143,10 +149,16 @@ def rollbacks(request: HttpRequest) -> HttpResponse:
 
 @allow("operate", "GET", "HEAD", "POST")
 def rollback(request: HttpRequest, slug: str) -> HttpResponse:
-    """GET says what will happen; POST does it, or asks again where that is not so any more."""
+    """GET says what will happen (``to=N``: with which version); POST does it, or asks again where that has changed.
+
+    A version that cannot come back is answered with why, a choice of others, and no button.
+    """
     target = get_object_or_404(Target, slug=slug)
     if request.method != "POST":
-        return render(request, "console/rollback.html", _way_back(target))
+        to = request.GET.get("to", "").strip().removeprefix("v") or "@previous"
+        wrong = _why_not(target, to)
+        context = _way_back(target, to) | {"wrong": wrong}
+        return render(request, "console/rollback.html", context, status=422 if wrong else 200)
     actor, (reason, _), to = user_of(request).username, _given(request), request.POST.get("to", "@previous")
     seen = _number(request, "expected_live"), _number(request, "expected_canary")
     try:
@@ -156,6 +168,17 @@ def rollback(request: HttpRequest, slug: str) -> HttpResponse:
     until = "" if target.approval == ApprovalPolicy.MANUAL else " or lets the policy decide again"
     messages.success(request, f"Rolled back. Nothing goes live by itself until somebody approves a version{until}.")
     return redirect("console:swap", slug=slug, generation=deployment.generation)
+
+
+def _why_not(target: Target, to: str) -> str:
+    """Why the version that is asked for cannot come back; "" = it can, or none is asked for."""
+    if to == "@previous":
+        return ""
+    asked = find_version(target, to)
+    if asked is None:
+        return f"{target.slug} has no version {to:.40}"
+    why = services.cannot_come_back(asked)
+    return f"v{asked.number} cannot come back: {why}" if why else ""
 
 
 def _number(request: HttpRequest, name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -18,6 +19,7 @@ from aurora_web.registry.sglang_check import SGLANG_VERSION
 from aurora_web.rollouts import canaries
 from aurora_web.rollouts.alerts import firing_alerts, threshold_of
 from aurora_web.rollouts.approvals import inbox
+from aurora_web.rollouts.canary_verdict import CanaryVerdict
 from aurora_web.rollouts.fleet import standings
 from aurora_web.rollouts.models import AlertState, Deployment, Rule
 
@@ -71,14 +73,32 @@ def canary_context(found: Target) -> dict[str, Any]:
     if deployment is None or deployment.canary is None:
         return {"target": found, "canary": None}
     replicas = [standing for standing in standings(found, deployment=deployment) if standing.replica.is_canary]
+    now = timezone.now()
+    verdict = canaries.verdict(deployment, now)
     return {
         "target": found,
         "canary": deployment.canary,
         "canary_since": deployment.canary_started_at,
         "canary_replicas": replicas,
         "canary_live": deployment.desired,
-        "canary_verdict": canaries.verdict(deployment, timezone.now()),
+        "canary_verdict": verdict,
+        "canary_progress": _canary_progress(found, now - (deployment.canary_started_at or now), verdict),
     }
+
+
+def _canary_progress(found: Target, elapsed: timedelta, verdict: CanaryVerdict | None) -> list[dict[str, Any]]:
+    """What the policy asks a canary for and how much of it is there; nothing where it asks for nothing."""
+    total = verdict.total if verdict else None
+    asked = [
+        ("minutes", "Minutes", elapsed.total_seconds() / 60, found.canary_minutes),
+        ("requests", "Requests on the canary", total.canary_requests if total else 0, found.canary_min_requests),
+        ("others", "Requests on the others", total.other_requests if total else 0, found.canary_min_requests),
+    ]
+    return [
+        {"name": name, "label": label, "value": min(round(value, 1), most), "most": most, "said": round(value, 1)}
+        for name, label, value, most in asked
+        if most > 0
+    ]
 
 
 def canary_panel(request: HttpRequest, found: Target) -> dict[str, Any]:

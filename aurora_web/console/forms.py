@@ -20,7 +20,7 @@ POLICY_LABELS = {
     "approvers": ("Who may approve", "Rolling back, aborting a canary and declining are open to every operator."),
     "may_approve_own": (
         "People may approve what they asked for",
-        "Off: who registered an imported draft, or asked to have a version judged again, cannot approve it.",
+        "Off: who registered an imported draft, had a version trained now or judged again, cannot approve it.",
     ),
     "min_gain": (
         "Least gain",

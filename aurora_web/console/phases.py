@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 from typing import Any
 
 from django.conf import settings
@@ -11,12 +12,17 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
+from aurora_web.rollouts import canaries
+from aurora_web.rollouts.canary_verdict import Action
+from aurora_web.rollouts.freeze import frozen
 from aurora_web.rollouts.models import Deployment
 from aurora_web.traces import services as traces
+from aurora_web.training.history import evaluation_seconds, trained_until
 from aurora_web.training.models import SliceState, TrainingRun, TrainingSlice
 from aurora_web.training.services import FIRST_SLICE_SECONDS
 
 NAMES = ("connect", "collect", "train", "evaluate", "canary", "live")
+EVALUATION = ("evaluate", "save")  # phases of a TrainProgress
 TITLES = {name: name.capitalize() for name in NAMES}
 
 
@@ -29,6 +35,7 @@ class Step:
     is_current: bool
     is_done: bool
     seconds_left: float | None = None  # an estimate; None = cannot be known
+    note: str = ""  # in its place: what is waited for
 
     @property
     def title(self) -> str:
@@ -48,11 +55,13 @@ class Facts:
     slice_elapsed: float
     slice_budget: float
     phase: str
+    evaluation_left: float | None  # by what the latest evaluations of the run took; None = not evaluating, or unknown
     is_paused: bool
     num_versions: int
     canary: int | None
     canary_elapsed: float
     canary_seconds: float
+    canary_waits: str  # why it is not decided though its minutes are over; "" = they are not, or nothing is missing
     has_canary: bool  # the policy asks for one
     live: int | None
     is_live_random: bool
@@ -71,6 +80,7 @@ def steps(facts: Facts) -> tuple[Step, ...]:
             is_current=name == current,
             is_done=i < place or (name == "live" and not is_day_zero),
             seconds_left=_left(name, facts) if name == current else None,
+            note=_note(name, facts) if name == current else "",
         )
         for i, name in enumerate(NAMES)
     )
@@ -82,12 +92,14 @@ def _current(facts: Facts) -> str:
     if facts.canary is not None:
         return "canary"
     if facts.slice_state in (SliceState.RUNNING, SliceState.QUEUED):
-        return (
-            "evaluate" if facts.phase in ("evaluate", "save") and facts.slice_state == SliceState.RUNNING else "train"
-        )
+        return "evaluate" if _is_evaluating(facts.slice_state, facts.phase) else "train"
     if facts.num_waiting:
         return "live"
     return "collect"
+
+
+def _is_evaluating(slice_state: str, phase: str) -> bool:
+    return slice_state == SliceState.RUNNING and phase in EVALUATION
 
 
 def _left(name: str, facts: Facts) -> float | None:
@@ -97,9 +109,19 @@ def _left(name: str, facts: Facts) -> float | None:
         left = (facts.num_wanted - facts.num_fresh) / facts.traces_per_second
     elif name == "train" and facts.slice_state == SliceState.RUNNING:
         left = facts.slice_budget - facts.slice_elapsed
+    elif name == "evaluate":
+        left = facts.evaluation_left or 0.0
     elif name == "canary":
         left = facts.canary_seconds - facts.canary_elapsed
     return left if left > 0 else None
+
+
+def _note(name: str, facts: Facts) -> str:
+    """What a step that should be over by the estimate waits for; "" where it is not, or was never estimated."""
+    if name == "canary" and facts.canary_elapsed >= facts.canary_seconds:
+        return f"waits: {facts.canary_waits}" if facts.canary_waits else "any moment"
+    is_over = name == "evaluate" and facts.evaluation_left is not None and facts.evaluation_left <= 0
+    return "any moment, by what the last ones took (estimate)" if is_over else ""
 
 
 def _connect(facts: Facts) -> str:
@@ -185,7 +207,16 @@ def _slice(target: Target, run: TrainingRun | None, last: TrainingSlice | None, 
         "slice_state": last.state if last else "",
         "slice_elapsed": (now - started).total_seconds() if started else 0.0,
         "slice_budget": min(target.slice_seconds, FIRST_SLICE_SECONDS + num_done),
+        "evaluation_left": _evaluation_left(run, last, now),
     }
+
+
+def _evaluation_left(run: TrainingRun | None, last: TrainingSlice | None, now: datetime) -> float | None:
+    """Seconds, by the median of the latest evaluations; less than 0 = this one takes longer. None = cannot be known."""
+    if run is None or last is None or not _is_evaluating(last.state, run.phase):
+        return None
+    past, began = evaluation_seconds(run), trained_until(last)
+    return median(past) - (now - began).total_seconds() if past and began else None
 
 
 def _canary_facts(target: Target, deployment: Deployment | None, now: datetime) -> dict[str, Any]:
@@ -194,4 +225,18 @@ def _canary_facts(target: Target, deployment: Deployment | None, now: datetime) 
         "canary": deployment.canary.number if deployment and deployment.canary else None,
         "canary_elapsed": (now - started).total_seconds() if started else 0.0,
         "canary_seconds": 60 * target.canary_minutes,
+        "canary_waits": _canary_waits(target, deployment, now),
     }
+
+
+def _canary_waits(target: Target, deployment: Deployment | None, now: datetime) -> str:
+    """Why a canary is not decided though its minutes are over."""
+    started = deployment.canary_started_at if deployment else None
+    if deployment is None or started is None or (now - started).total_seconds() < 60 * target.canary_minutes:
+        return ""
+    found = canaries.verdict(deployment, now)
+    if found is None or found.action == Action.ROLL_BACK:
+        return ""
+    if found.action == Action.PROMOTE:
+        return "the target is frozen, so a person promotes it" if frozen(target) is not None else ""
+    return found.reasons[0].rstrip(".")

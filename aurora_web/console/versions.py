@@ -21,9 +21,12 @@ from aurora_web.registry.provenance import provenance
 from aurora_web.registry.services import find_version
 from aurora_web.registry.version_files import find_file, list_files, stream
 from aurora_web.registry.version_search import LONGEST_TEXT, SORTS, search
+from aurora_web.rollouts.approvals import requester
 from aurora_web.rollouts.comparison import LEAST, MOST, Comparison, ComparisonError, choose, compare
+from aurora_web.rollouts.gate import MIN_TRACES_PER_DOMAIN
 from aurora_web.rollouts.gate_table import gate_rows
 from aurora_web.rollouts.models import GateDecision
+from aurora_web.rollouts.services import cannot_come_back
 from aurora_web.rollouts.swaps import recent_swaps
 from aurora_web.traces.positions import SAMPLE, Positions
 from aurora_web.training.learnt import learnt_from
@@ -181,8 +184,10 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "version": found,
         "decision": decision,
         "rows": gate_rows(decision),
+        "least_traces": MIN_TRACES_PER_DOMAIN,
         "served": served_periods(found),
         "swaps": recent_swaps(found.target, NUM_SWAPS, found.number),
+        "requester": requester(found, decision),
         "provenance": provenance(found),
         "files": list_files(found),
         "learnt": learnt_from(found),
@@ -191,6 +196,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "approvals": found.approvals.all(),
         "live": find_version(found.target, "@live"),
         "previous": find_version(found.target, "@previous"),
+        "can_come_back": not cannot_come_back(found),
     }
     return render(request, "console/version.html", context)
 

@@ -157,7 +157,7 @@ class Target(models.Model):
     # Policy
     approval = models.CharField(max_length=16, choices=ApprovalPolicy.choices, default=ApprovalPolicy.AUTOMATIC)
     approvers = models.CharField(max_length=16, choices=Approvers.choices, default=Approvers.OPERATOR)
-    may_approve_own = models.BooleanField(default=True)  # what oneself registered or asked to have judged again
+    may_approve_own = models.BooleanField(default=True)  # what oneself registered, had trained now or judged again
     # Relative gain of accept_length over live that the gate asks for
     min_gain = models.FloatField(default=0.01, validators=bounds(-0.5, 10.0))
     domain_tolerance = models.FloatField(default=0.1, validators=unit_interval())  # relative loss one domain may take

@@ -112,6 +112,8 @@ class AlertOut(Schema):
     since: float
     fired_at: float | None
     ended_at: float | None
+    no_data_since: float | None = Field(description="stays open without data, or was closed so; null = it has data")
+    no_data_why: str
 
 
 class ArrivalOut(Schema):
@@ -154,6 +156,7 @@ class WaitingOut(Schema):
     judged_against: int | None
     live: int
     stale: str = Field(description="why it must be looked at again; empty = it need not")
+    requested_by: str = Field(description="who asked for the version; empty = nobody did")
     refusal: str = Field(description="why the caller may not approve it; empty = the caller may")
     path: str
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, prefetch_related_objects
 
 from aurora_web.accounts.scopes import ADMINISTER, SCOPES, allows
 from aurora_web.registry.models import ApprovalPolicy, Approvers, SpeculatorVersion, Status, Target
@@ -17,6 +17,7 @@ from aurora_web.rollouts.models import Deployment, GateDecision
 from speculators.records import DomainScore, EvalReport
 
 EVERY_SCOPE = SCOPES["admin"]  # of scripts and of the policy itself
+POLICY = "policy"  # as an actor
 
 
 class ApprovalRefused(RolloutError):
@@ -28,9 +29,14 @@ class StaleJudgement(StaleVersion):
 
 
 def requester(version: SpeculatorVersion, decision: GateDecision | None) -> str:
-    """Whose wish a version is: who had it judged again, or registered the draft that it is; "" = the trainer's."""
-    if decision is not None and decision.requested_by:
+    """Whose wish a version is; "" = the trainer's.
+
+    Who had it judged again, else who told the trainer to make it now, else who registered the draft that it is.
+    """
+    if decision is not None and decision.requested_by not in {"", POLICY}:
         return decision.requested_by
+    if asked := [piece.requested_by for piece in version.slices.all() if piece.requested_by]:
+        return asked[0]
     return version.target.created_by if version.parent_id is None and version.is_imported else ""
 
 
@@ -132,6 +138,7 @@ class Waiting:
     decision: GateDecision | None
     live_number: int
     deployment: Deployment | None
+    requester: str  # "" = the trainer
     refusal: str
 
     @property
@@ -161,8 +168,9 @@ def waiting_versions() -> QuerySet[SpeculatorVersion]:
 
 
 def inbox(versions: Iterable[SpeculatorVersion], actor: str, scopes: Collection[str]) -> list[Waiting]:
-    """Lines for these versions; two queries however many they are."""
+    """Lines for these versions; three queries however many they are."""
     versions = list(versions)
+    prefetch_related_objects(versions, "slices")
     targets = {version.target_id for version in versions}
     lives = dict(
         SpeculatorVersion.objects.filter(target__in=targets, status=Status.LIVE).values_list("target_id", "number")
@@ -176,7 +184,8 @@ def inbox(versions: Iterable[SpeculatorVersion], actor: str, scopes: Collection[
         decision = getattr(version, "gate_decision", None)
         deployment = deployments.get(version.target_id)
         why = refusal(version, decision, actor, scopes)
-        found.append(Waiting(version, decision, lives.get(version.target_id, 0), deployment, why))
+        live, asked_by = lives.get(version.target_id, 0), requester(version, decision)
+        found.append(Waiting(version, decision, live, deployment, asked_by, why))
     return found
 
 
@@ -206,6 +215,7 @@ def waiting_payload(found: Waiting) -> dict[str, Any]:
         "judged_against": decision.live_number if decision else None,
         "live": found.live_number,
         "stale": found.stale,
+        "requested_by": found.requester,
         "refusal": found.refusal,
         "path": f"/approvals/{found.version.pk}/",
     }

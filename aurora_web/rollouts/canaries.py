@@ -14,7 +14,7 @@ from aurora_web.metrics.by_replica import sums_by_replica
 from aurora_web.registry.models import SpeculatorVersion, Status, Target
 from aurora_web.registry.services import StaleVersion, find_version, lock_version, transition
 from aurora_web.rollouts import telling
-from aurora_web.rollouts.approvals import EVERY_SCOPE, check_may_approve, stale_verdict, waits_for_person
+from aurora_web.rollouts.approvals import EVERY_SCOPE, POLICY, check_may_approve, stale_verdict, waits_for_person
 from aurora_web.rollouts.canary_verdict import Action, CanaryPolicy, CanaryVerdict, judge
 from aurora_web.rollouts.fleet import Standing, standings
 from aurora_web.rollouts.freeze import frozen
@@ -29,7 +29,6 @@ from aurora_web.rollouts.intent import (
 from aurora_web.rollouts.models import Approval, Deployment, Replica, SwapKind
 
 WATCH = "canary watch"
-POLICY = "policy"
 # A server that is started again, or a console that was away, is no reason to end a canary, nor to do without one.
 MISSING_FOR = timedelta(minutes=5)  # a side of a canary, before that ends it
 COMING_FOR = timedelta(minutes=10)  # that the policy waits with a version while replicas may still come back

@@ -8,10 +8,13 @@ from typing import Any
 
 from aurora_web.metrics.by_version import Served, curve, served_by_domain
 from aurora_web.metrics.ratios import Interval, Moments, ratio_of_ratios, stratified
+from aurora_web.moments import said
+from aurora_web.numbers import grouped
 from aurora_web.registry.models import SpeculatorVersion, Target
-from aurora_web.registry.provenance import differences, flatten, provenance
+from aurora_web.registry.provenance import NONE, differences, flatten, provenance
 from aurora_web.rollouts.replayed import replay_moments
 from aurora_web.traces.positions import Positions, measured_positions
+from aurora_web.training.learnt import Learnt, learnt_from
 from speculators.records import DomainScore, EvalReport
 
 LEAST, MOST = 2, 4
@@ -46,6 +49,7 @@ class Comparison:
     replayed: tuple[Row, ...]
     positions: tuple[Positions, ...]  # of traces that each has served
     replay_positions: tuple[Positions, ...]  # of the held-out traces of each report
+    learnt: tuple[Learnt | None, ...]  # the window of traces that each was trained on
     config: tuple[tuple[str, list[str]], ...]
     data: tuple[tuple[str, list[str]], ...]
 
@@ -69,16 +73,37 @@ def compare(target: Target, versions: Sequence[SpeculatorVersion]) -> Comparison
     """Everything but the curves, which the chart fetches."""
     served = served_by_domain(target, [version.number for version in versions])
     reports = [_scores(version) for version in versions]
-    facts = [{"Parent": f"v{v.parent.number}" if v.parent else "none", **dict(provenance(v))} for v in versions]
+    learnt = tuple(learnt_from(version) for version in versions)
+    domains = sorted({domain for window in learnt if window for domain, _ in window.domains})
+    facts = [_origin(version, window, domains) for version, window in zip(versions, learnt, strict=True)]
     return Comparison(
         versions=tuple(versions),
         measured=_table([_measured(served, version.number) for version in versions], "windows"),
         replayed=_table([{s.domain: replay_moments(s) for s in report} for report in reports], "traces"),
         positions=tuple(measured_positions(target, version.number) for version in versions),
         replay_positions=tuple(_replay_positions(report) for report in reports),
+        learnt=learnt,
         config=tuple(differences([flatten(version.config) for version in versions])),
         data=tuple(differences(facts)),
     )
+
+
+def _origin(version: SpeculatorVersion, window: Learnt | None, domains: Sequence[str]) -> dict[str, str]:
+    """By label, in words: the parent, the window of traces that it learnt from, and its provenance."""
+    parent = f"v{version.parent.number}" if version.parent else NONE
+    return {"Parent": parent, **_window(window, domains), **dict(provenance(version))}
+
+
+def _window(window: Learnt | None, domains: Sequence[str]) -> dict[str, str]:
+    """New traces that are still kept: how many, of which domains, and when they were served."""
+    counts = dict(window.domains) if window else {}
+    first, last = (window.first_at, window.last_at) if window else (None, None)
+    return {
+        "New traces that its steps have seen": grouped(window.num_traces) if window else NONE,
+        "First of them served": said(first) if first else NONE,
+        "Last of them served": said(last) if last else NONE,
+        **{f"Of them {domain}": grouped(counts.get(domain, 0)) for domain in domains},
+    }
 
 
 def curves_payload(target: Target, versions: Sequence[SpeculatorVersion]) -> list[dict[str, Any]]:
@@ -102,8 +127,21 @@ def comparison_payload(target: Target, found: Comparison) -> dict[str, Any]:
         "replayed": [_row_payload(row) for row in found.replayed],
         "positions": [_positions_payload(each) for each in found.positions],
         "replay_positions": [_positions_payload(each) for each in found.replay_positions],
+        "learnt": [_learnt_payload(window) for window in found.learnt],
         "config": [{"name": name, "values": values} for name, values in found.config],
         "data": [{"name": name, "values": values} for name, values in found.data],
+    }
+
+
+def _learnt_payload(window: Learnt | None) -> dict[str, Any] | None:
+    if window is None:
+        return None
+    return {
+        "num_slices": window.num_slices,
+        "num_traces": window.num_traces,
+        "first_at": window.first_at,
+        "last_at": window.last_at,
+        "domains": dict(window.domains),
     }
 
 

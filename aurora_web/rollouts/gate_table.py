@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from aurora_web.registry.models import SpeculatorVersion
-from aurora_web.rollouts.gate import DomainVerdict
+from aurora_web.rollouts.gate import MIN_TRACES_PER_DOMAIN, DomainVerdict
 from aurora_web.rollouts.models import GateDecision
 
 BETTER, PASS, WORSE, NO_DATA = "Better", "Pass", "Worse", "No data"
+TOO_LITTLE = "Too little"  # over all domains: no loss, but less than the policy asks for
+NOT_JUDGED = "Not judged"  # it is shown beside what the gate decides by
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class GateRow:
 
     @property
     def badge(self) -> str:
-        return {BETTER: "good", WORSE: "bad"}.get(self.word, "")
+        return {BETTER: "good", WORSE: "bad", TOO_LITTLE: "warn"}.get(self.word, "")
 
 
 def gate_rows(decision: GateDecision | None) -> list[GateRow]:
@@ -65,7 +67,9 @@ def _total(decision: GateDecision) -> GateRow:
         least = decision.policy.get("min_gain", 0.0)
         is_enough = decision.gain > 0 and decision.gain >= least
         is_certain = decision.gain_low is not None and decision.gain_low > 0
-        word = WORSE if not is_enough else BETTER if is_certain else PASS
+        word = BETTER if is_certain else PASS
+        if not is_enough:
+            word = WORSE if decision.gain < 0 else TOO_LITTLE
     num_traces, ours = num_counted(decision.domains), judged_length(decision.version)
     theirs = ours / (1 + decision.gain) if ours is not None and decision.gain is not None else None
     low, high = decision.gain_low, decision.gain_high
@@ -79,7 +83,7 @@ def _predicted(decision: GateDecision) -> list[GateRow]:
     num_traces = num_counted(decision.domains)
     ours, theirs = decision.predicted_speedup, decision.live_predicted_speedup
     gain = decision.predicted_speed_gain
-    return [GateRow("", None, num_traces, "Speedup, predicted", ours, theirs, gain, None, None, "Not judged")]
+    return [GateRow("", None, num_traces, "Speedup, predicted", ours, theirs, gain, None, None, NOT_JUDGED)]
 
 
 def _accept_length(domain: DomainVerdict) -> GateRow:
@@ -87,6 +91,8 @@ def _accept_length(domain: DomainVerdict) -> GateRow:
     if domain.gain is not None:
         is_certain = domain.gain_low is not None and domain.gain_low > 0
         word = WORSE if domain.is_worse else BETTER if is_certain else PASS
+        if domain.num_traces < MIN_TRACES_PER_DOMAIN:
+            word = NOT_JUDGED
     return GateRow(
         domain.domain,
         domain.share,
@@ -102,9 +108,12 @@ def _accept_length(domain: DomainVerdict) -> GateRow:
 
 
 def _accept_rate(domain: DomainVerdict) -> GateRow:
-    """Shown beside it; the gate judges by accept length alone, so its word says only whether there is data."""
+    """Shown beside it; the gate judges by accept length alone, so its word says only whether there is data.
+
+    It has no interval: a report holds no second moments of the proposed drafts, which end with a trace's last tokens.
+    """
     ours, theirs = domain.accept_rate, domain.live_accept_rate
     change = ours / theirs - 1 if ours is not None and theirs else None
-    word = NO_DATA if ours is None or theirs is None else "Not judged"
+    word = NO_DATA if ours is None or theirs is None else NOT_JUDGED
     share, num_traces = domain.share, domain.num_traces
     return GateRow(domain.domain, share, num_traces, "Accept rate", ours, theirs, change, None, None, word)

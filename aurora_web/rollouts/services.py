@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from aurora_web import live
@@ -16,6 +17,7 @@ from aurora_web.registry.services import StaleVersion, find_version, lock_versio
 from aurora_web.rollouts import canaries, telling
 from aurora_web.rollouts.approvals import (
     EVERY_SCOPE,
+    POLICY,
     check_is_fresh,
     check_may_approve,
     report_against,
@@ -30,7 +32,6 @@ from aurora_web.rollouts.replayed import shares_of
 from speculators.records import EvalReport
 
 GATE = "gate"
-POLICY = "policy"
 MAX_PENDING = 5  # passed versions that wait for a person; older ones make room
 
 
@@ -258,6 +259,12 @@ def cannot_come_back(version: SpeculatorVersion) -> str:
     if version.pruned_at is not None:
         return "its files were deleted"
     return "" if version.status in {Status.RETIRED, Status.ROLLED_BACK} else f"it is {version.status}"
+
+
+def can_be_brought_back(target: Target) -> QuerySet[SpeculatorVersion]:
+    """Every version that has served and whose files are kept, the newest first: by the rule of ``cannot_come_back``."""
+    served = target.versions.filter(status__in=[Status.RETIRED, Status.ROLLED_BACK], pruned_at=None)
+    return served.order_by("-number")
 
 
 def _go_back(

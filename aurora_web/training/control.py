@@ -46,7 +46,10 @@ def _record(target: Target, actor: str, action: str, reason: str, *, is_paused: 
 
 
 def train_now(target: Target, actor: str, reason: str = "") -> TrainingSlice:
-    """Queue a slice at once: no wait for more traces, nor after a failure. Raises TrainingRefused."""
+    """Queue a slice at once: no wait for more traces, nor after a failure. Raises TrainingRefused.
+
+    The version that the slice makes is ``actor``'s own request (rollouts.approvals.requester).
+    """
     if (found := paused(target)) is not None:
         raise TrainingRefused(f"training of {target.slug} is paused by {found.actor}: resume it first")
     if not target.is_active:
@@ -55,7 +58,7 @@ def train_now(target: Target, actor: str, reason: str = "") -> TrainingSlice:
     if not num_fresh:
         raise TrainingRefused(f"no trace of {target.slug} waits to be trained on: requests have to finish first")
     with transaction.atomic():
-        row = services.schedule(target, is_asked_for=True)
+        row = services.schedule(target, requested_by=actor)
         if row is None:
             raise TrainingRefused(f"a slice of {target.slug} is queued or running already: it takes the newest traces")
         record(actor, "training.now", target.slug, target_slug=target.slug, reason=reason)

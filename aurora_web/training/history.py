@@ -1,13 +1,16 @@
-"""The loss over time, for charts of any range."""
+"""The loss over time, for charts of any range; and how long evaluations took."""
 
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from typing import Any
 
 from django.db import connection
+from django.db.models import OuterRef, Subquery
 
 from aurora_web.registry.models import Target
+from aurora_web.training.models import ProgressPoint, SliceState, TrainingRun, TrainingSlice
 
 # The last report of every bucket: a loss is a level, not a count that could be summed. One look into the index per
 # bucket and run, instead of reading every report of a month.
@@ -27,6 +30,7 @@ CROSS JOIN LATERAL (
 ORDER BY i
 """
 MAX_POINTS = 500
+LATEST_EVALUATIONS = 5
 
 
 def loss_points(target: Target, since: float, until: float) -> list[dict[str, Any]]:
@@ -40,3 +44,21 @@ def loss_points(target: Target, since: float, until: float) -> list[dict[str, An
             {"at": at, "step": step, "loss": loss, "tokens_per_second": speed}
             for at, step, loss, speed in cursor.fetchall()
         ]
+
+
+def evaluation_seconds(run: TrainingRun) -> list[float]:
+    """From the last report of an optimiser step to the end, of the latest slices of a run that made a version."""
+    reports = ProgressPoint.objects.filter(
+        run=run, at__gte=OuterRef("started_at"), at__lte=OuterRef("finished_at")
+    ).order_by("-at")
+    done = run.slices.filter(state=SliceState.DONE, version__isnull=False, finished_at__isnull=False)
+    rows = done.order_by("-finished_at")[:LATEST_EVALUATIONS].annotate(trained_until=Subquery(reports.values("at")[:1]))
+    return [
+        (row.finished_at - row.trained_until).total_seconds() for row in rows if row.finished_at and row.trained_until
+    ]
+
+
+def trained_until(piece: TrainingSlice) -> datetime | None:
+    """When a slice last reported an optimiser step; None = it has not."""
+    reports = ProgressPoint.objects.filter(run=piece.run_id, at__gte=piece.started_at or piece.queued_at)
+    return reports.order_by("-at").values_list("at", flat=True).first()

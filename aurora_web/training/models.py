@@ -58,6 +58,7 @@ class TrainingSlice(models.Model):
     run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="slices")
     state = models.CharField(max_length=16, choices=SliceState.choices, default=SliceState.QUEUED)
     is_day_zero = models.BooleanField(default=False)
+    requested_by = models.CharField(max_length=150, blank=True)  # who said "train now"; "" = nobody: it was due
     num_fresh = models.PositiveIntegerField(default=0)
     num_replay = models.PositiveIntegerField(default=0)
     num_held_out = models.PositiveIntegerField(default=0)

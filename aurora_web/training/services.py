@@ -54,8 +54,8 @@ def tick() -> int:
     return sum(schedule(target) is not None for target in Target.objects.filter(is_active=True))
 
 
-def schedule(target: Target, *, is_asked_for: bool = False) -> TrainingSlice | None:
-    """Queue the next slice of ``target`` when one is due (or a person asked for it) and none is open.
+def schedule(target: Target, *, requested_by: str = "") -> TrainingSlice | None:
+    """Queue the next slice of ``target`` when one is due (or ``requested_by`` asked for it) and none is open.
 
     While training is paused only version 1 is made, which no trace is needed for. Of an inactive target nothing is.
     """
@@ -68,9 +68,9 @@ def schedule(target: Target, *, is_asked_for: bool = False) -> TrainingSlice | N
     is_day_zero = not target.versions.exists()
     if not is_day_zero and TrainingPause.objects.filter(target=target).exists():
         return None
-    if not is_asked_for and (not (is_day_zero or _is_due(target)) or _is_backing_off(run)):
+    if not requested_by and (not (is_day_zero or _is_due(target)) or _is_backing_off(run)):
         return None
-    return _queue(TrainingSlice(run=run, is_day_zero=is_day_zero))
+    return _queue(TrainingSlice(run=run, is_day_zero=is_day_zero, requested_by=requested_by))
 
 
 @transaction.atomic

@@ -17,7 +17,8 @@ from aurora_web.registry.services import find_version
 from aurora_web.rollouts import intent, replicas, services
 from aurora_web.rollouts.approvals import StaleJudgement
 from aurora_web.rollouts.models import GateDecision, Swap
-from tests.unit.aurora_web.rollouts.conftest import canary, judged, report_in  # noqa: F401  # fixtures
+from aurora_web.training.models import SliceState, TrainingRun, TrainingSlice
+from tests.unit.aurora_web.rollouts.conftest import canary, judged, measured, report_in  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.django_db
 BODY = {"data": "{}", "content_type": "application/json"}
@@ -56,6 +57,23 @@ def test_the_inbox_shows_gain_and_worst_domain_and_who_may(clients, waiting):
     assert "Operators decide." in seen
     assert "Approve<span" not in seen
     assert "Nothing matches" in text(clients["viewer"].get("/approvals/?target=other"))
+
+
+@pytest.mark.parametrize(
+    ("page", "label"),
+    [("/approvals/", "approve v3 of demo"), ("/targets/demo/", "approve v3"), ("/approvals/{}/", "")],
+    ids=["inbox", "live page", "decision"],
+)
+def test_whoever_approves_may_say_why(clients, waiting, page, label):
+    shown = text(clients["operator"].get(page.format(waiting[1].pk)))
+    [form] = re.findall(rf'<form method="post" action="{approve_path(waiting[1])}".*?</form>', shown)
+    assert 'name="reason"' in form and (not label or f'aria-label="Reason: {label}"' in form)
+    clients["operator"].post(approve_path(waiting[1]), {"expected_status": "passed", "reason": "to be faster by noon"})
+    assert AuditEvent.objects.get(action="version.approve").reason == "to be faster by noon"
+
+
+def test_a_canary_is_promoted_with_a_reason_from_the_inbox(clients, canary):  # noqa: F811
+    assert 'aria-label="Reason: promote v3 of demo"' in text(clients["operator"].get("/approvals/"))
 
 
 def test_declining_asks_why_and_says_what_it_means(clients, waiting):
@@ -155,6 +173,36 @@ def test_own_requests_where_the_policy_says_no(clients, waiting):
     assert "somebody else has to approve it" in text(refused)
     clients["admin"].post(approve_path(first), {"expected_status": "passed"})
     assert find_version(first.target, "@live") == first
+
+
+@pytest.fixture
+def asked_for(target, waiting):
+    """v2 is of the slice that ``operator`` asked for by "train now"."""
+    run = TrainingRun.objects.create(target=target)
+    TrainingSlice.objects.create(run=run, state=SliceState.DONE, version=waiting[0], requested_by="operator")
+    return waiting[0]
+
+
+def test_what_somebody_had_trained_now_is_that_persons_own(clients, client, bearer, asked_for):
+    Target.objects.update(may_approve_own=False)
+    refused = clients["operator"].post(approve_path(asked_for), {"expected_status": "passed"})
+    assert refused.status_code == 403
+    assert "Operator asked for demo v2: on demo somebody else has to approve it" in text(refused)
+    services.judge_again(asked_for, "policy")  # is nobody's wish
+    assert clients["operator"].post(approve_path(asked_for), {"expected_status": "passed"}).status_code == 403
+    clients["admin"].post(approve_path(asked_for), {"expected_status": "passed"})
+    assert find_version(asked_for.target, "@live") == asked_for
+
+
+def test_whose_request_a_version_is_stands_where_it_is_decided(clients, client, bearer, asked_for, waiting):
+    inbox = text(clients["viewer"].get("/approvals/"))
+    assert inbox.count("asked for by operator") == 1
+    said = "Asked for by <strong>operator</strong>."
+    assert said in text(clients["viewer"].get(f"/approvals/{asked_for.pk}/"))
+    assert "Asked for by nobody: it came by itself." in text(clients["viewer"].get(f"/approvals/{waiting[1].pk}/"))
+    assert "<dt>Asked for by</dt><dd>operator</dd>" in text(clients["viewer"].get("/targets/demo/versions/2/"))
+    found = client.get("/api/v1/approvals?state=waiting", **bearer("viewer")).json()
+    assert [line["requested_by"] for line in found] == ["operator", ""]
 
 
 def test_a_registered_draft_is_its_registrar_s_own(waiting):
@@ -324,6 +372,27 @@ def test_a_canary_is_promoted_or_aborted_from_its_page(clients, canary):  # noqa
 def panel(browser):
     """The canary's part of the live page."""
     return text(browser.get("/targets/demo/parts/?part=canary"))
+
+
+@pytest.mark.parametrize("path", ["/targets/demo/parts/?part=canary", "/approvals/{}/"])
+def test_how_far_a_canary_has_come_is_drawn_with_names(clients, canary, measured, path):  # noqa: F811
+    Target.objects.update(canary_min_requests=100)
+    measured(0.01, 0.01)
+    page = text(clients["viewer"].get(path.format(canary.pk)))
+    bars = re.findall(
+        r'<label for="(canary-\w+)">([\w ]+)</label> <progress id="(\S+)" value="(\S+)" max="(\S+)"></progress> '
+        r"(\S+ of \S+)</span>",
+        page,
+    )
+    minutes, *requests = bars
+    assert (minutes[:3], minutes[4]) == (("canary-minutes", "Minutes", "canary-minutes"), "5")
+    assert 1.6 < float(minutes[3]) < 5 and minutes[5] == f"{minutes[3]} of 5"
+    assert requests == [
+        ("canary-requests", "Requests on the canary", "canary-requests", "60", "100", "60 of 100"),
+        ("canary-others", "Requests on the others", "canary-others", "60", "100", "60 of 100"),
+    ]
+    Target.objects.update(canary_min_requests=40)
+    assert 'value="40" max="40"></progress> 60 of 40' in text(clients["viewer"].get(path.format(canary.pk)))
 
 
 @pytest.mark.parametrize("seen", [panel, lambda browser: text(browser.get("/targets/demo/"))], ids=["part", "page"])

@@ -3,7 +3,6 @@
 import csv
 import io
 import time
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +11,7 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
-from aurora_web.console import charts, phases
+from aurora_web.console import charts
 from aurora_web.console.ranges import time_range
 from aurora_web.console.timeline import MARKERS, MAX_EVENTS, markers, timeline
 from aurora_web.metrics import services as metrics
@@ -125,36 +124,6 @@ def test_the_links_of_the_page_keep_what_was_chosen(clients, target):
     assert 'href="?range=24h&amp;domain=sql&amp;view=table&amp;live=0"' in page
     assert "Go live" in page and "data-socket" not in page
     assert 'href="?range=3h&amp;domain=sql&amp;live=0"' in page  # view as charts
-
-
-FACTS = phases.Facts(
-    num_alive=1, num_fresh=2, num_wanted=8, traces_per_second=0.5, step=40, slice_state="", slice_elapsed=0.0,
-    slice_budget=8.0, phase="", is_paused=False, num_versions=3, canary=None, canary_elapsed=0.0, canary_seconds=300.0,
-    has_canary=False, live=3, is_live_random=False, num_waiting=0,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "name", "said", "left"),
-    [
-        ({"num_alive": 0}, "connect", "no replica reports", None),
-        ({}, "collect", "2 of 8 new traces", 12.0),
-        ({"is_paused": True}, "collect", "training is paused", None),
-        ({"slice_state": SliceState.RUNNING, "slice_elapsed": 3.0, "phase": "train"}, "train", "step 40", 5.0),
-        ({"slice_state": SliceState.RUNNING, "slice_elapsed": 9.0, "phase": "train"}, "train", "step 40", None),
-        ({"slice_state": SliceState.QUEUED, "step": 0}, "train", "a slice is queued", None),
-        ({"slice_state": SliceState.QUEUED}, "train", "a slice is queued, step 40", None),
-        ({"num_fresh": 8}, "collect", "8 or more new traces wait", None),
-        ({"slice_state": SliceState.RUNNING, "phase": "evaluate"}, "evaluate", "3 versions judged so far", None),
-        ({"canary": 4, "canary_elapsed": 60.0}, "canary", "v4, 1.0 of 5 minutes", 240.0),
-        ({"num_waiting": 2}, "live", "2 wait for a person", None),
-    ],
-)
-def test_the_stepper_has_one_current_step_with_counts_and_an_estimate(changes, name, said, left):
-    found = phases.steps(replace(FACTS, **changes))
-    assert [step.name for step in found] == list(phases.NAMES)
-    (current,) = [step for step in found if step.is_current]
-    assert (current.name, current.text, current.seconds_left) == (name, said, left)
 
 
 def test_events_are_sentences_with_numbers(target, judged):

@@ -47,6 +47,23 @@ def test_the_overview_shows_measured_figures_and_what_waits(clients, passed, obs
     assert "1 replica serving" in page
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/targets/demo/versions/compare/?v=1&v=2", "figures of"),
+        ("/rollback/", "as of"),
+        ("/targets/demo/rollback/", "as of"),
+        ("/audit/", "as of"),
+    ],
+)
+def test_a_page_that_does_not_follow_says_of_when_it_is(clients, users, passed, path, said):
+    users["admin"].time_zone = "Asia/Tokyo"
+    users["admin"].save()
+    page = text(clients["admin"].get(path))
+    assert re.search(rf'<p class="live">{said} \d\d:\d\d:\d\d JST</p>', page)
+    assert 'id="live"' not in page
+
+
 def test_a_target_without_data_says_so(clients, target):
     page = text(clients["viewer"].get("/targets/demo/"))
     assert "No engine has reported yet" in page

@@ -84,6 +84,52 @@ def test_what_somebody_else_brought_back_is_not_gone_past(clients, second, impro
     assert wanted() == 2
 
 
+def test_any_version_that_served_can_be_chosen_and_has_an_address(clients, second, improve, judged, report):  # noqa: F811
+    improve()
+    judged(report({"sql": (1.0, 3.0)}))  # v4 is rejected: it never served
+    shown = text(clients["operator"].get(PAGE))
+    assert re.findall(r'<option value="(\d+)"( selected)?>', shown) == [("2", " selected"), ("1", "")]
+    asked = text(clients["operator"].get(f"{PAGE}?to=1"))
+    assert "v3 goes out of service and <strong>v1</strong> comes back" in asked
+    assert "v2, which was live last before v3, can come back in place of v1" in asked
+    assert clients["operator"].post(PAGE, form(asked)).status_code == 302
+    assert statuses() == {1: "live", 2: "retired", 3: "rolled_back", 4: "rejected"}
+    later = text(clients["operator"].get(f"{PAGE}?to=3"))
+    assert "<strong>v3 was rolled back itself</strong>, by operator" in later
+    assert form(later)["to"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [
+        ("1", "v1 cannot come back: its files were deleted."),
+        ("3", "v3 cannot come back: it is live."),
+        ("9", "demo has no version 9."),
+        ("x", "demo has no version x."),
+        ("9" * 5000, "demo has no version 9999"),
+    ],
+)
+def test_an_address_of_a_version_that_cannot_come_back_says_why(clients, second, improve, to, why):
+    improve()
+    SpeculatorVersion.objects.filter(number=1).update(pruned_at=second.created_at)
+    answer = clients["operator"].get(f"{PAGE}?to={to}")
+    page = text(answer)
+    assert answer.status_code == 422
+    assert why in page and "Choose another one." in page
+    assert '<button class="danger"' not in page  # another version is not brought back by a click that meant this one
+    assert re.findall(r'<option value="(\d+)"', page) == ["2"]
+
+
+def test_pages_of_versions_that_served_lead_to_bringing_them_back(clients, second, improve):
+    improve()
+    SpeculatorVersion.objects.filter(number=1).update(pruned_at=second.created_at)
+    pages = {n: text(clients["operator"].get(f"/targets/demo/versions/{n}/")) for n in (1, 2, 3)}
+    link = f'href="{PAGE}?to=2">Bring back…'
+    assert link in pages[2] and "Bring back…" not in pages[1] + pages[3]
+    assert link in text(clients["operator"].get(f"/approvals/{SpeculatorVersion.objects.get(number=2).pk}/"))
+    assert "Bring back…" not in text(clients["viewer"].get("/targets/demo/versions/2/"))
+
+
 def test_a_version_whose_files_went_meanwhile_is_not_offered_again(clients, second, improve):
     improve()
     sent = form(text(clients["operator"].get(PAGE)))

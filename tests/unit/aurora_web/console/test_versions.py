@@ -3,7 +3,7 @@
 import html
 import re
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
 from aurora_web.metrics import services as metrics
+from aurora_web.moments import said
 from aurora_web.registry.lineage import lineage
 from aurora_web.registry.models import SpeculatorVersion, Status, Transition
 from aurora_web.registry.provenance import differences, provenance
@@ -260,6 +261,49 @@ def test_the_detail_says_what_it_learnt_from(clients, learnt):
     assert (found.num_slices, found.num_traces, found.domains) == (1, 4, (("sql", 4),))
     found_page = text(clients["viewer"].get("/targets/demo/versions/1/"))
     assert "steps have seen 4 that are still kept, in 1 slice" in found_page
+
+
+def test_the_windows_of_data_are_compared(clients, client, bearer, learnt, make_version, report):
+    """v1 has learnt from 4 traces; v2 is of no slice."""
+    make_version(report({"sql": (2.0, None)}))
+    page = text(clients["viewer"].get("/targets/demo/versions/compare/?v=1&v=2"))
+    origin = page[page.index("Data and origin") :]
+    window = learnt_from(learnt.version)
+    for label, ours, other in [
+        ("New traces that its steps have seen", "4", "none"),
+        ("First of them served", said(window.first_at), "none"),
+        ("Last of them served", said(window.last_at), "none"),
+        ("Of them sql", "4", "0"),
+    ]:
+        cells = "".join(f'<td class="wrap">{value}</td>' for value in (ours, other))
+        assert f'<th scope="row">{label}</th>{cells}' in origin
+    found = client.get("/api/v1/targets/demo/versions/compare?v=1&v=2", **bearer("viewer")).json()
+    assert [each and (each["num_slices"], each["num_traces"], each["domains"]) for each in found["learnt"]] == [
+        (1, 4, {"sql": 4}),
+        None,
+    ]
+    assert datetime.fromisoformat(found["learnt"][0]["last_at"]) == window.last_at.replace(
+        microsecond=window.last_at.microsecond // 1000 * 1000
+    )
+
+
+def test_comparing_asks_no_more_of_the_database_however_much_was_learnt_from(clients, target, learnt, make_version):
+    make_version()
+    address = "/targets/demo/versions/compare/?v=1&v=2"
+
+    def ask():
+        with CaptureQueriesContext(connection) as queries:
+            clients["viewer"].get(address)
+        return len(queries)
+
+    ask()
+    few = ask()
+    for i in range(20):  # slices before it that made no version are its data too
+        at = learnt.finished_at - timedelta(minutes=i + 1)
+        piece = TrainingSlice.objects.create(run=learnt.run, state=SliceState.DONE, finished_at=at)
+        traces.acknowledge(piece.pk, traces.lease_fresh(target, piece.pk, 1, 60), [])
+    assert learnt_from(learnt.version).num_slices == 21
+    assert ask() <= few
 
 
 def test_what_a_slice_was_given_is_not_what_its_steps_have_seen(clients, learnt):

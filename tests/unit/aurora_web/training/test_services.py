@@ -12,9 +12,10 @@ from django.utils import timezone
 from aurora_web.registry.models import SpeculatorVersion, Target
 from aurora_web.registry.services import register_target
 from aurora_web.rollouts import replicas
+from aurora_web.rollouts.approvals import requester
 from aurora_web.traces.models import Trace
 from aurora_web.traces.services import ingest_segment
-from aurora_web.training import services
+from aurora_web.training import control, services
 from aurora_web.training.models import ProgressPoint, SliceState, TrainingRun, TrainingSlice
 from aurora_web.training.selection import balanced_sample
 from speculators.records import TrainProgress, VersionManifest
@@ -92,6 +93,19 @@ def test_traces_are_trained_on_once(target, queue):
     assert {s.aux_layer_ids for s in seen[0].fresh + seen[0].held_out} == {(1, 3, 4)}
     assert Trace.objects.filter(trained_at=None, is_held_out=False).count() == 0
     assert services.tick() == 0  # nothing fresh
+
+
+def test_the_version_of_a_slice_that_somebody_asked_for_is_that_persons_request(target, queue):
+    services.tick()
+    services.execute(queue.pop(), trainer)
+    ingest_segment(segment_payload(40))
+    control.train_now(target, "olga")
+    services.execute(queue.pop(), trainer)
+    ingest_segment(segment_payload(40, make_id=lambda: uuid.uuid4().hex))
+    services.tick()
+    services.execute(queue.pop(), trainer)
+    versions = SpeculatorVersion.objects.order_by("number")
+    assert [requester(version, version.gate_decision) for version in versions] == ["", "olga", ""]
 
 
 def test_a_failing_slice_gives_its_traces_back_and_backs_off(target, queue):
