@@ -255,15 +255,17 @@ def ingest(facts: Facts) -> Section:
 def live(facts: Facts) -> Section:
     """``others_p95``, where there were other runs: of one kind of figure, added by hand to what is kept of a run."""
     figures = []
-    for what, kind, goal in (
-        ("task to browser, p95", "task_to_browser_ms", Goal(100, 30, True)),
-        ("task to drawn chart, p95", "drawn_ms", Goal(500, 300, True)),
-    ):
-        found = facts[kind]
-        others = tuple(found.get("others_p95", ()))
-        beside = f"; other runs {' and '.join(map(str, others))} ms" if others else ""
-        figures.append(Figure(what, found["p95"], " ms", goal, f"p50 {found['p50']} ms{beside}", others))
-    return Section("From a task to the browser", figures, [])
+    for way in facts["ways"]:
+        for what, kind, goal in (
+            ("task to browser", "task_to_browser_ms", Goal(100, 30, True)),
+            ("task to drawn chart", "drawn_ms", Goal(500, 300, True)),
+        ):
+            found = way[kind]
+            others = tuple(found.get("others_p95", ()))
+            said = f"; other runs {' and '.join(map(str, others))} ms" if others else ""
+            beside = f"p50 {found['p50']} ms, {way['messages']} messages{said}"
+            figures.append(Figure(f"{what}, p95: {way['way']}", found["p95"], " ms", goal, beside, others))
+    return Section(f"From a task to the browser ({len(facts['in_sight'])} charts in sight)", figures, [])
 
 
 def watchers(facts: Facts) -> Section:
