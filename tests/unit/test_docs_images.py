@@ -6,7 +6,7 @@ from pathlib import Path
 from django.urls import Resolver404, get_resolver
 
 from tests.browser.screenshots import PAGES, SIGNED_OUT
-from tests.browser.test_pages import PARTS, STEPS, addresses
+from tests.browser.test_pages import PARTS, addresses
 
 REPO = Path(__file__).resolve().parents[2]
 IMAGES = REPO / "docs" / "images"
