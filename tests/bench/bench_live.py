@@ -55,9 +55,7 @@ IN_SIGHT = """() => [...document.querySelectorAll(".chart")].filter((chart) => {
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Milliseconds below which this share of the values lies. Raises AssertionError without any."""
-    if not values:
-        raise AssertionError("nothing was measured: was there traffic?")
+    """Milliseconds below which this share of the values lies."""
     ordered = sorted(values)
     return round(1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
 
@@ -68,6 +66,8 @@ def of_way(heard: list[dict[str, Any]], name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"way": WAYS[name], "messages": len(mine)}
     for key, what in (("latency", "task_to_browser_ms"), ("drawn", "drawn_ms")):
         values = [row[key] for row in mine if row[key] is not None]
+        if not values:
+            raise AssertionError(f"{WAYS[name]}: no {key} of {len(mine)} messages, is there traffic?")
         found[what] = {"p50": percentile(values, 0.5), "p95": percentile(values, 0.95)}
     found["drawn"] = len(values)
     return found

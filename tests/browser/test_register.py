@@ -86,7 +86,7 @@ def test_starting_lands_on_the_live_page_with_its_plan(operator, base, ring):
     assert ring.get("/targets/by-steps")["trace_days"] == 3
 
 
-def test_the_wizard_is_gone_through_by_keyboard_alone(tab, base, ring, directory):
+def test_the_wizard_is_gone_through_by_keyboard_alone(tab, base, ring, directory, admin_token):
     tab.goto(base)
     press(tab, tab.get_by_role("link", name="Register a target"))
     tab.wait_for_url("**/source/")
@@ -98,7 +98,7 @@ def test_the_wizard_is_gone_through_by_keyboard_alone(tab, base, ring, directory
     press(tab, tab.get_by_role("button", name="Review"))
     press(tab, tab.get_by_role("button", name="Register and start"))
     tab.wait_for_url(f"{base}/targets/by-keys/")
-    ring.patch("/targets/by-keys", {"is_active": False})
+    ring.patch("/targets/by-keys", {"is_active": False}, token=admin_token)
 
 
 def test_a_server_that_reports_itself_is_registered_and_becomes_a_replica(operator, base, ring, directory):
