@@ -16,7 +16,7 @@ from aurora_web.accounts.access import user_of
 # Of a target's page (parts.py): what says the same to everybody of one role and one time zone. The canary's says to an
 # operator what the policy lets just this one do, and is not shared then: it always has a form, to abort.
 SHARED_PARTS = frozenset(
-    {"figures", "tables", "charts-table", "events-part", "canary", "connection", "replicas", "standing"}
+    {"figures", "tables", "charts-table", "events-part", "canary", "connection", "replicas", "standing", "alerts"}
 )
 MOST_ENTRIES = 1000
 WAIT_SECONDS = 10.0  # for another thread's rendering; then everybody renders alone

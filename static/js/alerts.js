@@ -1,8 +1,8 @@
 // The alerts page: parts are drawn anew when an alert changes, and "Silence…" opens as a dialog.
 import { LiveFeed, refresher } from "./live.js";
 
-const refresh = refresher("open-alerts", 1);
-new LiveFeed(document.getElementById("live"), refresh, (kind) => {
+const refresh = refresher("open-alerts");
+new LiveFeed(document.getElementById("live"), () => refresh(), (kind) => {
   if (kind === "alert") refresh();
 });
 

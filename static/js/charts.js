@@ -2,6 +2,7 @@
 // All charts have one x-axis: a zoom on one is a zoom on all. Events are marked on every chart, with their sentence.
 import { colour } from "./colours.js";
 import { dotted, line, runs, stacked, stepped } from "./lines.js";
+import { Turns } from "./turns.js";
 import { unwall, wall, zoneNote } from "./zone.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
@@ -11,8 +12,6 @@ const NAMES = { "0": "control", "-1": "no draft yet" }; // of what is no version
 const MAX_LAYERS = 6; // as many as there are colours; the others are grey
 const MAX_POINTS = 1000;
 const LATE_SECONDS = 5; // that counts take to come
-const MIN_MS = 250; // between two drawings of one chart, and between two of any that traffic asks for: four a second at most
-const WINDOW_MS = 3000; // between two of one chart for each second's counts (a point is the sum of ten): two a second for all six
 const ANSWER_MS = 8000;
 const MARKS = {
   swap: ["triangle-up", "--series-1"], canary: ["circle", "--series-4"], rollback: ["triangle-down", "--bad"], alert: ["x", "--bad"], shift: ["diamond", "--series-2"],
@@ -45,22 +44,9 @@ export class Charts {
     this.windows = new Map(); // "at|domain" -> point, since data.fresh_since
     this.capture = new Map();
     this.zoom = null;
-    this.near = new Set();
     this.parts = { loss, accept, speedup, speed, lookahead, capture, versions };
-    this.due = new Map(); // charts whose data has changed since they were drawn -> milliseconds from one drawing to the next
-    this.asked = new Set(); // those of them that a person waits for
-    this.drawnAt = {};
-    this.pushedAt = 0; // when one was drawn that nobody waits for
-    this.timer = null;
-    this.timerAt = 0;
-    const seen = new IntersectionObserver((entries) => {
-      for (const entry of entries) {
-        const name = entry.target.id.slice("chart-".length);
-        entry.isIntersecting ? this.near.add(name) : this.near.delete(name);
-      }
-      this.schedule();
-    }, { rootMargin: "900px" });
-    for (const name of Object.keys(this.parts)) seen.observe(document.getElementById(`chart-${name}`));
+    const shown = Object.fromEntries(Object.keys(this.parts).map((name) => [name, document.getElementById(`chart-${name}`)]));
+    this.turns = new Turns(shown, (name) => this.drawOne(name), () => this.data && window.Plotly);
   }
 
   // False: the line was cut meanwhile, ask again.
@@ -162,61 +148,16 @@ export class Charts {
 
   // Draw all, one after another, so that none waits for the rest; at once where a person asked for it.
   draw(isAsked = true) {
-    for (const name of Object.keys(this.parts)) {
-      this.due.set(name, MIN_MS);
-      if (isAsked) this.asked.add(name);
-    }
-    this.schedule();
+    this.turns.want(Object.keys(this.parts), isAsked);
   }
 
   // News of the counts: every chart but the loss, which the trainer reports.
   drawCounts() {
-    for (const name of Object.keys(this.parts)) if (name !== "loss" && !this.due.has(name)) this.due.set(name, WINDOW_MS);
-    this.schedule();
+    this.turns.want(Object.keys(this.parts).filter((name) => name !== "loss"));
   }
 
   drawLoss() {
-    if (!this.due.has("loss")) this.due.set("loss", MIN_MS);
-    this.schedule();
-  }
-
-  schedule() {
-    if (!this.data || !window.Plotly || document.hidden) return;
-    const due = Math.min(...[...this.due.keys()].filter((name) => this.near.has(name)).map((name) => this.dueAt(name)));
-    if (due === Infinity || (this.timer !== null && this.timerAt <= due)) return;
-    clearTimeout(this.timer);
-    this.timerAt = due;
-    this.timer = setTimeout(() => this.drawNext(), Math.max(0, due - Date.now()));
-  }
-
-  dueAt(name) {
-    const due = (this.drawnAt[name] ?? 0) + this.due.get(name);
-    return this.asked.has(name) || !this.drawnAt[name] ? due : Math.max(due, this.pushedAt + MIN_MS);
-  }
-
-  drawNext() {
-    this.timer = null;
-    if (document.hidden) return; // the snapshot that comes when the page is seen again draws everything
-    const ready = [...this.due.keys()].filter((name) => this.near.has(name) && Date.now() >= this.dueAt(name));
-    const name = ready.sort((a, b) => this.urgency(b) - this.urgency(a) || this.since(b) - this.since(a))[0];
-    if (name) {
-      const isAsked = this.asked.delete(name);
-      this.due.delete(name);
-      this.drawOne(name);
-      this.drawnAt[name] = Date.now();
-      if (!isAsked) this.pushedAt = Date.now();
-    }
-    this.schedule();
-  }
-
-  // What a person waits for, then the loss that was just reported; the others' points move slowly, and take turns.
-  urgency(name) {
-    return 2 * this.asked.has(name) + (name === "loss");
-  }
-
-  // Milliseconds that it has been wanting to be drawn.
-  since(name) {
-    return Date.now() - (this.drawnAt[name] ?? 0) - this.due.get(name);
+    this.turns.want(["loss"]);
   }
 
   drawOne(name) {

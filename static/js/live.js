@@ -10,13 +10,15 @@ const SILENT_SECONDS = 12; // the console is heard of every five: the line is cu
 const HIDDEN_SECONDS = 5; // a short look at another tab costs no new connection
 const MAX_WAIT_SECONDS = 15;
 const BUSY_MS = 1500;
+const COUNT_SECONDS = 1; // between two looks at the numbers in the navigation
+export const CHANGE_SECONDS = 0.5; // between two drawings of a part after changes of state, which are rare
 const NOT_SIGNED_IN = 4401;
 const NO_TARGET = 4404;
 const AWAY = { broker: "the message broker does not answer", database: "the database does not answer" };
 const INBOX = new Set(["alert", "deployment", "gate", "version"]); // may change the numbers in the navigation
 
 export class LiveFeed {
-  // onSnapshot(data, seq) and onDelta(kind, data, seq); both are called in order. onParts(answer): to what was sent.
+  // onSnapshot(data, seq) and onDelta(kind, data, seq, target); both are called in order. onParts(answer): to what was sent.
   constructor(line, onSnapshot, onDelta, onParts) {
     this.line = line;
     this.onParts = onParts;
@@ -29,7 +31,7 @@ export class LiveFeed {
     this.unanswered = new Map(); // parts of the page -> since when they are asked for in vain
     this.failures = 0;
     this.ended = false;
-    this.count = atMostEvery(2.5, () => window.htmx.trigger("#inbox-numbers", "refresh"));
+    this.count = atMostEvery(COUNT_SECONDS, () => window.htmx.trigger("#inbox-numbers", "refresh"));
     setInterval(() => document.hidden || this.look(), 1000);
     document.addEventListener("visibilitychange", () => this.followVisibility());
     addEventListener("online", () => this.open());
@@ -120,7 +122,7 @@ export class LiveFeed {
       if (message.from > this.seq + 1) {
         this.ask();
       } else {
-        for (const delta of message.deltas) if (delta.seq > this.seq) this.onDelta(delta.kind, delta.data, delta.seq);
+        for (const delta of message.deltas) if (delta.seq > this.seq) this.onDelta(delta.kind, delta.data, delta.seq, delta.target);
         if (message.deltas.some((delta) => INBOX.has(delta.kind))) this.count();
         this.seq = message.seq;
       }
@@ -175,23 +177,26 @@ export class LiveFeed {
   }
 }
 
-// Calls `work` at most once per `seconds`, the last wish never lost.
+// Calls `work` at most once per `seconds`, the last wish never lost; a wish may name fewer seconds for itself.
 export function atMostEvery(seconds, work) {
   let timer = null;
+  let dueAt = Infinity;
   let ranAt = 0;
-  return () => {
-    if (timer !== null) return;
-    const wait = Math.max(0, ranAt + seconds * 1000 - Date.now());
+  return (own = seconds) => {
+    const due = Math.max(Date.now(), ranAt + own * 1000);
+    if (due >= dueAt) return;
+    clearTimeout(timer);
+    dueAt = due;
     timer = setTimeout(() => {
-      timer = null;
+      dueAt = Infinity;
       ranAt = Date.now();
       work();
-    }, wait);
+    }, due - Date.now());
   };
 }
 
 // Fetches a part of the page again, as soon as nobody uses it.
-export function refresher(id, seconds) {
+export function refresher(id, seconds = CHANGE_SECONDS) {
   const part = document.getElementById(id);
   const again = atMostEvery(seconds, () => {
     if (isInUse(part)) {
@@ -200,7 +205,7 @@ export function refresher(id, seconds) {
       window.htmx.trigger(part, "refresh");
     }
   });
-  part.addEventListener("putoff", again);
+  part.addEventListener("putoff", () => again());
   for (const other of drawnWith(part)) other.addEventListener("putoff", () => setTimeout(again, BUSY_MS));
   return again;
 }

@@ -5,6 +5,7 @@ import { tell } from "./session.js";
 
 const BUSY_SECONDS = 1.5;
 const RETRY_SECONDS = 10;
+const TOGETHER_MS = 250; // what is due so soon is asked for with the rest
 
 export class Parts {
   // address: of the answer with the parts; they are put where their ids say. shared: ids of those for the socket.
@@ -12,24 +13,28 @@ export class Parts {
     this.address = address;
     this.shared = new Set(shared);
     this.feed = null; // a LiveFeed
-    this.wanted = new Set();
+    this.wanted = new Map(); // id -> when it is to be asked for, at the earliest
+    this.askedAt = new Map();
     this.asked = new Set(); // ever: what else goes unanswered on the page is asked for elsewhere
     this.after = 0;
-    this.ranAt = 0;
     this.dueAt = Infinity;
     document.addEventListener("putoff", (event) => this.want([event.target.id], BUSY_SECONDS));
     addEventListener("unanswered", (event) => this.want(event.detail.filter((id) => this.asked.has(id)), RETRY_SECONDS));
   }
 
-  // Draw these again, at the earliest `seconds` after the last time. after: the number of a delta that must be in them.
+  // Draw these again, each at the earliest `seconds` after its last time. after: the number of a delta that must be in them.
   want(ids, seconds, after = 0) {
-    for (const id of ids) if (document.getElementById(id)) this.wanted.add(id);
+    for (const id of ids.filter((each) => document.getElementById(each))) {
+      const due = Math.max(Date.now(), (this.askedAt.get(id) ?? 0) + seconds * 1000);
+      this.wanted.set(id, Math.min(due, this.wanted.get(id) ?? Infinity));
+    }
     this.after = Math.max(this.after, after);
-    this.plan(Math.max(Date.now(), this.ranAt + seconds * 1000));
+    this.plan();
   }
 
-  plan(at) {
-    if (!this.wanted.size || at >= this.dueAt) return;
+  plan() {
+    const at = Math.min(...this.wanted.values());
+    if (at >= this.dueAt) return;
     clearTimeout(this.timer);
     this.dueAt = at;
     this.timer = setTimeout(() => this.fetch(), at - Date.now());
@@ -37,20 +42,24 @@ export class Parts {
 
   fetch() {
     this.dueAt = Infinity;
-    const ready = [...this.wanted].filter((id) => !isInUse(document.getElementById(id)));
-    if (ready.length && !document.hidden) {
-      for (const id of ready) {
-        this.wanted.delete(id);
-        this.asked.add(id);
-      }
-      let shared = ready.filter((id) => this.shared.has(id));
-      if (shared.length && !this.feed?.send({ kind: "parts", query: this.query(shared) })) shared = [];
-      const alone = ready.filter((id) => !shared.includes(id));
-      if (alone.length) this.request(this.query(alone));
-      this.after = 0;
-      this.ranAt = Date.now();
+    if (document.hidden) return; // the snapshot when it is seen again asks for all
+    const due = [...this.wanted].filter(([, at]) => at <= Date.now() + TOGETHER_MS).map(([id]) => id);
+    const ready = due.filter((id) => !isInUse(document.getElementById(id)));
+    if (ready.length) this.ask(ready);
+    for (const id of due) if (this.wanted.has(id)) this.wanted.set(id, Date.now() + BUSY_SECONDS * 1000);
+    this.plan();
+  }
+
+  ask(ids) {
+    for (const id of ids) {
+      this.wanted.delete(id);
+      this.askedAt.set(id, Date.now());
     }
-    if (!document.hidden) this.plan(Date.now() + BUSY_SECONDS * 1000); // hidden: the snapshot when it is seen again asks for all
+    let shared = ids.filter((id) => this.shared.has(id));
+    if (shared.length && !this.feed?.send({ kind: "parts", query: this.query(shared) })) shared = [];
+    const alone = ids.filter((id) => !shared.includes(id));
+    if (alone.length) this.request(this.query(alone));
+    this.after = 0;
   }
 
   query(ids) {

@@ -1,8 +1,9 @@
 // The target's page: charts from the API and the feed, and the parts of the page that the server draws.
 import { Charts } from "./charts.js";
-import { LiveFeed, atMostEvery } from "./live.js";
+import { CHANGE_SECONDS, LiveFeed, atMostEvery } from "./live.js";
 import { Parts } from "./parts.js";
 import { tell } from "./session.js";
+import { Standings } from "./standings.js";
 
 const RELOAD_SECONDS = 600; // the newest windows become buckets
 
@@ -20,32 +21,36 @@ const reload = atMostEvery(2, async () => {
 });
 
 const parts = new Parts(panel.dataset.parts, panel.dataset.shared.split(" "));
-const MEASURED = ["figures", "tables", "charts-table", "canary"]; // every five seconds, under any traffic
-const REPORTED = ["replicas", "connection", "standing", "figures"];
+const standings = new Standings();
+const LARGE = ["figures", "canary"]; // every two seconds, under any traffic
+const MEASURED = ["tables", "charts-table"]; // every five
+const REPORTED = ["replicas", "connection", "standing"];
 const DECIDED = ["versions-part", "events-part", "figures", "actions-part", "switches", "replicas", "connection", "canary", "alerts", "launch-part"];
 
 function onSnapshot(data, seq) {
   reload();
-  parts.want([...MEASURED, ...DECIDED], 1, seq);
+  parts.want([...LARGE, ...MEASURED, ...DECIDED, "standing"], CHANGE_SECONDS, seq);
 }
 
-function onDelta(kind, data, seq) {
+function onDelta(kind, data, seq, target) {
   if (kind === "windows") {
     charts?.take(data);
     charts?.drawCounts();
+    parts.want(LARGE, 2, seq);
     parts.want(MEASURED, 5);
   } else if (kind === "progress") {
     charts?.takeProgress(data);
     charts?.drawLoss();
-    parts.want(["figures"], 5);
+    parts.want(["figures"], 2);
   } else if (kind === "replica") {
-    parts.want(REPORTED, 5);
+    if (standings.isChanged(target, data)) parts.want([...REPORTED, "figures"], CHANGE_SECONDS, seq);
+    else parts.want(REPORTED, 5);
   } else if (kind === "alert") {
     reload(); // its marker
-    parts.want(["alerts", "replicas", "events-part"], 1, seq);
+    parts.want(["alerts", "replicas", "events-part"], CHANGE_SECONDS, seq);
   } else {
     if (["version", "deployment", "pin"].includes(kind)) reload(); // markers
-    parts.want(DECIDED, 1, seq);
+    parts.want(DECIDED, kind === "slice" ? 1 : CHANGE_SECONDS, seq);
   }
 }
 

@@ -23,7 +23,7 @@ list.addEventListener("htmx:afterSwap", show);
 for (const box of list.querySelectorAll("input[name=v]:checked")) chosen.add(box.value);
 show();
 
-const refresh = refresher("versions-list", 3);
-new LiveFeed(document.getElementById("live"), refresh, (kind) => {
+const refresh = refresher("versions-list");
+new LiveFeed(document.getElementById("live"), () => refresh(), (kind) => {
   if (kind === "version" || kind === "gate" || kind === "deployment") refresh();
 });

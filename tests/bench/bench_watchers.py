@@ -4,8 +4,11 @@ One uvicorn process with the console, a Postgres and a Valkey of its own; ``--wa
 as browsers of one person open them; a publisher sends so many messages a second for ``--seconds`` through the
 same ``live.publish`` that the workers use, at one of the ``--rates`` after the other. Every message has to reach every
 watcher, in order. Latency: from publish to arrival, on one clock. With ``--pages`` each watcher does what the target's
-page does besides: after messages it asks for the parts that the server draws, every five seconds, over its socket. A
-watcher is in time when 95 % of its own messages and of its own parts took a second at most.
+page does besides: after messages it asks over its socket for the parts that the server draws, every two seconds for the
+steady stream, and at once after one in CHANGE_EVERY seconds that is a change of state, as of a replica or an alert. A
+part's age: from the publishing of the first message that was not on the page yet to the arrival of the parts that hold
+it. A watcher is in time when 95 % of its own messages, of its own parts once asked for, and of the ages of its own
+changes of state took a second at most; the ages of the rest are told beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +36,10 @@ from tests.bench.ring import REPO, free_ports, wait_for
 
 SLUG = "watched"
 PARTS = "range=30m&part=figures&part=tables&part=canary&part=replicas&part=standing"
-PARTS_SECONDS = 5.0
+CHANGED_PARTS = "range=30m&part=figures&part=replicas&part=connection&part=standing&part=alerts&part=events-part&after="
+PARTS_SECONDS = 2.0
+CHANGE_SECONDS = 0.5
+CHANGE_EVERY = 3.0
 IN_TIME_MS = 1000.0
 PREPARE = """
 import django; django.setup()
@@ -51,10 +58,10 @@ import sys, time
 import django; django.setup()
 from aurora_web import live
 pk, rate, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-started = time.time()
+started, every = time.time(), max(1, round(rate * float(sys.argv[4])))
 for i in range(round(rate * seconds)):
     time.sleep(max(0.0, started + i / rate - time.time()))
-    live.publish(pk, "bench", {"i": i, "at": time.time()})
+    live.publish(pk, "bench", {"i": i, "at": time.time(), "is_change": i % every == every - 1})
 time.sleep(2)
 """
 
@@ -68,28 +75,57 @@ class Heard:
     num_frames: int = 0
     num_snapshots: int = 0
     fetches: list[float] = field(default_factory=list)  # seconds that the parts took
+    change_ages: list[float] = field(default_factory=list)  # seconds from a change of state to the parts with it
+    ages: list[float] = field(default_factory=list)  # the same of the first message that was not on the page yet
+    undrawn: list[float] = field(default_factory=list)  # when these messages were published
+    undrawn_changes: list[float] = field(default_factory=list)
+    seq: int = 0  # of the last change of state
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     parts: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
 
+    def note(self, seq: int, data: dict[str, Any], now: float) -> None:
+        """One message has come."""
+        self.numbers.append(data["i"])
+        self.latencies.append(now - data["at"])
+        self.undrawn.append(data["at"])
+        self.told.set()
+        if data["is_change"]:
+            self.seq = seq
+            self.undrawn_changes.append(data["at"])
+            self.changed.set()
+
     def is_in_time(self) -> bool:
         """Whether what this one saw was the newest state, at most a second late."""
-        late = [found["p95"] for found in (places(self.latencies), places(self.fetches)) if found]
+        kinds = map(places, (self.latencies, self.fetches, self.change_ages))
+        late = [found["p95"] for found in kinds if found]
         return bool(late) and max(late) <= IN_TIME_MS
 
 
 async def draw(socket: websockets.ClientConnection, heard: Heard) -> None:
-    """Ask for the parts after a change, as static/js/parts.js does."""
+    """Ask for the parts after a message, as static/js/target.js does: with a pause, but for changes of state."""
+    began = float("-inf")
     while True:
-        await heard.changed.wait()
+        await heard.told.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, began + PARTS_SECONDS - time.monotonic())):
+                await heard.changed.wait()
+        if heard.undrawn_changes:
+            await asyncio.sleep(max(0.0, began + CHANGE_SECONDS - time.monotonic()))
+        messages, changes = heard.undrawn, heard.undrawn_changes
+        heard.undrawn, heard.undrawn_changes = [], []
+        heard.told.clear()
         heard.changed.clear()
         began = time.monotonic()
-        await socket.send(json.dumps({"kind": "parts", "query": PARTS}))
+        query = f"{CHANGED_PARTS}{heard.seq}" if changes else PARTS
+        await socket.send(json.dumps({"kind": "parts", "query": query}))
         frame = await heard.parts.get()
         if frame["status"] != 200:
             raise AssertionError(f"parts: {frame['status']}")
         heard.fetches.append(time.monotonic() - began)
-        await asyncio.sleep(max(0.0, began + PARTS_SECONDS - time.monotonic()))
+        heard.ages.append(time.time() - messages[0])
+        heard.change_ages += [time.time() - at for at in changes]
 
 
 async def watch(url: str, cookie: str, heard: Heard, gate: asyncio.Semaphore, *, draws: bool) -> None:
@@ -109,9 +145,7 @@ async def watch(url: str, cookie: str, heard: Heard, gate: asyncio.Semaphore, *,
             heard.parts.put_nowait(frame)
         for delta in frame.get("deltas", ()):
             if delta["kind"] == "bench":
-                heard.changed.set()
-                heard.numbers.append(delta["data"]["i"])
-                heard.latencies.append(now - delta["data"]["at"])
+                heard.note(delta["seq"], delta["data"], now)
         if drawing is not None and drawing.done():
             drawing.result()  # it never ends but by an error
 
@@ -152,6 +186,8 @@ def facts(heard: list[Heard], given: argparse.Namespace, rate: float, connect_se
         "latency_ms": places(latencies),
         "parts_a_second": round(len(fetches) / given.seconds, 1),
         "parts_ms": places(fetches),
+        "change_age_ms": places([age for each in heard for age in each.change_ages]),
+        "age_ms": places([age for each in heard for age in each.ages]),
         "seconds_for_all_and_publishing": round(connect_seconds, 1),
     }
 
@@ -195,7 +231,7 @@ def main() -> None:
             wait_for("the console", lambda: _answers(f"http://127.0.0.1:{port}/healthz"), 60)
             found = []
             for rate in given.rates:
-                publish = [sys.executable, "-c", PUBLISH, pk, str(rate), str(given.seconds)]
+                publish = [sys.executable, "-c", PUBLISH, pk, str(rate), str(given.seconds), str(CHANGE_EVERY)]
                 started = time.monotonic()
                 heard = asyncio.run(run(given, f"ws://127.0.0.1:{port}/ws/targets/{SLUG}", cookie, publish, env))
                 found.append(facts(heard, given, rate, time.monotonic() - started))

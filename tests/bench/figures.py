@@ -273,33 +273,37 @@ def ingest(facts: Facts) -> Section:
 def live(facts: Facts) -> Section:
     """``others_p95``, where there were other runs: of one kind of figure, added by hand to what is kept of a run."""
     figures = []
-    for what, kind, goal in (
-        ("task to browser, p95", "task_to_browser_ms", Goal(100, 30, True)),
-        ("task to drawn chart, p95", "drawn_ms", Goal(500, 300, True)),
-    ):
-        found = facts[kind]
-        others = tuple(found.get("others_p95", ()))
-        beside = f"; other runs {' and '.join(map(str, others))} ms" if others else ""
-        figures.append(Figure(what, found["p95"], " ms", goal, f"p50 {found['p50']} ms{beside}", others))
-    return Section("From a task to the browser", figures, [])
+    for way in facts["ways"]:
+        for what, kind, goal in (
+            ("task to browser", "task_to_browser_ms", Goal(100, 30, True)),
+            ("task to drawn chart", "drawn_ms", Goal(500, 300, True)),
+        ):
+            found = way[kind]
+            others = tuple(found.get("others_p95", ()))
+            said = f"; other runs {' and '.join(map(str, others))} ms" if others else ""
+            beside = f"p50 {found['p50']} ms, {way['messages']} messages{said}"
+            figures.append(Figure(f"{what}, p95: {way['way']}", found["p95"], " ms", goal, beside, others))
+    return Section(f"From a task to the browser ({len(facts['in_sight'])} charts in sight)", figures, [])
 
 
 def watchers(facts: Facts) -> Section:
     least = min(facts["runs"], key=lambda run: run["num_in_time"])
     header = ["messages a second", "watchers in time", "publish to arrival, p50", "p95", "most",
-              "parts that the server draws, p50", "p95", "most", "frames a second and watcher, most"]  # fmt: skip
+              "parts that the server draws, p50", "p95", "most", "change of state on the page, p50", "p95", "most",
+              "anything else on the page, p50", "p95", "most", "frames a second and watcher, most"]  # fmt: skip
+    kinds = ("latency_ms", "parts_ms", "change_age_ms", "age_ms")
     rows = [
         [
             f"{run['messages_a_second']:g}",
             f"{run['num_in_time']} of {facts['watchers']}",
-            *(f"{run[kind][place]} ms" for kind in ("latency_ms", "parts_ms") for place in ("p50", "p95", "most")),
+            *(f"{run[kind][place]} ms" for kind in kinds for place in ("p50", "p95", "most")),
             str(run["most_frames_a_second"]),
         ]
         for run in facts["runs"]
     ]
     lost, sent = (sum(run[name] for run in facts["runs"]) for name in ("messages_lost", "messages_each"))
     return Section("Watchers on one web process", [
-        Figure("watchers who each see the newest state at most 1 s late (95 % of their messages and parts)",
+        Figure("watchers who each see the newest state at most 1 s late (95 % of their messages and changes of state)",
                least["num_in_time"], "", Goal(300, 1000), f"least: {least['messages_a_second']:g} messages a second"),
         Figure("messages lost", lost, "", Goal(0, 0, True), f"of {sent} to each"),
     ], [[header, *rows]])  # fmt: skip

@@ -18,16 +18,35 @@ ASK = """async (options) => {
 # The only rule of axe that came with WCAG 2.2: it is off unless it is asked for.
 TARGET_SIZE = "target-size"
 ALL = {"rules": {TARGET_SIZE: {"enabled": True}}}
-SETTLE_MS = 300  # parts and charts arrive after the page
+# What comes after the page has come: its socket, parts that ask for themselves, charts in sight or near it and colours.
+SETTLED = """since => {
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const answered = performance.getEntriesByType("resource").filter((each) => each.responseEnd).map((each) => each.name);
+  const isLoaded = (part) => answered.includes(new URL(part.getAttribute("hx-get"), location.href).href);
+  const isDrawn = (chart) => chart.classList.contains("empty") ||
+    (chart.classList.contains("js-plotly-plot") && !(Number(chart.dataset.drawn) < since));
+  const isNear = (chart) => chart.offsetParent && chart.getBoundingClientRect().top < innerHeight;
+  const isMoving = (each) => each.playState === "running" && each.effect.getTiming().iterations !== Infinity;
+  return document.readyState === "complete" && document.getElementById("live")?.textContent !== "connecting" &&
+    !all(".htmx-request, .htmx-swapping, .htmx-settling").length && all("[hx-trigger^=load]").every(isLoaded) &&
+    all(".chart").filter(isNear).every(isDrawn) && !document.getAnimations().some(isMoving);
+}"""
+SETTLE_MS = 60_000  # at most
+
+
+def settle(page: Any, since: float = 0.0) -> None:
+    """Wait until the page has what comes after it, charts drawn ``since`` this time of its clock (milliseconds)."""
+    page.wait_for_function(SETTLED, arg=since, timeout=SETTLE_MS)
 
 
 def violations(page: Any, address: str, theme: str) -> list[Any]:
     """Rules that the page at ``address`` breaks: (id, help, some elements). A page that is open stays as it is."""
     if page.url != address:
         page.goto(address)
-        page.wait_for_timeout(SETTLE_MS)
+    settle(page)
+    began = page.evaluate("() => Date.now()")
     page.evaluate(SET_THEME, theme)
-    page.wait_for_timeout(SETTLE_MS)
+    settle(page, began)
     return _broken(page, ALL)
 
 
@@ -41,6 +60,6 @@ def _broken(page: Any, options: dict[str, Any]) -> list[Any]:
         page.evaluate(AXE)
     found: list[Any] = page.evaluate(ASK, options)
     if found:  # a part may have been replaced under axe's hands: what is wrong is wrong twice
-        page.wait_for_timeout(SETTLE_MS)
+        settle(page)
         found = page.evaluate(ASK, options)
     return found

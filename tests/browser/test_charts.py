@@ -40,6 +40,45 @@ PUSHED = """async (seconds) => {
   window.Plotly.react = react;
   return drawn;
 }"""
+# [chart, milliseconds]: who is drawn when, by a clock of its own, while counts and losses come once a second. One
+# drawing takes 40 ms; the charts named are in sight, the others near it.
+TAKEN_TURNS = """async ([seen, seconds]) => {
+  const { Turns } = await import("/static/js/turns.js");
+  const names = ["loss", "accept", "speedup", "speed", "lookahead", "capture", "versions"];
+  const charts = Object.fromEntries(names.map((name) => [name, document.createElement("div")]));
+  const { setTimeout, clearTimeout, IntersectionObserver } = window, realNow = Date.now;
+  const drawn = [], told = [];
+  let now = 1e6, timer = null;
+  try {
+    Date.now = () => now;
+    window.setTimeout = (work, wait) => { timer = { work, at: now + wait }; return 1; };
+    window.clearTimeout = () => { timer = null; };
+    window.IntersectionObserver = class {
+      constructor(tell, { rootMargin }) { Object.assign(this, { tell, isNear: rootMargin !== "0px" }); }
+      observe(chart) {
+        const name = names.find((each) => charts[each] === chart);
+        told.push(() => this.tell([{ target: chart, isIntersecting: this.isNear || seen.includes(name) }]));
+      }
+    };
+    const turns = new Turns(charts, (name) => { drawn.push([name, now - 1e6]); now += 40; }, () => true);
+    for (const tell of told) tell();
+    for (let second = 0; second < seconds; second++) {
+      const at = 1e6 + 1000 * second;
+      while (timer && timer.at < at) {
+        const { work } = timer;
+        now = Math.max(now, timer.at);
+        timer = null;
+        work();
+      }
+      now = Math.max(now, at);
+      turns.want(names);
+    }
+  } finally {
+    Date.now = realNow;
+    Object.assign(window, { setTimeout, clearTimeout, IntersectionObserver });
+  }
+  return drawn;
+}"""
 
 # What the choice of a domain offers after each of these lists of domains.
 OFFERED = """async (lists) => {
@@ -107,6 +146,32 @@ def test_however_much_is_pushed_charts_are_drawn_four_times_a_second_at_most(sho
     again = [at for chart, at in drawn if first.setdefault(chart, at) != at]
     assert again
     assert all(sum(at <= other < at + 1000 for other in again) <= 4 for at in again), times
+
+
+def turns(tab, base, seen, seconds=20):
+    """{chart: when it was drawn in milliseconds}, the first seconds left out: everything is drawn then."""
+    tab.goto(f"{base}{DEMO}?live=0")
+    drawn = tab.evaluate(TAKEN_TURNS, [seen, seconds])
+    again = [(name, at) for name, at in drawn if at >= 2000]
+    assert all(sum(at <= other < at + 1000 for _, other in again) <= 4 for _, at in again), again
+    return {chart: [at for name, at in again if name == chart] for chart, _ in drawn}
+
+
+def test_charts_in_sight_are_drawn_as_soon_as_their_data_come(tab, base):
+    seen = ["accept", "speedup", "speed"]
+    drawn = turns(tab, base, seen)
+    for chart in seen:
+        assert len(drawn[chart]) >= 17 and max(at % 1000 for at in drawn[chart]) <= 400, (chart, drawn[chart])
+    for chart in {"lookahead", "capture", "versions", "loss"}:
+        assert 1 <= len(drawn[chart]) <= 4, (chart, drawn[chart])  # one in two seconds, where nobody sees it
+
+
+def test_where_more_charts_are_in_sight_the_accept_length_and_the_loss_lead_and_the_others_take_turns(tab, base):
+    drawn = turns(tab, base, ["loss", "accept", "speedup", "speed", "lookahead", "capture", "versions"])
+    for chart in ("accept", "loss"):
+        assert len(drawn[chart]) >= 17 and max(at % 1000 for at in drawn[chart]) <= 250, (chart, drawn[chart])
+    counts = [len(drawn[chart]) for chart in ("speedup", "speed", "lookahead", "capture", "versions")]
+    assert min(counts) >= 5 and max(counts) - min(counts) <= 2, counts
 
 
 def test_a_domain_that_comes_as_another_goes_is_offered(tab, base):

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import PASSWORD, post
+from tests.browser.keyboard import press
 from tests.browser.mailbox import link_in
 from tests.browser.steered import SLUG
 
@@ -78,6 +79,46 @@ def test_what_a_viewer_does_not_see_is_refused_too(viewer, base, steered, waitin
     assert steered.versions() == before
     assert viewer.goto(f"{base}{T}rollback/").status == 403
     expect(viewer.get_by_role("heading", name="Not allowed")).to_be_visible()
+
+
+NO_PAGE = ("/accounts/people/", "/accounts/tokens/", "/alerts/channels/")  # for admins alone
+READ_ONLY = {  # what the page says of itself to an operator
+    "/settings/policies/": "Admins change them.",
+    "/settings/retention/": "Admins change these.",
+    f"/alerts/rules/?target={SLUG}": "Admins change thresholds.",
+}
+REFUSED = [  # forms of these pages: address, fields
+    ("/accounts/people/invite/", {"role": "admin"}),
+    ("/accounts/tokens/", {"name": "mine", "role": "admin"}),
+    ("/alerts/channels/", {"name": "mine", "kind": "email", "address": "olga@example.org"}),
+    ("/settings/retention/", {"trace_days": "1"}),
+    (f"/alerts/rules/?target={SLUG}", {"rule": "capture_broken", "is_enabled": ""}),
+    (f"{T}settings/", {"form": "policy", "approval": "automatic"}),
+]
+
+
+@pytest.mark.parametrize("path", NO_PAGE)
+def test_an_operator_has_no_page_of_what_only_admins_do(operator, base, path):
+    assert operator.goto(base + path).status == 403
+    expect(operator.get_by_role("heading", name="Not allowed")).to_be_visible()
+    expect(operator.locator("main")).to_contain_text("Your role is operator, and this is for admins")
+    expect(operator.locator("main form")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", READ_ONLY)
+def test_an_operator_reads_what_admins_set_and_cannot_change_it(operator, base, steered, path):
+    operator.goto(base + path)
+    expect(operator.locator("main")).to_contain_text(READ_ONLY[path])
+    for field in operator.locator("main form[method=post]").locator("input:not([type=hidden]), select, button").all():
+        expect(field).to_be_disabled()
+
+
+@pytest.mark.parametrize(("path", "form"), REFUSED, ids=[path for path, _ in REFUSED])
+def test_the_forms_of_admins_are_refused_to_an_operator(operator, base, steered, path, form):
+    operator.goto(base)
+    answer = post(operator, base + path, reason="let me", **form)
+    assert answer.status == 403
+    assert "Your role is operator, and this is for admins" in answer.text()  # not a missing token
 
 
 def test_an_operator_pauses_and_resumes(operator, base, steered, waiting):
@@ -167,3 +208,21 @@ def test_from_signing_in_to_a_rollback_by_keyboard_alone(browser, base, steered,
     expect(page.locator("#swap .measured")).to_contain_text(re.compile("all 2 replicas after"), timeout=60_000)
     assert live not in steered.running()
     page.context.close()
+
+
+def test_two_versions_are_compared_and_one_is_approved_by_keyboard_alone(tab, base, steered, waiting):
+    steered.replaced()
+    number = steered.waiting()
+    tab.goto(f"{base}{T}versions/")
+    expect(tab.locator("#live")).to_have_text("connected")
+    for each in (number, 1):
+        box = tab.get_by_label(f"Compare v{each}", exact=True)
+        press(tab, box, "Space")
+        expect(box).to_be_checked()
+    press(tab, tab.get_by_role("button", name="Compare", exact=True))
+    expect(tab.get_by_role("heading", level=1)).to_contain_text(re.compile(rf"v1\b.*v{number}\b|v{number}\b.*v1\b"))
+    press(tab, tab.get_by_role("link", name="Approvals").first)
+    expect(tab.get_by_role("heading", name="Approvals")).to_be_visible()
+    press(tab, tab.get_by_role("button", name=f"Approve v{number} of {SLUG}"))
+    expect(tab.get_by_text(f"v{number} goes live")).to_be_visible()
+    assert steered.numbers("live") == [number]

@@ -1,5 +1,7 @@
 """What is decided elsewhere is seen on every page that is open: headings and buttons too, without a reload."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -7,6 +9,7 @@ from tests.bench.ring import wait_for
 from tests.browser.steered import SLUG, seed_version
 
 NEW = "day-zero"
+STEADY = re.compile(r"(want\([^;]*?|refresher\([^;]*?), [235](?=[,)])")  # spacings of a steady stream, in seconds
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +61,40 @@ def test_a_way_back_is_offered_as_soon_as_there_is_one(ring, new_target, tab, ba
     [version] = [v["id"] for v in ring.get(f"/targets/{NEW}/versions")["items"] if v["number"] == number]
     ring.post(f"/versions/{version}/approve")
     expect(back).to_be_visible()
+
+
+def slow_stream(tab, script):
+    """What comes all the time is drawn once an hour in this tab; on other occasions nothing is."""
+
+    def changed(route):
+        body, count = STEADY.subn(r"\1, 3600", route.fetch().text())
+        assert count
+        route.fulfill(body=body, content_type="text/javascript")
+
+    tab.route(re.compile(rf"/js/{script}\b.*\.js"), changed)
+
+
+def test_what_a_replica_says_of_itself_is_seen_at_once_though_counts_are_drawn_seldom(steered, tab, base):
+    server, why = steered.servers[1], "the probe takes its time"
+    slow_stream(tab, "target")
+    tab.goto(f"{base}/targets/{SLUG}/")
+    expect(tab.locator("#live")).to_have_text("connected")
+    try:
+        server.say(detail=why)
+        expect(tab.locator("#replicas")).to_contain_text(why)
+    finally:
+        server.say()
+    expect(tab.locator("#replicas")).not_to_contain_text(why)
+
+
+def test_an_alert_is_seen_at_once_on_the_overview_though_counts_are_drawn_seldom(steered, tab, base):
+    server, why = steered.servers[1], "the hook of the overview"
+    slow_stream(tab, "overview")
+    tab.goto(base)
+    expect(tab.locator("#live")).to_have_text("connected")
+    try:
+        server.say(capture_state="broken", capture_detail=why)
+        expect(tab.locator("#overview .cards")).to_contain_text(why)
+    finally:
+        server.say()
+    expect(tab.locator("#overview .cards")).not_to_contain_text(why)

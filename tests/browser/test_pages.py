@@ -17,7 +17,7 @@ from django.urls import get_resolver
 from playwright.sync_api import expect
 
 from tests.bench.ring import wait_for
-from tests.browser.accessibility import SETTLE_MS, small_targets, violations
+from tests.browser.accessibility import settle, small_targets, violations
 from tests.browser.steered import SLUG, seed_version
 
 PHONE = {"width": 400, "height": 800}
@@ -154,7 +154,7 @@ def check(page, address):
         assert violations(page, address, theme) == [], theme
     assert page.evaluate(TWICE) == []  # a script would take the first of them
     page.set_viewport_size(PHONE)
-    page.wait_for_timeout(SETTLE_MS)
+    settle(page)
     with suppress(TimeoutError):  # charts follow one by one; what is wider in the end is named
         wait_for("a page that fits", lambda: page.evaluate(WIDER) == [], 10)
     assert page.evaluate(WIDER) == []

@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from tests.bench.ring import wait_for
 from tests.browser.accessibility import violations
+from tests.browser.keyboard import press, type_into
 from tests.browser.registering import fill_plan, start, to_the_plan
 from tests.browser.reporting_server import ReportingServer
 
@@ -83,6 +84,21 @@ def test_starting_lands_on_the_live_page_with_its_plan(operator, base, ring):
     [version] = [v for v in ring.get("/targets/by-steps/versions")["items"] if v["number"] == 1]
     assert version["provenance"]["imported_from"].startswith("pocket v")
     assert ring.get("/targets/by-steps")["trace_days"] == 3
+
+
+def test_the_wizard_is_gone_through_by_keyboard_alone(tab, base, ring, directory, admin_token):
+    tab.goto(base)
+    press(tab, tab.get_by_role("link", name="Register a target"))
+    tab.wait_for_url("**/source/")
+    type_into(tab, tab.get_by_label("Checkpoint directory"), directory)
+    expect(tab.locator("#check")).to_contain_text("Compatibility check passed")
+    press(tab, tab.get_by_role("button", name="Check it"))
+    press(tab, tab.get_by_role("link", name="Go on to the plan"))
+    type_into(tab, tab.get_by_label("Slug"), "by-keys")
+    press(tab, tab.get_by_role("button", name="Review"))
+    press(tab, tab.get_by_role("button", name="Register and start"))
+    tab.wait_for_url(f"{base}/targets/by-keys/")
+    ring.patch("/targets/by-keys", {"is_active": False}, token=admin_token)
 
 
 def test_a_server_that_reports_itself_is_registered_and_becomes_a_replica(operator, base, ring, directory):

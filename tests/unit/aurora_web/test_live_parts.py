@@ -82,7 +82,7 @@ async def test_everybody_who_sees_the_same_gets_one_answer(target, users, settin
     ("query", "status"),
     [
         ("part=switches", 403),  # holds a form of one session
-        ("part=figures&part=alerts", 403),
+        ("part=figures&part=switches", 403),
         ("part=nothing", 403),
         ("", 404),
     ],

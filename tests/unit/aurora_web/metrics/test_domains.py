@@ -22,6 +22,7 @@ from aurora_web.metrics.models import MetricWindow
 from aurora_web.metrics.ratios import Moments
 from aurora_web.metrics.services import summary
 from aurora_web.registry.models import Target
+from aurora_web.traces import domains as rules
 from aurora_web.traces import services as traces
 from speculators.records import StepRecord
 from tests.unit.aurora_web.conftest import count_window, segment_payload
@@ -291,3 +292,34 @@ def test_rules_on_the_page(target, clients):
     assert "ended by operator" in page
     again = clients["operator"].post(f"/targets/demo/domains/rules/{rule.pk}/end/", follow=True)
     assert "Nothing was changed" in text(again)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("merged", "split"),
+    [
+        (("prefix", "db-"), ("prefix", "db-sql")),
+        (("regex", "db-.*"), ("prefix", "db-sql")),
+        (("exact", "db-kv"), ("regex", r"db-sql-\d+")),  # which is merged with what clients call database themselves
+    ],
+)
+def test_a_rule_takes_a_part_out_of_a_merged_domain_and_its_figures_are_of_its_own(
+    target, client, bearer, merged, split
+):
+    names = [("db-sql-1", 7), ("db-kv", 5), ("database" if merged[0] == "exact" else "db-doc", 3)]
+
+    def arrive():
+        rows = [count_window(domain=name, n=n).to_json() for name, n in names]
+        services.ingest_counts({"counts": rows})
+        services.roll_up()
+        found = client.get("/api/v1/targets/demo/domains?range=1h", **bearer("viewer")).json()["domains"]
+        return {line["domain"]: line["num_requests"] for line in found}
+
+    kind, pattern = merged
+    rules.add_rules(target, kind, [pattern], "database", "ada")
+    before = arrive()
+    assert before["database"] == (8 if kind == "exact" else 15)
+    rules.add_rules(target, split[0], [split[1]], "sql", "ada")
+    after = arrive()
+    assert after["sql"] == 7
+    assert after["database"] - before["database"] == 8
