@@ -154,10 +154,10 @@ FROM generate_series(1, %(events)s) i
 JOIN (SELECT slug, row_number() OVER (ORDER BY slug) - 1 AS place FROM registry_target) t
   ON t.place = i %% (SELECT count(*) FROM registry_target);
 INSERT INTO training_trainingslice (id, run_id, state, is_day_zero, num_fresh, num_replay, num_held_out, num_missing,
-    queued_at, started_at, heartbeat_at, finished_at, error)
+    queued_at, started_at, heartbeat_at, finished_at, error, requested_by)
 SELECT md5('slice-' || r.target_id || '-' || i)::uuid, r.id, CASE WHEN i %% 50 = 49 THEN 'failed' ELSE 'done' END,
        false, 128, 256, 60, 0, at, at, at + interval '8 seconds', at + interval '9 seconds',
-       CASE WHEN i %% 50 = 49 THEN 'out of memory' ELSE '' END
+       CASE WHEN i %% 50 = 49 THEN 'out of memory' ELSE '' END, ''
 FROM training_trainingrun r, generate_series(0, 400) i,
      LATERAL (SELECT to_timestamp(%(until)s - 60 - i * %(every)s) AS at) t;
 UPDATE training_trainingslice s SET version_id = made.version_id FROM (

@@ -70,7 +70,7 @@ def test_a_filter_is_of_the_zone_that_its_address_names(clients, event):
     asked = "since=2026-07-31T15:03&until=2026-07-31T15:04&zone=Europe/Berlin"
     page = viewer.get(f"/audit/?{asked}").content.decode()
     assert "2026-07-31 15:03:05 CEST" in page
-    assert " CET" not in page
+    assert "2026-01-31" not in page
     assert 'value="2026-07-31T15:03"' in page  # what was typed comes back
     assert "since=2026-07-31T13%3A03" in page  # in links it is UTC, for whoever opens them
     assert "since=2026-07-31T13%3A03" in clients["admin"].get(f"/audit/?{asked}").content.decode()
