@@ -14,6 +14,7 @@ from django.db import models
 from django.utils import timezone
 
 MAX_WEIGHT = 1_000_000  # of a domain in the demo traffic's mix
+LOOKAHEAD = 4  # of a new target, at most
 
 
 class Source(models.TextChoices):
@@ -164,7 +165,7 @@ class Target(models.Model):
     min_held_out_traces = models.PositiveIntegerField(default=4)
     slice_seconds = models.FloatField(default=8.0, validators=bounds(0.5, 600.0))
     control_share = models.FloatField(default=0.02, validators=unit_interval())  # of the steps, without speculation
-    max_lookahead = models.PositiveIntegerField(default=4, validators=[MaxValueValidator(16)])
+    max_lookahead = models.PositiveIntegerField(default=LOOKAHEAD, validators=[MaxValueValidator(16)])
     # Absolute floor after a swap; 0 = only the relative one. No step accepts more than 16 drafts and a token.
     min_accept_length = models.FloatField(default=0.0, validators=bounds(0.0, 17.0))
     canary_share = models.FloatField(default=0.0, validators=unit_interval())  # of the replicas; 0 = no canary
@@ -204,6 +205,11 @@ class Target(models.Model):
     @property
     def is_on_sglang(self) -> bool:
         return self.source == Source.SGLANG
+
+    @property
+    def learnt_lookahead(self) -> int:
+        """What drafts are trained and judged for; while speculation is off, what a new target has."""
+        return self.max_lookahead or LOOKAHEAD
 
     @property
     def origin(self) -> str:

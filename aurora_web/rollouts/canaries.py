@@ -52,6 +52,8 @@ def plan(target: Target) -> Plan:
         return Plan((), "")
     if find_version(target, "@live") is None:
         return Plan((), "No canary: no version is live to compare with.")
+    if target.max_lookahead == 0:
+        return Plan((), "No canary: speculation is off, so nothing of it could be compared.")
     found = standings(target)
     seen_since = timezone.now() - MISSING_FOR
     is_coming = sum(each.replica.is_alive or each.replica.seen_at > seen_since for each in found) >= 2

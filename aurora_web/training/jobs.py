@@ -40,7 +40,7 @@ def build_job(row: TrainingSlice, target: Target) -> SliceJob:
         fresh=fresh,
         replay=replay,
         held_out=held_out,
-        lookahead=target.max_lookahead,
+        lookahead=target.learnt_lookahead,
         budget_seconds=min(target.slice_seconds, FIRST_SLICE_SECONDS + num_done),
         seed=row.run.seed,
         code_version=settings.CODE_VERSION,

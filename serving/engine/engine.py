@@ -164,7 +164,7 @@ class Engine:
             reverted_from=versions.reverted_from,
             revert_detail=versions.revert_detail,
             domains=self._domain_stats(),
-            step_seconds=self._costs.of_late(self._max_lookahead) if self._costs else (),
+            step_seconds=self._costs.of_late(self._max_lookahead or self.config.max_lookahead) if self._costs else (),
         )
 
     def measure_costs(self) -> Costs:

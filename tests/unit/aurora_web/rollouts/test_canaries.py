@@ -295,6 +295,17 @@ def test_beside_a_replica_that_cannot_swap_there_is_no_canary(target, judged, re
     assert planned.name in {"r1", "r3"}
 
 
+def test_while_speculation_is_off_a_version_goes_straight(target, judged, report, report_in):
+    """On neither side would anything be drafted: the canary would wait for its counts for weeks."""
+    judged()
+    report_in("r1", "r2")
+    target.canary_share, target.max_lookahead = 0.5, 0
+    target.save()
+    version = judged(report({"sql": (2.0, 1.0)}))
+    assert version.status == "live"
+    assert "No canary: speculation is off" in last_reason(version)
+
+
 @pytest.mark.parametrize("is_alive", [True, False])
 def test_while_servers_start_again_the_policy_waits_with_a_version(target, judged, report, report_in, is_alive):
     """As after a deploy, or while the console was away: it had gone to all of them, without a canary."""

@@ -265,6 +265,16 @@ def test_drafts_follow_the_vocabulary_of_their_traffic_where_every_engine_takes_
     assert [job.follows_vocabulary for job in jobs] == [follows]
 
 
+@pytest.mark.parametrize(("wanted", "learnt"), [(2, 2), (0, 4)])
+def test_drafts_learn_on_for_drafting_while_speculation_is_off(target, queue, wanted, learnt):
+    """Replayed without drafts every version is alike: none would be better than the live one."""
+    Target.objects.update(max_lookahead=wanted)
+    jobs = []
+    services.tick()
+    services.execute(queue.pop(), lambda job, report: jobs.append(job) or trainer(job, report))
+    assert [job.lookahead for job in jobs] == [learnt]
+
+
 def test_an_imported_draft_is_handed_to_the_first_slice_only(queue, checkpoint_dir, tmp_path):
     config = json.loads((checkpoint_dir / "config.json").read_text())
     make_draft(tmp_path / "draft", config, seed=1)

@@ -163,6 +163,14 @@ def test_no_block_is_drawn_where_speculation_is_off_or_nothing_is_live(tiny, goo
     assert told == []
 
 
+def test_what_drafting_would_cost_is_told_while_it_is_off(tiny):
+    """Else nothing could be predicted of a version that comes meanwhile."""
+    with engine_of(tiny[0], fixed_lookahead=None, max_lookahead=3) as engine:
+        for wanted, known in ((2, 3), (0, 4)):
+            engine.set_policy(max_lookahead=wanted)
+            assert len(engine.stats().step_seconds) == known
+
+
 def test_what_is_decoded_before_a_first_version_counts_on_neither_side(tiny, good):
     told = []
     with engine_of(tiny[0], control_share=1.0, on_control=lambda *a: told.append(a)) as engine:
