@@ -87,10 +87,12 @@ export class Charts {
     this.offer();
   }
 
+  // Whether there is a point more.
   takeProgress(progress) {
-    if (!this.data || !this.isOpen || progress.phase !== "train") return;
+    if (!this.data || !this.isOpen || progress.phase !== "train") return false;
     this.data.loss.push({ at: progress.reported_at, step: progress.step, loss: progress.loss });
     if (this.data.loss.length > MAX_POINTS) this.data.loss = this.data.loss.filter((_, i) => i % 2);
+    return true;
   }
 
   get span() {
@@ -148,16 +150,16 @@ export class Charts {
 
   // Draw all, one after another, so that none waits for the rest; at once where a person asked for it.
   draw(isAsked = true) {
-    this.turns.want(Object.keys(this.parts), isAsked);
+    this.turns.want(Object.keys(this.parts), { isAsked });
   }
 
   // News of the counts: every chart but the loss, which the trainer reports.
   drawCounts() {
-    this.turns.want(Object.keys(this.parts).filter((name) => name !== "loss"));
+    this.turns.want(Object.keys(this.parts).filter((name) => name !== "loss"), { isNews: true });
   }
 
   drawLoss() {
-    this.turns.want(["loss"]);
+    this.turns.want(["loss"], { isNews: true });
   }
 
   drawOne(name) {

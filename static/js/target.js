@@ -39,8 +39,7 @@ function onDelta(kind, data, seq, target) {
     parts.want(LARGE, 2, seq);
     parts.want(MEASURED, 5);
   } else if (kind === "progress") {
-    charts?.takeProgress(data);
-    charts?.drawLoss();
+    if (charts?.takeProgress(data)) charts.drawLoss();
     parts.want(["figures"], 2);
   } else if (kind === "replica") {
     if (standings.isChanged(target, data)) parts.want([...REPORTED, "figures"], CHANGE_SECONDS, seq);

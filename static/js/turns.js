@@ -6,7 +6,8 @@ const MOST = 4;
 const SECOND_MS = 1000;
 const MIN_MS = 250; // between two drawings of one chart
 const UNSEEN_MS = 2000; // between two drawings of charts that nobody sees
-const LATE_MS = 150; // a lead that has waited for longer gets one of the others' places too, until it is in time again
+const LATE_MS = 300; // once a lead has waited for longer, leads have one of the others' places too,
+const LATE_FOR_MS = 10000; // for so long
 const LEADS = ["accept", "loss"]; // each has one of the MOST for itself while it is in sight: what a page is opened for
 const NEAR = "900px"; // from what is seen
 
@@ -18,8 +19,9 @@ export class Turns {
     this.names = Object.keys(charts);
     this.due = new Map(); // charts whose data has changed since they were drawn -> since when
     this.asked = new Set(); // those of them that a person waits for
+    this.news = new Set(); // those that have data that is not drawn
     this.drawnAt = {};
-    this.late = new Set(); // leads that had to wait the last time
+    this.lateAt = -Infinity; // when a lead was last drawn that had to wait
     this.pushed = []; // the last MOST drawings that nobody waited for: {at, isLead}
     this.unseenAt = 0; // when a chart was drawn that nobody sees
     this.timer = null;
@@ -42,11 +44,13 @@ export class Turns {
     return found;
   }
 
-  // isAsked: a person waits for them, so they are drawn one after another without a pause.
-  want(names, isAsked = false) {
+  // isAsked: a person waits for them, so they are drawn one after another without a pause. Else isNews: data have come
+  // for them, which leads are drawn for first; without it, it is about a mark.
+  want(names, { isAsked = false, isNews = false }) {
     for (const name of names) {
       if (!this.due.has(name)) this.due.set(name, Date.now());
       if (isAsked) this.asked.add(name);
+      if (isNews) this.news.add(name);
     }
     this.schedule();
   }
@@ -67,7 +71,7 @@ export class Turns {
     const [name] = ready.sort((a, b) => this.rank(b) - this.rank(a) || this.drawn(a) - this.drawn(b));
     if (name) {
       const isAsked = this.asked.delete(name);
-      Date.now() - this.due.get(name) > LATE_MS && this.isLead(name) ? this.late.add(name) : this.late.delete(name);
+      if (this.isLead(name) && Date.now() - this.due.get(name) > LATE_MS) this.lateAt = Date.now();
       this.due.delete(name);
       this.draw(name);
       this.note(name, isAsked, Date.now());
@@ -79,6 +83,7 @@ export class Turns {
     this.drawnAt[name] = at;
     if (!this.seen.has(name)) this.unseenAt = at;
     if (!isAsked) this.pushed = [...this.pushed, { at, isLead: this.isLead(name) }].slice(-MOST);
+    this.news.delete(name);
   }
 
   waiting() {
@@ -90,7 +95,7 @@ export class Turns {
   }
 
   isLead(name) {
-    return LEADS.includes(name) && this.seen.has(name);
+    return LEADS.includes(name) && this.seen.has(name) && this.news.has(name);
   }
 
   rank(name) {
@@ -108,7 +113,7 @@ export class Turns {
     const after = (drawings, most) => drawings.length < most ? 0 : drawings.at(-most).at + SECOND_MS;
     const all = after(this.pushed, MOST);
     if (this.isLead(name)) return all;
-    const numLeads = this.names.filter((each) => this.isLead(each)).length;
-    return Math.max(all, after(this.pushed.filter((each) => !each.isLead), MOST - numLeads - (this.late.size > 0)));
+    const numLeads = LEADS.filter((each) => this.seen.has(each)).length;
+    return Math.max(all, after(this.pushed.filter((each) => !each.isLead), MOST - numLeads - (Date.now() - this.lateAt < LATE_FOR_MS)));
   }
 }
