@@ -6,8 +6,7 @@ const MOST = 4;
 const SECOND_MS = 1000;
 const MIN_MS = 250; // between two drawings of one chart
 const UNSEEN_MS = 2000; // between two drawings of charts that nobody sees
-const LATE_MS = 300; // once a lead has waited for longer, leads have one of the others' places too,
-const LATE_FOR_MS = 10000; // for so long
+const LATE_MS = 150; // a lead that has waited for longer gets one of the others' places too, until it is in time again
 const LEADS = ["accept", "loss"]; // each has one of the MOST for itself while it is in sight: what a page is opened for
 const NEAR = "900px"; // from what is seen
 
@@ -21,7 +20,7 @@ export class Turns {
     this.asked = new Set(); // those of them that a person waits for
     this.news = new Set(); // those that have data that is not drawn
     this.drawnAt = {};
-    this.lateAt = -Infinity; // when a lead was last drawn that had to wait
+    this.late = new Set(); // leads that had to wait the last time
     this.pushed = []; // the last MOST drawings that nobody waited for: {at, isLead}
     this.unseenAt = 0; // when a chart was drawn that nobody sees
     this.timer = null;
@@ -71,7 +70,7 @@ export class Turns {
     const [name] = ready.sort((a, b) => this.rank(b) - this.rank(a) || this.drawn(a) - this.drawn(b));
     if (name) {
       const isAsked = this.asked.delete(name);
-      if (this.isLead(name) && Date.now() - this.due.get(name) > LATE_MS) this.lateAt = Date.now();
+      this.isLead(name) && Date.now() - this.due.get(name) > LATE_MS ? this.late.add(name) : this.late.delete(name);
       this.due.delete(name);
       this.draw(name);
       this.note(name, isAsked, Date.now());
@@ -114,6 +113,6 @@ export class Turns {
     const all = after(this.pushed, MOST);
     if (this.isLead(name)) return all;
     const numLeads = LEADS.filter((each) => this.seen.has(each)).length;
-    return Math.max(all, after(this.pushed.filter((each) => !each.isLead), MOST - numLeads - (Date.now() - this.lateAt < LATE_FOR_MS)));
+    return Math.max(all, after(this.pushed.filter((each) => !each.isLead), MOST - numLeads - (this.late.size > 0)));
   }
 }

@@ -71,7 +71,7 @@ TAKEN_TURNS = """async ([seen, seconds]) => {
         work();
       }
       now = Math.max(now, at);
-      turns.want(names);
+      turns.want(names, { isNews: true });
     }
   } finally {
     Date.now = realNow;
