@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from aurora_web.accounts.models import AuditEvent
-from aurora_web.registry import bulk, packages
+from aurora_web.registry import bulk
 from aurora_web.registry.bulk import BulkRefused, RegistrationFileError
 from aurora_web.registry.models import AnnouncedReplica, Target
 
@@ -241,15 +241,8 @@ def test_by_the_command_line_twice(entries, tmp_path):
 
 
 @pytest.fixture
-def everywhere(checkpoint_dir, tmp_path, settings):
+def everywhere(checkpoint_dir, package):
     """An entry of each kind of origin; the server's slug is told with its report."""
-    settings.STATE_DIR = tmp_path
-    folder = tmp_path / "models" / "small"
-    folder.mkdir(parents=True)
-    for file in checkpoint_dir.iterdir():
-        (folder / file.name).symlink_to(file)
-    facts = {"name": "small", "title": "A small model", "license": "Apache-2.0"}
-    (folder / packages.MARKER).write_text(json.dumps(facts))
     config = json.loads((checkpoint_dir / "config.json").read_text())
     AnnouncedReplica.objects.create(
         slug="mine", name="r1", engine="sglang", url="http://127.0.0.1:1", model_path=str(checkpoint_dir),

@@ -12,19 +12,12 @@ from aurora_web.registry.services import IncompatibleTarget, register_target
 
 
 @pytest.fixture
-def prepared(checkpoint_dir, tmp_path, settings):
-    """A state directory with one package, and beside it what is none."""
-    settings.STATE_DIR = tmp_path
-    folder = tmp_path / "models" / "small"
-    folder.mkdir(parents=True)
-    for file in checkpoint_dir.iterdir():
-        (folder / file.name).symlink_to(file)
-    facts = {"name": "small", "title": "A small model", "license": "Apache-2.0", "sha256": "a"}
-    (folder / packages.MARKER).write_text(json.dumps(facts))
-    (tmp_path / "models" / "mine").mkdir()
-    (tmp_path / "models" / "broken").mkdir()
-    (tmp_path / "models" / "broken" / packages.MARKER).write_text("[1]")
-    return folder
+def prepared(package):
+    """The package, and beside it what is none."""
+    (package.parent / "mine").mkdir()
+    (package.parent / "broken").mkdir()
+    (package.parent / "broken" / packages.MARKER).write_text("[1]")
+    return package
 
 
 def test_it_is_registered_by_its_name(db, prepared):
