@@ -26,6 +26,8 @@ TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_long, "x": ctypes.c_float, "d": cty
 FUNCTIONS = {
     "half_linear_pack": "ppnn",
     "half_linear": "pppnnn",
+    "bfloat_linear_pack": "ppnn",
+    "bfloat_linear": "pppnnn",
     "tile_linear_available": "",
     "tile_linear_pack": "ppnn",
     "tile_linear": "ppppnnn",

@@ -1,11 +1,11 @@
-"""Linear layers whose weight is packed once, in half the bytes where float16 holds it.
+"""Linear layers whose weight is packed once, in half the bytes where bfloat16 or float16 holds it.
 
 Decoding reads all weights for a few rows: what it costs is reading them. ``F.linear`` in fp32 repacks the weight on
 each call with several rows besides, which makes verifying five tokens cost far more than one. The ways out, best first:
 
 - Weights that bfloat16 holds, on a processor with AMX: ``tile_linear.c``, about as long for 32 rows as for one.
-- Weights that float16 holds: ``half_linear.c``, about as long for eight rows as for one; where it could not be compiled
-  torch's FBGEMM, to the same bits.
+- Weights that bfloat16 or float16 holds: ``half_linear.c``, not much longer for four rows than for one; where it could
+  not be compiled torch's FBGEMM for those that float16 holds, to the same bits.
 - All others go to oneDNN, in their own dtype.
 
 The first three read half the bytes and make the products in float32, row by row in one order, so that a row's result
@@ -29,6 +29,7 @@ from torch import Tensor
 from aurora_kernels.dtypes import fastest_dtype
 from aurora_kernels.native import NativeError, library
 from aurora_kernels.packed_linear_reference import linear
+from aurora_kernels.pages import weights
 
 PANEL = 32  # outputs that half_linear.c and tile_linear.c keep together,
 DEPTH, SIDE = 32, 16  # and inputs and rows of tile_linear.c
@@ -101,25 +102,27 @@ class PackedLinear:
         return self._apply(x)
 
 
-def is_held_by_bfloat16(weight: Tensor) -> bool:
-    """Whether bfloat16 keeps every number."""
-    return torch.equal(weight.bfloat16().float(), weight)
+def as_bfloat16(weight: Tensor) -> Tensor | None:
+    """The same numbers, or None where bfloat16 doesn't hold each of them."""
+    rounded = weight.bfloat16()
+    return rounded if torch.equal(rounded.float(), weight) else None
 
 
 def is_held_by_half(weight: Tensor) -> bool:
     """Whether float16 keeps each row of [out, in]: what it loses is less than float32 itself would round."""
-    lost = weight.half().float().sub_(weight)  # infinite above 65,504
-    return bool((lost.norm(dim=1) <= FLOAT32_ROUNDING * weight.norm(dim=1)).all())
+    half = weight.half()
+    lost = half.float().sub_(weight).norm(dim=1)
+    return bool(half.isfinite().all() and (lost <= FLOAT32_ROUNDING * weight.norm(dim=1)).all())
 
 
 def _chosen(weight: Tensor, bias: Tensor | None, rows: int) -> Apply:
     if weight.device.type != "cpu":
         return _plain(weight, bias)
-    if is_tiled() and weight.dtype == torch.float32 and is_held_by_bfloat16(weight):
-        return tile_linear(_kernels(), weight, bias)
+    if is_native() and weight.dtype == torch.float32 and (same := as_bfloat16(weight)) is not None:
+        return tile_linear(_kernels(), same, bias) if is_tiled() else half_linear(_kernels(), same, bias)
     is_half = weight.dtype == torch.float16
     if is_half_available() and (is_half or (weight.dtype == torch.float32 and is_held_by_half(weight))):
-        return _half(weight.float(), bias)
+        return half_linear(_kernels(), weight.half(), bias) if is_native() else _fbgemm(weight.float(), bias)
     weight = weight.float() if is_half else weight
     apply = _packed(weight, bias, rows) if weight.dtype in packable_dtypes() else _plain(weight, bias)
     return apply if weight.dtype == torch.float32 else _cast(apply, weight.dtype)
@@ -127,10 +130,6 @@ def _chosen(weight: Tensor, bias: Tensor | None, rows: int) -> Apply:
 
 def _cast(apply: Apply, dtype: torch.dtype) -> Apply:
     return lambda x: apply(x.to(dtype)).to(x.dtype)
-
-
-def _half(weight: Tensor, bias: Tensor | None) -> Apply:
-    return half_linear(_kernels(), weight, bias) if is_native() else _fbgemm(weight, bias)
 
 
 def _kernels() -> ctypes.CDLL:
@@ -142,11 +141,11 @@ def _kernels() -> ctypes.CDLL:
 
 def tile_linear(kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> Apply:
     """``tile_linear.c``: weight [out, in], rounded to bfloat16; float32 x [..., in] -> [..., out]."""
-    rounded = weight.bfloat16().contiguous()
-    size_out, size_in = rounded.shape
+    weight = weight.bfloat16().contiguous()
+    size_out, size_in = weight.shape
     padded = _up(size_in, DEPTH)
-    packed = torch.empty(_up(size_out, PANEL) * padded, dtype=torch.bfloat16)
-    kernels.tile_linear_pack(rounded.data_ptr(), packed.data_ptr(), size_out, size_in)
+    packed = weights.empty(_up(size_out, PANEL) * padded, torch.bfloat16)
+    kernels.tile_linear_pack(weight.data_ptr(), packed.data_ptr(), size_out, size_in)
 
     def product(x: Tensor, out: Tensor, num_rows: int) -> None:
         parts = torch.empty(3 * _up(num_rows, SIDE) * padded, dtype=torch.bfloat16)
@@ -157,14 +156,16 @@ def tile_linear(kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> Ap
 
 
 def half_linear(kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> Apply:
-    """``half_linear.c``: weight [out, in], rounded to float16; float32 x [..., in] -> [..., out]."""
-    half = weight.half().contiguous()
-    size_out, size_in = half.shape
-    packed = torch.empty(_up(size_out, PANEL) * size_in, dtype=torch.float16)
-    kernels.half_linear_pack(half.data_ptr(), packed.data_ptr(), size_out, size_in)
+    """``half_linear.c``: weight [out, in] in float16 or bfloat16; float32 x [..., in] -> [..., out]."""
+    name = {torch.float16: "half_linear", torch.bfloat16: "bfloat_linear"}[weight.dtype]
+    pack, multiply = getattr(kernels, f"{name}_pack"), getattr(kernels, name)
+    weight = weight.contiguous()
+    size_out, size_in = weight.shape
+    packed = weights.empty(_up(size_out, PANEL) * size_in, weight.dtype)
+    pack(weight.data_ptr(), packed.data_ptr(), size_out, size_in)
 
     def product(x: Tensor, out: Tensor, num_rows: int) -> None:
-        kernels.half_linear(packed.data_ptr(), x.data_ptr(), out.data_ptr(), num_rows, size_out, size_in)
+        multiply(packed.data_ptr(), x.data_ptr(), out.data_ptr(), num_rows, size_out, size_in)
 
     return _checked(product, size_in, size_out, bias)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from aurora_kernels.packed_linear import PackedLinear
+from aurora_kernels.pages import give_back_freed
 from aurora_kernels.rows import rms_norm, silu_times
 from torch import Tensor
 
@@ -46,6 +47,7 @@ class Decoder:
             self._norm = weights.tensor("model.norm.weight", c.hidden_size)
             self._layers = [Layer(c, weights, i, num_slots, rotary, masks) for i in range(c.num_layers)]
         self._head = PackedLinear(head)
+        give_back_freed()
 
     @torch.inference_mode()
     def forward(self, ids_N: Tensor, spans: Sequence[Span]) -> States:

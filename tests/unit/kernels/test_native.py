@@ -28,6 +28,7 @@ VARIANTS = [
         "skylake-avx512", marks=pytest.mark.skipif(CAPABILITY != "AVX512", reason="no AVX-512 on this processor")
     ),
 ]
+FORMATS = [torch.float16, torch.bfloat16]
 SHAPES = [(1, 1), (7, 33), (16, 8), (24, 5), (33, 7), (64, 96), (100, 576)]  # outputs, inputs
 
 
@@ -41,7 +42,8 @@ def kernels(tmp_path_factory):
 def chain(weight_OI, x_NI):
     """Each output as the kernels define it: multiply-adds over the inputs in order, rounded once each.
 
-    A product of float16 and float32 has 35 bits, so that in float64 it is exact, and the sum all but exact.
+    A product of float16 (or bfloat16) and float32 has 35 bits (or 32), so that in float64 it is exact, and the sum
+    all but exact.
     """
     out = torch.zeros(len(x_NI), len(weight_OI))
     for i in range(weight_OI.shape[1]):
@@ -51,29 +53,42 @@ def chain(weight_OI, x_NI):
 
 @needs_compiler
 @pytest.mark.parametrize("march", VARIANTS)
+@pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_variant_gives_the_same_bits(kernels, march, shape):
+def test_every_variant_gives_the_same_bits(kernels, march, dtype, shape):
     generator = torch.Generator().manual_seed(sum(shape))
-    weight = torch.randn(shape, generator=generator).half().float()
+    weight = torch.randn(shape, generator=generator).to(dtype)
     apply, x = half_linear(kernels(march), weight, None), torch.randn(29, shape[1], generator=generator)
-    expected = chain(weight, x)
+    expected = chain(weight.float(), x)
     for rows in (*range(1, 15), 29):
         assert torch.equal(apply(x[:rows]), expected[:rows])
 
 
 @needs_compiler
 @pytest.mark.parametrize("march", VARIANTS)
-def test_nothing_is_written_beside_the_outputs(kernels, march):
+@pytest.mark.parametrize("name", ["half_linear", "bfloat_linear"])
+def test_nothing_is_written_beside_the_outputs(kernels, march, name):
     """Outputs that don't fill a panel, in the middle of memory that must stay as it is."""
-    weight, rows = torch.ones(37, 3).half(), 5
-    packed = torch.empty(64 * 3, dtype=torch.float16)
+    dtype = torch.float16 if name == "half_linear" else torch.bfloat16
+    weight, rows = torch.ones(37, 3, dtype=dtype), 5
+    packed = torch.empty(64 * 3, dtype=dtype)
     room = torch.full((3 * rows * 37,), 7.0)
     x, inside = torch.ones(rows, 3), room[rows * 37 : 2 * rows * 37]
     library = kernels(march)
-    library.half_linear_pack(weight.data_ptr(), packed.data_ptr(), 37, 3)
-    library.half_linear(packed.data_ptr(), x.data_ptr(), inside.data_ptr(), rows, 37, 3)
+    getattr(library, f"{name}_pack")(weight.data_ptr(), packed.data_ptr(), 37, 3)
+    getattr(library, name)(packed.data_ptr(), x.data_ptr(), inside.data_ptr(), rows, 37, 3)
     assert bool((inside == 3).all())
     assert bool((room[: rows * 37] == 7).all()) and bool((room[2 * rows * 37 :] == 7).all())
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_weights_of_all_sizes_are_multiplied_as_they_are(kernels, dtype):
+    """The smallest below the normal ones, the largest, both signs of nothing."""
+    facts = torch.finfo(dtype)
+    weight = torch.tensor([facts.tiny * facts.eps, -facts.tiny, facts.max, -facts.max, 0.0, -0.0]).to(dtype)
+    out = half_linear(kernels("haswell"), weight.diag_embed(), None)(torch.ones(1, 6))
+    assert torch.equal(out[0], weight.float())
 
 
 @pytest.mark.skipif(not (is_native() and is_fbgemm_available()), reason="needs both ways to multiply float16 weights")
@@ -87,7 +102,7 @@ def test_the_same_bits_as_fbgemm(monkeypatch):
 
 @needs_compiler
 def test_what_does_not_fit_is_refused(kernels):
-    apply = half_linear(kernels("haswell"), torch.ones(4, 3), None)
+    apply = half_linear(kernels("haswell"), torch.ones(4, 3).half(), None)
     for x in (torch.ones(2, 4), torch.ones(2, 3, dtype=torch.float64)):
         with pytest.raises(ValueError, match=r"must be float32 of \[\.\.\., 3\]"):
             apply(x)

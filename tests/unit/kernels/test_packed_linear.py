@@ -75,6 +75,15 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(only, way):
         assert torch.equal(apply(x[-rows:].clone()), together[-rows:])
 
 
+@pytest.mark.skipif(not is_native(), reason="no compiled kernels here")
+def test_weights_that_only_bfloat16_holds_are_read_in_two_bytes(only, monkeypatch):
+    only("native")
+    monkeypatch.delattr(packed_linear, "_packed")
+    weight, x = numbers(96, 64, seed=1) * 2.0**100, torch.randn(5, 64)
+    assert not is_held_by_half(weight)
+    assert torch.equal(PackedLinear(weight)(x), PackedLinear(weight * 2.0**-100)(x) * 2.0**100)
+
+
 @pytest.mark.parametrize(
     ("weight", "is_held"),
     [
@@ -83,6 +92,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(only, way):
         (torch.tensor([[1.0, 2**-30]]), True),  # lost, and nothing beside the row's largest
         (torch.tensor([[1.0, 1.0], [1 + 2**-12, 1.0]]), False),
         (torch.tensor([[1e5, 1.0]]), False),
+        (torch.tensor([[1e30, 1.0]]), False),  # whose square float32 doesn't hold
         (torch.tensor([[2**-24 * 1.5, 2**-23]]), False),  # a row of small ones
     ],
 )
