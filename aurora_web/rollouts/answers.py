@@ -10,6 +10,8 @@ from typing import Any
 
 from ninja import Field, Schema
 
+from aurora_web.metrics.answers import IntervalOut
+
 
 class DeploymentOut(Schema):
     """intent.deployment_payload."""
@@ -159,13 +161,6 @@ class WaitingOut(Schema):
     requested_by: str = Field(description="who asked for the version; empty = nobody did")
     refusal: str = Field(description="why the caller may not approve it; empty = the caller may")
     path: str
-
-
-class IntervalOut(Schema):
-    value: float | None
-    low: float | None
-    high: float | None
-    reason: str
 
 
 class SavingOut(Schema):

@@ -1,58 +1,13 @@
-"""The types of the API's document against real answers: no field is lost, none is named that never comes."""
-
-import json
+"""What is answered about intent, replicas, alerts, approvals and economics, against the API's document."""
 
 import pytest
 
-from aurora_web.api import api
 from aurora_web.registry.models import Target
 from aurora_web.rollouts import alerts, approvals, economics, economics_api, fleet, freeze, intent, swaps
 from aurora_web.rollouts.models import Deployment
+from tests.unit.aurora_web.documented import as_json
 
 pytestmark = pytest.mark.django_db
-
-
-def differs(schema, value, schemas, path=""):
-    """Places where an answer and its type do not have the same fields; "any object" says nothing, and is let by."""
-    if "$ref" in schema:
-        schema = schemas[schema["$ref"].rpartition("/")[2]]
-    if "anyOf" in schema:
-        kinds = [each for each in schema["anyOf"] if (each.get("type") == "null") == (value is None)]
-        return differs(kinds[0], value, schemas, path) if kinds else [f"{path} is {value!r}"]
-    if "properties" in schema:
-        wrong = sorted(set(schema["properties"]) ^ set(value))
-        found = [f"{path}.{name}" for name in wrong]
-        for name in set(schema["properties"]) & set(value):
-            found += differs(schema["properties"][name], value[name], schemas, f"{path}.{name}")
-        return found
-    if schema.get("type") == "array":
-        return [each for item in value for each in differs(schema["items"], item, schemas, f"{path}[]")]
-    kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict, "null": type(None)}
-    return [] if isinstance(value, kinds[schema["type"]]) else [f"{path} is {value!r}"]
-
-
-@pytest.fixture
-def ask(client, bearer):
-    """ask("GET", "/targets/{slug}/swaps", slug="demo"): the answer, after its comparison with the document."""
-    document = json.loads(json.dumps(api.get_openapi_schema(), default=str))
-    headers = bearer("admin")
-
-    def make(method, path, body=None, **given):
-        operation = document["paths"][f"/api/v1{path}"][method.lower()]
-        data = json.dumps(body or {})
-        address = f"/api/v1{path.format(**given)}"
-        answer = client.generic(method, address, data, content_type="application/json", **headers)
-        assert answer.status_code == 200, answer.content
-        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
-        assert "additionalProperties" not in schema, f"{path} has no type"
-        assert differs(schema, answer.json(), document["components"]["schemas"]) == []
-        return answer.json()
-
-    return make
-
-
-def as_json(payload):
-    return json.loads(json.dumps(payload))
 
 
 def test_replicas_alerts_and_swaps(ask, target, canary):
