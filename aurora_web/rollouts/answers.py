@@ -6,11 +6,12 @@ seconds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from ninja import Field, Schema
 
 from aurora_web.metrics.answers import IntervalOut
+from aurora_web.wire import Documented
 
 
 class DeploymentOut(Schema):
@@ -35,13 +36,29 @@ class HeldOut(Schema):
     is_held: bool
 
 
+class DomainVerdictOut(Schema):
+    """gate.DomainVerdict: accept lengths by replay of the same held-out traces. Old verdicts end with is_worse."""
+
+    domain: str
+    num_traces: int
+    accept_length: float | None
+    live_accept_length: float | None
+    gain: float | None = Field(description="accept_length over live_accept_length - 1")
+    is_worse: bool = Field(description="beyond the policy's tolerance, and with enough traces to say so")
+    gain_low: float | None = Field(None, description="95 %")
+    gain_high: float | None = None
+    accept_rate: float | None = Field(None, description="correct drafts of those proposed")
+    live_accept_rate: float | None = None
+    share: float | None = Field(None, description="of the latest requests, by which it counts; null = by its traces")
+
+
 class GateOut(Schema):
     """services.gate_payload."""
 
     number: int
     passed: bool
     reasons: list[str]
-    domains: list[dict[str, Any]]
+    domains: Annotated[list[dict[str, Any]], Documented(list[DomainVerdictOut])]
     gain: float | None
     at: float
 
@@ -153,8 +170,10 @@ class WaitingOut(Schema):
     gain_low: float | None
     gain_high: float | None
     reasons: list[str]
-    domains: list[dict[str, Any]]
-    worst_domain: dict[str, Any] | None
+    domains: Annotated[list[dict[str, Any]], Documented(list[DomainVerdictOut])]
+    worst_domain: Annotated[dict[str, Any] | None, Documented(DomainVerdictOut | None)] = Field(
+        description="that with the least gain; null = nothing is compared"
+    )
     judged_against: int | None
     live: int
     stale: str = Field(description="why it must be looked at again; empty = it need not")
