@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Schema
 from ninja.parser import Parser
 from pydantic import AfterValidator, ConfigDict, GetJsonSchemaHandler, TypeAdapter, model_validator
+from pydantic_core.core_schema import list_schema
 
 from speculators.records import RecordError
 
@@ -95,4 +96,5 @@ class Documented:
     type: Any  # a Schema, or a type that is made of some
 
     def __get_pydantic_json_schema__(self, of_values: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return handler(TypeAdapter(self.type).core_schema)
+        named: dict[str, Any] = handler(list_schema(TypeAdapter(self.type).core_schema))["items"]
+        return named  # a Schema that is no list's would be written out in its place

@@ -1,7 +1,7 @@
-"""What the API answers about intent, replicas, alerts, approvals and economics: the types of its document.
+"""What the API answers about intent, replicas, alerts, approvals, economics, pins and comparisons.
 
-Each has exactly the fields of the payload that it names; a test compares real answers with them. Times are Unix
-seconds.
+The types of its document: each has exactly the fields of the payload that it names; tests compare real answers with
+them. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from ninja import Field, Schema
 
 from aurora_web.metrics.answers import IntervalOut
+from aurora_web.training.answers import LearntWindowOut
 from aurora_web.wire import Documented
 
 
@@ -233,3 +234,171 @@ class EconomicsOut(Schema):
     net_cost: IntervalOut
     break_even_seconds: float | None
     advice: AdviceOut
+
+
+class RuleStateOut(Schema):
+    """board.Ruled."""
+
+    rule: str
+    state: str = Field(description="what the rule said when it was last asked")
+    detail: str
+    threshold: float | None = Field(description="in force; null where the rule has none")
+    unit: str
+    is_default: bool
+    is_enabled: bool
+    asked_at: str | None = Field(description="ISO 8601; null = not yet")
+
+
+class RuleSettingOut(Schema):
+    rule: str
+    threshold: float | None = Field(description="null = the default")
+    is_enabled: bool
+
+
+class NewChannelOut(Schema):
+    id: int
+    name: str
+    kind: str
+    secret: str = Field(description="with which a webhook's messages are signed; shown this once")
+
+
+class DesiredPinOut(Schema):
+    """DomainPin (speculators/records.py)."""
+
+    domain: str
+    lookahead: int | None = Field(description="drafts per verify step; null = the engine chooses")
+    speculation_off: bool
+    no_training: bool = Field(description="counted, but no traces are kept")
+
+
+class NameRuleOut(Schema):
+    """NameRule (speculators/records.py)."""
+
+    kind: str = Field(description="exact, prefix or regex")
+    pattern: str
+    domain: str
+
+
+class DesiredPinsOut(Schema):
+    """DomainPins (speculators/records.py)."""
+
+    revision: int = Field(description="counter of changes; 0 = nothing was ever pinned")
+    pins: list[DesiredPinOut]
+    rules: list[NameRuleOut] = Field(description="in the order in which they are tried; empty where nothing is pinned")
+
+
+class DesiredOut(Schema):
+    """DesiredState (speculators/records.py)."""
+
+    target: str
+    generation: int = Field(description="counter of intent; 0 = nothing desired yet")
+    version: int = Field(description="0 = serve without speculation")
+    uri: str
+    sha256: str
+    lookahead: int
+    control_share: float = Field(description="of steps decoded without speculation, in blocks")
+    min_accept_length: float = Field(description="collapse threshold after a swap; 0 = no automatic revert")
+    pins: DesiredPinsOut | None = Field(None, description="left out for a replica that is too old to know of pins")
+
+
+class PinRefusalOut(Schema):
+    replica: str
+    kinds: list[str] = Field(description="of what is pinned, in words")
+    reason: str
+
+
+class PinOut(DesiredPinOut):
+    """obedience.pin_payload."""
+
+    revision: int
+    actor: str
+    reason: str
+    at: float
+    num_alive: int = Field(description="replicas that report")
+    obeying: list[str]
+    lagging: list[str] = Field(description="replicas that do not have its revision yet")
+    renamed: str = Field(description="what a rule for names keeps the domain as; empty = itself")
+    stray: str = Field(description="which requests met it when it was made and do not now; empty = all do")
+    refusing: list[PinRefusalOut]
+
+
+class PinBoardOut(Schema):
+    revision: int = Field(description="of the last change; 0 = none ever")
+    pins: list[PinOut]
+
+
+class PinUndoneOut(Schema):
+    domain: str
+    revision: int
+    undoes: int = Field(description="the revision that was undone")
+    words: str
+
+
+class PinChangeOut(Schema):
+    """traces.models.PinChange."""
+
+    revision: int
+    domain: str
+    words: str = Field(description="what has been fixed since")
+    undoes: int | None
+    actor: str
+    reason: str
+    at: float
+    is_newest: bool = Field(description="of its domain, so that it can be undone")
+
+
+class CurvePointOut(Schema):
+    """by_version.curve: counts of drafted steps."""
+
+    at: float
+    tokens: int = Field(description="accept tokens")
+    steps: int
+    requests: int
+
+
+class CurveOut(Schema):
+    """comparison.curves_payload: one version."""
+
+    number: int
+    status: str
+    replayed: float | None = Field(description="accept length by replay; null without a report")
+    points: list[CurvePointOut] = Field(description="oldest first")
+
+
+class ComparisonCellOut(Schema):
+    """comparison.Cell: one version in one domain."""
+
+    accept_length: float | None
+    num_units: int = Field(description="windows where it was measured, traces where it was replayed")
+    change: IntervalOut | None = Field(description="over the first version; null in its own column")
+
+
+class ComparisonRowOut(Schema):
+    domain: str = Field(description="empty = all of them")
+    cells: list[ComparisonCellOut] = Field(description="in the order of versions")
+
+
+class PositionsOut(Schema):
+    """Positions: drafts by place of the chain, the first of which is that of the first draft."""
+
+    num_traces: int
+    proposed: list[int]
+    correct: list[int] = Field(description="and every draft before it, too")
+
+
+class DifferenceOut(Schema):
+    name: str
+    values: list[str] = Field(description="in the order of versions")
+
+
+class ComparisonOut(Schema):
+    """comparison.comparison_payload; lists are in the order of versions."""
+
+    versions: list[CurveOut]
+    measured: list[ComparisonRowOut]
+    replayed: list[ComparisonRowOut]
+    positions: list[PositionsOut] = Field(description="of traces that each has served")
+    replay_positions: list[PositionsOut] = Field(description="of the held-out traces of each report")
+    learnt: list[LearntWindowOut | None] = Field(description="null where no slice made the version")
+    config: list[DifferenceOut]
+    data: list[DifferenceOut]

@@ -26,12 +26,17 @@ class QueuedSliceOut(Schema):
     state: str
 
 
-class LearntOut(Schema):
-    """learnt.Learnt."""
+class LearntWindowOut(Schema):
+    """learnt.Learnt without its slices."""
 
     num_slices: int
     num_traces: int = Field(description="new ones that are still kept")
-    first_at: datetime | None
+    first_at: datetime | None = Field(description="when the first of them was served")
     last_at: datetime | None
-    domains: dict[str, int]
+    domains: dict[str, int] = Field(description="how many of them are of each")
+
+
+class LearntOut(LearntWindowOut):
+    """learnt.Learnt."""
+
     slices: list[str] = Field(description="ids, for GET /traces?slices=")

@@ -1,6 +1,7 @@
 """What is answered about intent, replicas, alerts, approvals and economics, against the API's document."""
 
 import pytest
+from django.utils import timezone
 
 from aurora_web.registry.models import Target
 from aurora_web.rollouts import alerts, approvals, economics, economics_api, fleet, freeze, intent, swaps
@@ -26,6 +27,21 @@ def test_replicas_alerts_and_swaps(ask, target, canary):
     assert ask("GET", "/targets/{slug}/alerts", slug="demo") == as_json([alerts.alert_payload(alert)])
 
 
+def test_alerts_of_all_targets_their_rules_and_a_channel(ask, target):
+    now = timezone.now()
+    alert = target.alerts.create(rule="replica_behind", state="firing", detail="late", since=now, fired_at=now)
+    assert ask("GET", "/alerts") == {"items": [as_json(alerts.alert_payload(alert))], "next": None}
+    target.alerts.create(rule="swap_failed", state="firing", detail="no file", since=now, fired_at=now)
+    assert ask("GET", "/alerts", query="?limit=1")["next"]
+    changed = ask("PUT", "/alerts/rules/{slug}/{rule}", {"threshold": 90}, slug="demo", rule="replica_behind")
+    assert changed == {"rule": "replica_behind", "threshold": 90, "is_enabled": True}
+    alerts.evaluate(target, now)
+    listed = {rule["rule"]: rule for rule in ask("GET", "/alerts/rules/{slug}", slug="demo")}
+    assert (listed["replica_behind"]["threshold"], listed["target_changed"]["threshold"]) == (90, None)
+    made = ask("POST", "/alerts/channels", {"name": "on call", "kind": "webhook", "address": "https://example.com/a"})
+    assert (made["kind"], len(made["secret"]) > 20) == ("webhook", True)
+
+
 def test_a_canary_is_promoted(ask, target, canary):
     [waiting] = ask("GET", "/approvals")
     assert waiting["status"] == "canary"
@@ -37,6 +53,7 @@ def test_what_is_decided_about_versions(ask, target, judged, report):
     judged()
     Target.objects.update(approval="manual")
     first, second = judged(report({"sql": (2.0, 1.0)})), judged(report({"sql": (2.5, 1.0)}))
+    assert ask("GET", "/approvals")[0]["worst_domain"]["domain"] == "sql"
     lines = approvals.inbox(approvals.waiting_versions(), "token:admin's", {"read", "operate", "administer"})
     assert ask("GET", "/approvals") == as_json([approvals.waiting_payload(line) for line in lines])
     assert ask("POST", "/versions/{version_id}/judge", version_id=second.pk)["passed"] is True
