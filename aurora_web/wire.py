@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
 from django.http import HttpRequest, HttpResponse
 from ninja import Schema
 from ninja.parser import Parser
-from pydantic import AfterValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, ConfigDict, GetJsonSchemaHandler, TypeAdapter, model_validator
+from pydantic_core.core_schema import list_schema
 
 from speculators.records import RecordError
 
@@ -81,3 +83,18 @@ def json_answer(value: Any) -> HttpResponse:
     """A long answer of plain dicts, lists and numbers, straight to JSON: a schema of ``Any`` checks nothing in it."""
     body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
     return HttpResponse(body, content_type="application/json; charset=utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Documented:
+    """``Annotated[dict[str, Any], Documented(MetricsOut)]``: what the document says of what goes out as it is.
+
+    A Schema in its place would take every value of the answer through pydantic, which makes a float of a whole number,
+    and a null of a field that is left out.
+    """
+
+    type: Any  # a Schema, or a type that is made of some
+
+    def __get_pydantic_json_schema__(self, of_values: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        named: dict[str, Any] = handler(list_schema(TypeAdapter(self.type).core_schema))["items"]
+        return named  # a Schema that is no list's would be written out in its place

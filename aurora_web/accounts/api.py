@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from django.conf import settings
 from django.db import transaction
@@ -18,7 +18,7 @@ from aurora_web.accounts.auth import Allow, caller
 from aurora_web.accounts.models import ApiToken, AuditEvent, Invite, User
 from aurora_web.accounts.scopes import MEANINGS
 from aurora_web.problems import Problem
-from aurora_web.wire import BodySchema, file_schema
+from aurora_web.wire import BodySchema, Documented, file_schema
 
 audit_router = Router(tags=["audit"], auth=Allow("read"))
 token_router = Router(tags=["people and tokens"], auth=Allow("administer"))
@@ -110,6 +110,14 @@ class TokenOut(Schema):
         return sorted(token.scopes)
 
 
+class NewTokenOut(Schema):
+    id: int
+    name: str
+    role: str
+    scopes: list[str]
+    token: str = Field(description="the secret: shown this once")
+
+
 class TokenIn(BodySchema):
     name: str = Field(min_length=1, max_length=100)
     role: str = Field("", description="viewer, operator, admin or replica: the scopes of a role; or name scopes")
@@ -123,7 +131,7 @@ def list_tokens(request: HttpRequest) -> list[ApiToken]:
     return list(ApiToken.objects.select_related("owner").order_by("-created_at"))
 
 
-@token_router.post("", response={201: dict[str, Any]})
+@token_router.post("", response={201: Annotated[dict[str, Any], Documented(NewTokenOut)]})
 def create_token(request: HttpRequest, body: TokenIn, response: HttpResponse) -> tuple[int, dict[str, Any]]:
     """A new token; its secret is shown this once. 403 names a scope that the caller does not have."""
     expires_at = timezone.now() + timedelta(days=body.days) if body.days else None

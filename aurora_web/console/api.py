@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
 from aurora_web.accounts.auth import Allow
 from aurora_web.console import charts, phases
+from aurora_web.console.answers import EventOut, StateOut
 from aurora_web.console.fleet import canary_context
 from aurora_web.console.ranges import RANGES, TimeRange, time_range
 from aurora_web.console.timeline import timeline
@@ -17,12 +18,12 @@ from aurora_web.problems import Problem
 from aurora_web.registry.services import find_target, find_version
 from aurora_web.snapshots import target_snapshot
 from aurora_web.training.models import TrainingRun
-from aurora_web.wire import file_schema, json_answer
+from aurora_web.wire import Documented, file_schema, json_answer
 
 router = Router(tags=["targets"], auth=Allow("read"))
 
 
-@router.get("/{slug}/state", response=dict[str, Any])
+@router.get("/{slug}/state", response=Annotated[dict[str, Any], Documented(StateOut)])
 def target_state(request: HttpRequest, slug: str) -> dict[str, Any]:
     """All but the charts: versions with their verdicts, replicas, what is wanted of them (``deployment``; ``is_held``
     after a rollback), alerts, training, pause, freeze; ``canary``, what it has measured so far against the others, with
@@ -62,7 +63,7 @@ def charts_csv(request: HttpRequest, slug: str, domain: str = "") -> HttpRespons
     return answer
 
 
-@router.get("/{slug}/events", response=list[dict[str, Any]])
+@router.get("/{slug}/events", response=Annotated[list[dict[str, Any]], Documented(list[EventOut])])
 def events(request: HttpRequest, slug: str) -> list[dict[str, Any]]:
     """What happened, in sentences, newest first; the range as for charts."""
     found = _range(request)

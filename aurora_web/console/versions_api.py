@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
-from ninja import Router, Schema
+from ninja import Router
 
 from aurora_web.accounts.auth import Allow, caller
+from aurora_web.console.answers import VersionDetail
 from aurora_web.console.versions import file_answer, served_periods
 from aurora_web.problems import Problem
-from aurora_web.registry.api import VersionOut
 from aurora_web.registry.models import SpeculatorVersion
 from aurora_web.registry.services import find_target
 from aurora_web.registry.version_files import list_files
@@ -23,17 +23,6 @@ from aurora_web.wire import file_schema
 router = Router(tags=["versions"], auth=Allow("read"))
 DECISION = ("passed", "reasons", "policy", "accept_length", "gain", "gain_low", "gain_high", "predicted_speedup",
             "live_predicted_speedup", "at", "live_number")  # fmt: skip
-
-
-class VersionDetail(Schema):
-    version: VersionOut
-    gate: dict[str, Any] | None  # the verdict with its table, domain x metric; null before it is judged
-    served: list[dict[str, Any]]  # periods in service, newest first, with what was measured in each
-    files: list[dict[str, Any]]  # none where they are not on this machine; sha256 "" = too large to compute here
-    learnt: dict[str, Any] | None  # new traces since the version before; null where no slice made it
-    children: list[int]
-    transitions: list[dict[str, Any]]  # newest first
-    approvals: list[dict[str, Any]]
 
 
 def _find(slug: str, number: int) -> SpeculatorVersion:

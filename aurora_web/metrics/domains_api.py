@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -13,10 +13,11 @@ from ninja import Router
 from aurora_web.accounts.auth import Allow
 from aurora_web.exports import to_csv
 from aurora_web.metrics import domains, slices
+from aurora_web.metrics.answers import DomainsOut, SlicesOut
 from aurora_web.problems import Problem
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
-from aurora_web.wire import file_schema
+from aurora_web.wire import Documented, file_schema
 
 TREND_COLUMNS = ("at", "domain", "num_requests", "share", "num_accept_tokens", "num_verify_steps", "accept_length")
 router = Router(tags=["domains"], auth=Allow("read"))
@@ -48,7 +49,7 @@ def _checked(name: str) -> str:
     return name
 
 
-@router.get("/{slug}/domains", response=dict[str, Any])
+@router.get("/{slug}/domains", response=Annotated[dict[str, Any], Documented(DomainsOut)])
 def target_domains(request: HttpRequest, slug: str, range: str = domains.DEFAULT_RANGE) -> dict[str, Any]:
     """Share of traffic, accept length per version with its 95 % interval, trend and drift of each domain.
 
@@ -68,7 +69,7 @@ def target_domains_csv(request: HttpRequest, slug: str, range: str = domains.DEF
     return answer
 
 
-@router.get("/{slug}/slices", response=dict[str, Any])
+@router.get("/{slug}/slices", response=Annotated[dict[str, Any], Documented(SlicesOut)])
 def target_slices(request: HttpRequest, slug: str, range: str = domains.DEFAULT_RANGE) -> dict[str, Any]:
     """Accept length by domain x context length x output position, worst first, from the newest 400 drafted traces.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Body, Field, ModelSchema, Router, Schema
@@ -15,12 +15,13 @@ from aurora_web.accounts.services import create_token
 from aurora_web.moments import moment_of
 from aurora_web.problems import Problem
 from aurora_web.registry import announcements, bulk, packages, services
+from aurora_web.registry.answers import LaunchOut, RefusedEntryOut
 from aurora_web.registry.checks import MAX_TOKENS_PER_SECOND, TOKENS_PER_SECOND
 from aurora_web.registry.launch import launch_payload
 from aurora_web.registry.models import AnnouncedReplica, SpeculatorVersion, Status, Target
 from aurora_web.registry.services import find_target
 from aurora_web.registry.version_search import LONGEST_TEXT, SORTS, page, search
-from aurora_web.wire import BodySchema, body_schema, read_json
+from aurora_web.wire import BodySchema, Documented, body_schema, read_json
 from speculators.records import Announcement
 
 router = Router(tags=["targets"], auth=Allow("read"))
@@ -103,7 +104,7 @@ class PackageOut(Schema):
 
 class BulkOut(Schema):
     created: list[TargetOut]
-    refused: list[dict[str, Any]] = Field(description="per entry: number (from 1), slug, detail and errors")
+    refused: Annotated[list[dict[str, Any]], Documented(list[RefusedEntryOut])]
     unchanged: list[str] = Field(description="slugs that were registered before, from the same origin: left alone")
 
 
@@ -220,7 +221,7 @@ def get_target(request: HttpRequest, slug: str) -> Target:
     return find_target(slug)
 
 
-@router.get("/{slug}/launch", response=dict[str, Any])
+@router.get("/{slug}/launch", response=Annotated[dict[str, Any], Documented(LaunchOut)])
 def launch_command(request: HttpRequest, slug: str, variant: str = "gpu", replica: int = 1) -> dict[str, Any]:
     """How to start the ``replica``-th SGLang server of a target: environment, arguments, and both as one command."""
     target = find_target(slug)

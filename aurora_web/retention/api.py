@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest
 from ninja import Field, Router
@@ -10,10 +10,12 @@ from ninja import Field, Router
 from aurora_web.accounts.auth import Allow, caller
 from aurora_web.problems import Problem
 from aurora_web.retention import services
+from aurora_web.retention.answers import RetentionOut
 from aurora_web.retention.services import RetentionError
-from aurora_web.wire import BodySchema
+from aurora_web.wire import BodySchema, Documented
 
 router = Router(tags=["system"], auth=Allow("read"))
+Answer = Annotated[dict[str, Any], Documented(RetentionOut)]
 
 
 class RetentionIn(BodySchema):
@@ -27,13 +29,13 @@ class RetentionIn(BodySchema):
     reason: str = Field("", max_length=500)
 
 
-@router.get("/retention", response=dict[str, Any])
+@router.get("/retention", response=Answer)
 def retention(request: HttpRequest) -> dict[str, Any]:
     """Every value: what holds, the environment's default, and what an admin chose."""
     return services.payload()
 
 
-@router.patch("/retention", response=dict[str, Any], auth=Allow("administer"))
+@router.patch("/retention", response=Answer, auth=Allow("administer"))
 def change_retention(request: HttpRequest, body: RetentionIn) -> dict[str, Any]:
     """Change how long things are kept; 422 for a lower value without is_confirmed, since that deletes."""
     given = {name: value for name, value in body.dict(exclude_unset=True).items() if name in services.LIMITS}

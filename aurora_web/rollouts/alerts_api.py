@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Field, Router, Schema
@@ -14,19 +14,20 @@ from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.rollouts import board, watching
 from aurora_web.rollouts.alerts import alert_payload
+from aurora_web.rollouts.answers import AlertOut, NewChannelOut, RuleSettingOut, RuleStateOut
 from aurora_web.rollouts.models import AlertState, Channel, Delivery, Silence
-from aurora_web.wire import BodySchema, ReasonText
+from aurora_web.wire import BodySchema, Documented, ReasonText
 
 router = Router(tags=["alerts"], auth=Allow("read"))
 CONSOLE = "console"  # in place of a target's slug: the console's own rules
 
 
 class AlertPage(Schema):
-    items: list[dict[str, Any]]
+    items: Annotated[list[dict[str, Any]], Documented(list[AlertOut])]
     next: str | None = Field(description="pass as cursor to get older alerts; null on the last page")
 
 
-class RuleIn(BodySchema):
+class AlertRuleIn(BodySchema):
     threshold: float | None = Field(None, description="in the rule's unit; null = the default")
     is_enabled: bool = True
 
@@ -104,7 +105,7 @@ def list_all_alerts(
     return {"items": [alert_payload(alert) for alert in found[:limit]], "next": following}
 
 
-@router.get("/rules/{slug}", response=list[dict[str, Any]])
+@router.get("/rules/{slug}", response=Annotated[list[dict[str, Any]], Documented(list[RuleStateOut])])
 def list_rules(request: HttpRequest, slug: str) -> list[dict[str, Any]]:
     """Every rule of a target (or of "console"): state, reason, threshold in force."""
     rows, asked_at = board.ruled(_target(slug))
@@ -123,8 +124,10 @@ def list_rules(request: HttpRequest, slug: str) -> list[dict[str, Any]]:
     ]
 
 
-@router.put("/rules/{slug}/{rule}", response=dict[str, Any], auth=Allow("administer"))
-def change_rule(request: HttpRequest, slug: str, rule: str, body: RuleIn) -> dict[str, Any]:
+@router.put(
+    "/rules/{slug}/{rule}", response=Annotated[dict[str, Any], Documented(RuleSettingOut)], auth=Allow("administer")
+)
+def change_rule(request: HttpRequest, slug: str, rule: str, body: AlertRuleIn) -> dict[str, Any]:
     """Change the threshold of a rule at one target, or switch it off there."""
     row = watching.set_rule(_target(slug), rule, _actor(request), threshold=body.threshold, is_enabled=body.is_enabled)
     return {"rule": row.rule, "threshold": row.threshold, "is_enabled": row.is_enabled}
@@ -160,7 +163,9 @@ def list_channels(request: HttpRequest) -> list[Channel]:
     return list(Channel.objects.all())
 
 
-@router.post("/channels", response={201: dict[str, Any]}, auth=Allow("administer"))
+@router.post(
+    "/channels", response={201: Annotated[dict[str, Any], Documented(NewChannelOut)]}, auth=Allow("administer")
+)
 def create_channel(request: HttpRequest, body: ChannelIn, response: HttpResponse) -> tuple[int, dict[str, Any]]:
     """A new webhook or e-mail channel; a webhook's secret is shown this once."""
     row, secret = watching.add_channel(body.name, body.kind, body.address, _actor(request))

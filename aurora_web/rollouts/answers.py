@@ -1,14 +1,18 @@
-"""What the API answers about intent, replicas, alerts, approvals and economics: the types of its document.
+"""What the API answers about intent, replicas, alerts, approvals, economics, pins and comparisons.
 
-Each has exactly the fields of the payload that it names; a test compares real answers with them. Times are Unix
-seconds.
+The types of its document: each has exactly the fields of the payload that it names; tests compare real answers with
+them. Times are Unix seconds.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from ninja import Field, Schema
+
+from aurora_web.metrics.answers import IntervalOut
+from aurora_web.training.answers import LearntWindowOut
+from aurora_web.wire import Documented
 
 
 class DeploymentOut(Schema):
@@ -33,13 +37,29 @@ class HeldOut(Schema):
     is_held: bool
 
 
+class DomainVerdictOut(Schema):
+    """gate.DomainVerdict: accept lengths by replay of the same held-out traces. Old verdicts end with is_worse."""
+
+    domain: str
+    num_traces: int
+    accept_length: float | None
+    live_accept_length: float | None
+    gain: float | None = Field(description="accept_length over live_accept_length - 1")
+    is_worse: bool = Field(description="beyond the policy's tolerance, and with enough traces to say so")
+    gain_low: float | None = Field(None, description="95 %")
+    gain_high: float | None = None
+    accept_rate: float | None = Field(None, description="correct drafts of those proposed")
+    live_accept_rate: float | None = None
+    share: float | None = Field(None, description="of the latest requests, by which it counts; null = by its traces")
+
+
 class GateOut(Schema):
     """services.gate_payload."""
 
     number: int
     passed: bool
     reasons: list[str]
-    domains: list[dict[str, Any]]
+    domains: Annotated[list[dict[str, Any]], Documented(list[DomainVerdictOut])]
     gain: float | None
     at: float
 
@@ -151,21 +171,16 @@ class WaitingOut(Schema):
     gain_low: float | None
     gain_high: float | None
     reasons: list[str]
-    domains: list[dict[str, Any]]
-    worst_domain: dict[str, Any] | None
+    domains: Annotated[list[dict[str, Any]], Documented(list[DomainVerdictOut])]
+    worst_domain: Annotated[dict[str, Any] | None, Documented(DomainVerdictOut | None)] = Field(
+        description="that with the least gain; null = nothing is compared"
+    )
     judged_against: int | None
     live: int
     stale: str = Field(description="why it must be looked at again; empty = it need not")
     requested_by: str = Field(description="who asked for the version; empty = nobody did")
     refusal: str = Field(description="why the caller may not approve it; empty = the caller may")
     path: str
-
-
-class IntervalOut(Schema):
-    value: float | None
-    low: float | None
-    high: float | None
-    reason: str
 
 
 class SavingOut(Schema):
@@ -219,3 +234,171 @@ class EconomicsOut(Schema):
     net_cost: IntervalOut
     break_even_seconds: float | None
     advice: AdviceOut
+
+
+class RuleStateOut(Schema):
+    """board.Ruled."""
+
+    rule: str
+    state: str = Field(description="what the rule said when it was last asked")
+    detail: str
+    threshold: float | None = Field(description="in force; null where the rule has none")
+    unit: str
+    is_default: bool
+    is_enabled: bool
+    asked_at: str | None = Field(description="ISO 8601; null = not yet")
+
+
+class RuleSettingOut(Schema):
+    rule: str
+    threshold: float | None = Field(description="null = the default")
+    is_enabled: bool
+
+
+class NewChannelOut(Schema):
+    id: int
+    name: str
+    kind: str
+    secret: str = Field(description="with which a webhook's messages are signed; shown this once")
+
+
+class DesiredPinOut(Schema):
+    """DomainPin (speculators/records.py)."""
+
+    domain: str
+    lookahead: int | None = Field(description="drafts per verify step; null = the engine chooses")
+    speculation_off: bool
+    no_training: bool = Field(description="counted, but no traces are kept")
+
+
+class NameRuleOut(Schema):
+    """NameRule (speculators/records.py)."""
+
+    kind: str = Field(description="exact, prefix or regex")
+    pattern: str
+    domain: str
+
+
+class DesiredPinsOut(Schema):
+    """DomainPins (speculators/records.py)."""
+
+    revision: int = Field(description="counter of changes; 0 = nothing was ever pinned")
+    pins: list[DesiredPinOut]
+    rules: list[NameRuleOut] = Field(description="in the order in which they are tried; empty where nothing is pinned")
+
+
+class DesiredOut(Schema):
+    """DesiredState (speculators/records.py)."""
+
+    target: str
+    generation: int = Field(description="counter of intent; 0 = nothing desired yet")
+    version: int = Field(description="0 = serve without speculation")
+    uri: str
+    sha256: str
+    lookahead: int
+    control_share: float = Field(description="of steps decoded without speculation, in blocks")
+    min_accept_length: float = Field(description="collapse threshold after a swap; 0 = no automatic revert")
+    pins: DesiredPinsOut | None = Field(None, description="left out for a replica that is too old to know of pins")
+
+
+class PinRefusalOut(Schema):
+    replica: str
+    kinds: list[str] = Field(description="of what is pinned, in words")
+    reason: str
+
+
+class PinOut(DesiredPinOut):
+    """obedience.pin_payload."""
+
+    revision: int
+    actor: str
+    reason: str
+    at: float
+    num_alive: int = Field(description="replicas that report")
+    obeying: list[str]
+    lagging: list[str] = Field(description="replicas that do not have its revision yet")
+    renamed: str = Field(description="what a rule for names keeps the domain as; empty = itself")
+    stray: str = Field(description="which requests met it when it was made and do not now; empty = all do")
+    refusing: list[PinRefusalOut]
+
+
+class PinBoardOut(Schema):
+    revision: int = Field(description="of the last change; 0 = none ever")
+    pins: list[PinOut]
+
+
+class PinUndoneOut(Schema):
+    domain: str
+    revision: int
+    undoes: int = Field(description="the revision that was undone")
+    words: str
+
+
+class PinChangeOut(Schema):
+    """traces.models.PinChange."""
+
+    revision: int
+    domain: str
+    words: str = Field(description="what has been fixed since")
+    undoes: int | None
+    actor: str
+    reason: str
+    at: float
+    is_newest: bool = Field(description="of its domain, so that it can be undone")
+
+
+class CurvePointOut(Schema):
+    """by_version.curve: counts of drafted steps."""
+
+    at: float
+    tokens: int = Field(description="accept tokens")
+    steps: int
+    requests: int
+
+
+class CurveOut(Schema):
+    """comparison.curves_payload: one version."""
+
+    number: int
+    status: str
+    replayed: float | None = Field(description="accept length by replay; null without a report")
+    points: list[CurvePointOut] = Field(description="oldest first")
+
+
+class ComparisonCellOut(Schema):
+    """comparison.Cell: one version in one domain."""
+
+    accept_length: float | None
+    num_units: int = Field(description="windows where it was measured, traces where it was replayed")
+    change: IntervalOut | None = Field(description="over the first version; null in its own column")
+
+
+class ComparisonRowOut(Schema):
+    domain: str = Field(description="empty = all of them")
+    cells: list[ComparisonCellOut] = Field(description="in the order of versions")
+
+
+class PositionsOut(Schema):
+    """Positions: drafts by place of the chain, the first of which is that of the first draft."""
+
+    num_traces: int
+    proposed: list[int]
+    correct: list[int] = Field(description="and every draft before it, too")
+
+
+class DifferenceOut(Schema):
+    name: str
+    values: list[str] = Field(description="in the order of versions")
+
+
+class ComparisonOut(Schema):
+    """comparison.comparison_payload; lists are in the order of versions."""
+
+    versions: list[CurveOut]
+    measured: list[ComparisonRowOut]
+    replayed: list[ComparisonRowOut]
+    positions: list[PositionsOut] = Field(description="of traces that each has served")
+    replay_positions: list[PositionsOut] = Field(description="of the held-out traces of each report")
+    learnt: list[LearntWindowOut | None] = Field(description="null where no slice made the version")
+    config: list[DifferenceOut]
+    data: list[DifferenceOut]

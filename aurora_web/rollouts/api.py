@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest
 from ninja import Field, Query, Router
@@ -17,7 +17,10 @@ from aurora_web.rollouts import freeze as freezes
 from aurora_web.rollouts.alerts import alert_payload, firing_alerts
 from aurora_web.rollouts.answers import (
     AlertOut,
+    ComparisonOut,
+    CurveOut,
     DeploymentOut,
+    DesiredOut,
     FleetReplicaOut,
     FreezeOut,
     GateOut,
@@ -33,7 +36,7 @@ from aurora_web.rollouts.fleet import fleet_standings, standing_payload, standin
 from aurora_web.rollouts.intent import deployment_payload, desired_state
 from aurora_web.rollouts.services import gate_payload
 from aurora_web.rollouts.swaps import find_swap, progress, recent_swaps, swap_payload
-from aurora_web.wire import BodySchema, ReasonText, body_schema, read_json
+from aurora_web.wire import BodySchema, Documented, ReasonText, body_schema, read_json
 from speculators.records import ObservedState
 
 ingest_router = Router(tags=["ingest"], auth=Allow("ingest"))
@@ -197,14 +200,18 @@ def get_swap(request: HttpRequest, slug: str, generation: int) -> dict[str, Any]
     return swap_payload(progress(swap))
 
 
-@target_router.get("/{slug}/versions/compare", response=dict[str, Any], auth=Allow("read"))
+@target_router.get(
+    "/{slug}/versions/compare", response=Annotated[dict[str, Any], Documented(ComparisonOut)], auth=Allow("read")
+)
 def compare_versions(request: HttpRequest, slug: str, v: Query[list[str]]) -> dict[str, Any]:
     """Two to four versions side by side (v=3&v=7); the first is what the others are compared with."""
     target = find_target(slug)
     return comparison_payload(target, compare(target, choose(target, v)))
 
 
-@target_router.get("/{slug}/versions/curves", response=list[dict[str, Any]], auth=Allow("read"))
+@target_router.get(
+    "/{slug}/versions/curves", response=Annotated[list[dict[str, Any]], Documented(list[CurveOut])], auth=Allow("read")
+)
 def version_curves(request: HttpRequest, slug: str, v: Query[list[str]]) -> list[dict[str, Any]]:
     """Measured accept length over time of two to four versions, as counts, and what their replay gave."""
     target = find_target(slug)
@@ -244,7 +251,7 @@ def traffic_reports(request: HttpRequest, body: TrafficReports) -> dict[str, int
     return {"kept": keep([report.dict() for report in body.targets])}
 
 
-@machine_router.get("/targets/{slug}/desired", response=dict[str, Any])
+@machine_router.get("/targets/{slug}/desired", response=Annotated[dict[str, Any], Documented(DesiredOut)])
 def desired(request: HttpRequest, slug: str, replica: str = "") -> dict[str, Any]:
     """The intent for one target (DesiredState), or for one replica of it: a canary's replicas have their own."""
     target = find_target(slug)

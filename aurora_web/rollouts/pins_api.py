@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest
 from ninja import Field, Router
@@ -11,14 +11,16 @@ from aurora_web.accounts.auth import Allow, caller
 from aurora_web.problems import Problem
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
+from aurora_web.rollouts.answers import PinBoardOut, PinChangeOut, PinOut, PinUndoneOut
 from aurora_web.rollouts.obedience import board, obedience, pin_payload
 from aurora_web.traces import pins
 from aurora_web.traces.naming import NamingHistory
-from aurora_web.wire import BodySchema, ReasonText
+from aurora_web.wire import BodySchema, Documented, ReasonText
 from speculators.records import DomainPin
 
 router = Router(tags=["domains"], auth=Allow("read"))
 MAX_CHANGES = 500
+PinAnswer = Annotated[dict[str, Any], Documented(PinOut)]
 
 
 class PinIn(BodySchema):
@@ -38,14 +40,14 @@ def _held(target: Target, name: str) -> dict[str, Any]:
     return pin_payload(obedience(change, list(target.replicas.all()), NamingHistory(target, change.at)))
 
 
-@router.get("/{slug}/pins", response=dict[str, Any])
+@router.get("/{slug}/pins", response=Annotated[dict[str, Any], Documented(PinBoardOut)])
 def list_pins(request: HttpRequest, slug: str) -> dict[str, Any]:
     """Every pin that holds, and which replicas obey it; ``revision`` counts the changes."""
     found = board(find_target(slug))
     return {"revision": found.revision, "pins": [pin_payload(each) for each in found.pins]}
 
 
-@router.get("/{slug}/pins/changes", response=list[dict[str, Any]])
+@router.get("/{slug}/pins/changes", response=Annotated[list[dict[str, Any]], Documented(list[PinChangeOut])])
 def list_changes(request: HttpRequest, slug: str, limit: int = 50) -> list[dict[str, Any]]:
     """The last changes of pins, newest first; ``is_newest``: of its domain, so that it can be undone."""
     if not 1 <= limit <= MAX_CHANGES:
@@ -65,7 +67,9 @@ def list_changes(request: HttpRequest, slug: str, limit: int = 50) -> list[dict[
     ]
 
 
-@router.post("/{slug}/pins/{revision}/undo", response=dict[str, Any], auth=Allow("operate"))
+@router.post(
+    "/{slug}/pins/{revision}/undo", response=Annotated[dict[str, Any], Documented(PinUndoneOut)], auth=Allow("operate")
+)
 def undo_pin(request: HttpRequest, slug: str, revision: int) -> dict[str, Any]:
     """Bring back what held before a change: ``{"domain", "revision", "undoes", "words"}``. 409 when it is not
     its domain's newest any more."""
@@ -73,13 +77,13 @@ def undo_pin(request: HttpRequest, slug: str, revision: int) -> dict[str, Any]:
     return {"domain": change.domain, "revision": change.revision, "undoes": revision, "words": change.words}
 
 
-@router.get("/{slug}/domains/{path:name}/pin", response=dict[str, Any])
+@router.get("/{slug}/domains/{path:name}/pin", response=PinAnswer)
 def get_pin(request: HttpRequest, slug: str, name: str) -> dict[str, Any]:
     """What is pinned for one domain, and which replicas obey it; 404 when nothing is."""
     return _held(find_target(slug), name)
 
 
-@router.put("/{slug}/domains/{path:name}/pin", response=dict[str, Any], auth=Allow("operate"))
+@router.put("/{slug}/domains/{path:name}/pin", response=PinAnswer, auth=Allow("operate"))
 def put_pin(request: HttpRequest, slug: str, name: str, body: PinIn) -> dict[str, Any]:
     """Fix this and nothing else for a domain. The same again changes nothing, unless rules for names have taken
     requests from the pin: then it is made anew for those that it meets now. 422 names the field."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
@@ -16,10 +16,11 @@ from aurora_web.registry.models import Target
 from aurora_web.registry.services import find_target
 from aurora_web.traces import governance, payloads
 from aurora_web.traces.addresses import register_trace_ids
+from aurora_web.traces.answers import DeletedTraceOut, TraceOut, TracePage
 from aurora_web.traces.models import Trace
 from aurora_web.traces.search import COUNT_LIMIT, MAX_PAGE, PAGE, SearchError, SearchTooSlow, count, read_filter, search
 from aurora_web.traces.text import reader_for
-from aurora_web.wire import BodySchema, ReasonText, file_schema
+from aurora_web.wire import BodySchema, Documented, ReasonText, file_schema
 
 register_trace_ids()
 router = Router(tags=["traces"], auth=Allow("read"))
@@ -50,7 +51,7 @@ class DeleteIn(BodySchema):
     reason: ReasonText
 
 
-@router.get("/{slug}/traces", response=dict[str, Any])
+@router.get("/{slug}/traces", response=Annotated[dict[str, Any], Documented(TracePage)])
 def search_traces(
     request: HttpRequest, slug: str, given: Query[SearchQuery], cursor: str = "", limit: int = PAGE
 ) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def export_response(
     return response
 
 
-@router.get("/{slug}/traces/{trace_id:trace_id}", response=dict[str, Any])
+@router.get("/{slug}/traces/{trace_id:trace_id}", response=Annotated[dict[str, Any], Documented(TraceOut)])
 def get_trace(request: HttpRequest, slug: str, trace_id: UUID, pieces: bool = PIECES) -> dict[str, Any]:
     """One trace by verify steps: correct, rejected, dropped and bonus token ids, with the text of all (each reading is
     in the audit log), or only their numbers. Where the tokenizer cannot be read, ``no_text`` says why."""
@@ -124,7 +125,11 @@ def get_trace(request: HttpRequest, slug: str, trace_id: UUID, pieces: bool = PI
     return payloads.with_pieces(found, trace, reader) if pieces else found
 
 
-@router.delete("/{slug}/traces/{trace_id:trace_id}", response=dict[str, Any], auth=Allow("operate"))
+@router.delete(
+    "/{slug}/traces/{trace_id:trace_id}",
+    response=Annotated[dict[str, Any], Documented(DeletedTraceOut)],
+    auth=Allow("operate"),
+)
 def delete_trace(request: HttpRequest, slug: str, trace_id: UUID, body: DeleteIn) -> dict[str, Any]:
     """Delete one trace for good; what stays is said in the answer."""
     try:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest
-from ninja import Field, Router, Schema
+from ninja import Router
 
 from aurora_web.accounts.auth import Allow, Reason, said_by
 from aurora_web.problems import Problem
 from aurora_web.registry.services import find_target, find_version
 from aurora_web.training import control
+from aurora_web.training.answers import LearntOut, QueuedSliceOut, TrainingPauseOut
 from aurora_web.training.learnt import learnt_from
+from aurora_web.wire import Documented
 
 router = Router(tags=["training"], auth=Allow("operate"))
+PauseAnswer = Annotated[dict[str, Any], Documented(TrainingPauseOut)]
 
 
-@router.get("/{slug}/training", response=dict[str, Any], auth=Allow("read"))
+@router.get("/{slug}/training", response=PauseAnswer, auth=Allow("read"))
 def training_state(request: HttpRequest, slug: str) -> dict[str, Any]:
     """Whether training is paused, by whom, since when and why."""
     target = find_target(slug)
     return control.control_payload(target, control.paused(target))
-
-
-class LearntOut(Schema):
-    num_slices: int
-    num_traces: int = Field(description="new ones that are still kept")
-    first_at: datetime | None
-    last_at: datetime | None
-    domains: dict[str, int]
-    slices: list[str] = Field(description="ids, for GET /traces?slices=")
 
 
 @router.get("/{slug}/versions/{int:number}/learnt", response=LearntOut, auth=Allow("read"))
@@ -50,14 +43,14 @@ def version_learnt(request: HttpRequest, slug: str, number: int) -> dict[str, An
     }
 
 
-@router.post("/{slug}/training/pause", response=dict[str, Any])
+@router.post("/{slug}/training/pause", response=PauseAnswer)
 def pause(request: HttpRequest, slug: str, body: Reason | None = None) -> dict[str, Any]:
     """No further slice starts; one that runs comes to its end. 409 when it is paused already."""
     target = find_target(slug)
     return control.control_payload(target, control.pause(target, *said_by(request, body)))
 
 
-@router.post("/{slug}/training/resume", response=dict[str, Any])
+@router.post("/{slug}/training/resume", response=PauseAnswer)
 def resume(request: HttpRequest, slug: str, body: Reason | None = None) -> dict[str, Any]:
     """Slices start by themselves again. 409 when training is not paused."""
     target = find_target(slug)
@@ -65,7 +58,7 @@ def resume(request: HttpRequest, slug: str, body: Reason | None = None) -> dict[
     return control.control_payload(target, None)
 
 
-@router.post("/{slug}/training/now", response={202: dict[str, Any]})
+@router.post("/{slug}/training/now", response={202: Annotated[dict[str, Any], Documented(QueuedSliceOut)]})
 def train_now(request: HttpRequest, slug: str, body: Reason | None = None) -> tuple[int, dict[str, Any]]:
     """Queue a slice at once. 409 while training is paused, a slice is open, or no trace waits."""
     target = find_target(slug)

@@ -29,6 +29,7 @@ from speculators.records import (
     TraceRecord,
     VersionManifest,
 )
+from tests.unit.aurora_web.documented import Asker
 from tests.unit.serving.tiny import make_checkpoint
 
 ROLES = ("viewer", "operator", "admin")
@@ -79,6 +80,12 @@ def bearer(db):
         return {"HTTP_AUTHORIZATION": f"Bearer {secret}"}
 
     return make
+
+
+@pytest.fixture
+def ask(client, bearer):
+    """What the API answers an admin, once it was compared with its document."""
+    return Asker(client, bearer("admin"))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
+from ninja import Schema
 
 from aurora_web import idempotency
 from aurora_web.accounts.models import ApiToken, AuditEvent, IdempotentAnswer
@@ -21,6 +22,7 @@ from aurora_web.api import api
 from aurora_web.openapi import document_text
 from aurora_web.registry.models import Target
 from aurora_web.registry.services import StaleVersion
+from tests.unit.aurora_web.documented import answers, any_objects
 
 JSON = {"content_type": "application/json"}
 KEY = "HTTP_IDEMPOTENCY_KEY"
@@ -48,6 +50,34 @@ def test_every_operation_names_its_errors_and_what_changes_something_its_headers
             keys = [p["name"] for p in operation.get("parameters", []) if p["in"] == "header"]
             reason = ["X-Aurora-Reason"] if method != "get" and "/ingest/" not in path else []
             assert keys == (["Idempotency-Key"] if method == "post" else []) + reason, (method, path)
+
+
+def test_only_what_is_free_by_nature_is_any_object():
+    assert any_objects(json.loads(document_text(api))) == {
+        "GET /engines", "GET /system", "GET /traffic", "GET /targets/{slug}/charts", "POST /ingest/observed",
+        "AuditOut.after", "AuditOut.before", "AuditOut.detail", "BulkIn.targets", "DeliveryOut.payload",
+        "GateDetailOut.policy", "TargetIn.config", "TargetIn.policy", "TargetOut.traffic_schedule",
+        "VersionOut.provenance", "VersionOut.report",
+    }  # fmt: skip
+
+
+def test_every_answer_of_fields_has_a_name():
+    assert [place for place, _, schema in answers(json.loads(document_text(api))) if "properties" in schema] == []
+
+
+def schemas_below(base):
+    for each in base.__subclasses__():
+        yield from (each, *schemas_below(each))
+
+
+def test_no_two_schemas_have_one_name():
+    """Of two with one name the document would hold the last, at both places."""
+    places = defaultdict(set)
+    for schema in schemas_below(Schema):
+        if schema.__module__.startswith("aurora_web."):
+            places[schema.__name__].add(schema.__module__)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+    assert len(places) > 80
 
 
 @pytest.mark.django_db

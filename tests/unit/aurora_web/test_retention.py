@@ -114,6 +114,13 @@ def test_the_page_keeps_what_was_typed_and_asks_before_it_deletes(clients):
     assert "an admin" in clients["viewer"].get("/system/").content.decode()
 
 
+def test_the_answer_is_as_documented(ask):
+    changed = ask("PATCH", "/retention", {"segment_hours": 8})
+    assert ask("GET", "/retention") == changed
+    assert json.dumps(changed) == json.dumps(services.payload())  # a whole number stays one
+    assert (changed["segment_hours"]["chosen"], changed["num_versions"]["chosen"]) == (8, None)
+
+
 def test_the_api(client, bearer):
     headers = bearer("admin")
     refused = client.patch("/api/v1/retention", json.dumps({"trace_days": 3}), **JSON, **headers)

@@ -1,58 +1,14 @@
-"""The types of the API's document against real answers: no field is lost, none is named that never comes."""
-
-import json
+"""What is answered about intent, replicas, alerts, approvals and economics, against the API's document."""
 
 import pytest
+from django.utils import timezone
 
-from aurora_web.api import api
 from aurora_web.registry.models import Target
 from aurora_web.rollouts import alerts, approvals, economics, economics_api, fleet, freeze, intent, swaps
 from aurora_web.rollouts.models import Deployment
+from tests.unit.aurora_web.documented import as_json
 
 pytestmark = pytest.mark.django_db
-
-
-def differs(schema, value, schemas, path=""):
-    """Places where an answer and its type do not have the same fields; "any object" says nothing, and is let by."""
-    if "$ref" in schema:
-        schema = schemas[schema["$ref"].rpartition("/")[2]]
-    if "anyOf" in schema:
-        kinds = [each for each in schema["anyOf"] if (each.get("type") == "null") == (value is None)]
-        return differs(kinds[0], value, schemas, path) if kinds else [f"{path} is {value!r}"]
-    if "properties" in schema:
-        wrong = sorted(set(schema["properties"]) ^ set(value))
-        found = [f"{path}.{name}" for name in wrong]
-        for name in set(schema["properties"]) & set(value):
-            found += differs(schema["properties"][name], value[name], schemas, f"{path}.{name}")
-        return found
-    if schema.get("type") == "array":
-        return [each for item in value for each in differs(schema["items"], item, schemas, f"{path}[]")]
-    kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict, "null": type(None)}
-    return [] if isinstance(value, kinds[schema["type"]]) else [f"{path} is {value!r}"]
-
-
-@pytest.fixture
-def ask(client, bearer):
-    """ask("GET", "/targets/{slug}/swaps", slug="demo"): the answer, after its comparison with the document."""
-    document = json.loads(json.dumps(api.get_openapi_schema(), default=str))
-    headers = bearer("admin")
-
-    def make(method, path, body=None, **given):
-        operation = document["paths"][f"/api/v1{path}"][method.lower()]
-        data = json.dumps(body or {})
-        address = f"/api/v1{path.format(**given)}"
-        answer = client.generic(method, address, data, content_type="application/json", **headers)
-        assert answer.status_code == 200, answer.content
-        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
-        assert "additionalProperties" not in schema, f"{path} has no type"
-        assert differs(schema, answer.json(), document["components"]["schemas"]) == []
-        return answer.json()
-
-    return make
-
-
-def as_json(payload):
-    return json.loads(json.dumps(payload))
 
 
 def test_replicas_alerts_and_swaps(ask, target, canary):
@@ -71,6 +27,21 @@ def test_replicas_alerts_and_swaps(ask, target, canary):
     assert ask("GET", "/targets/{slug}/alerts", slug="demo") == as_json([alerts.alert_payload(alert)])
 
 
+def test_alerts_of_all_targets_their_rules_and_a_channel(ask, target):
+    now = timezone.now()
+    alert = target.alerts.create(rule="replica_behind", state="firing", detail="late", since=now, fired_at=now)
+    assert ask("GET", "/alerts") == {"items": [as_json(alerts.alert_payload(alert))], "next": None}
+    target.alerts.create(rule="swap_failed", state="firing", detail="no file", since=now, fired_at=now)
+    assert ask("GET", "/alerts", query="?limit=1")["next"]
+    changed = ask("PUT", "/alerts/rules/{slug}/{rule}", {"threshold": 90}, slug="demo", rule="replica_behind")
+    assert changed == {"rule": "replica_behind", "threshold": 90, "is_enabled": True}
+    alerts.evaluate(target, now)
+    listed = {rule["rule"]: rule for rule in ask("GET", "/alerts/rules/{slug}", slug="demo")}
+    assert (listed["replica_behind"]["threshold"], listed["target_changed"]["threshold"]) == (90, None)
+    made = ask("POST", "/alerts/channels", {"name": "on call", "kind": "webhook", "address": "https://example.com/a"})
+    assert (made["kind"], len(made["secret"]) > 20) == ("webhook", True)
+
+
 def test_a_canary_is_promoted(ask, target, canary):
     [waiting] = ask("GET", "/approvals")
     assert waiting["status"] == "canary"
@@ -82,6 +53,7 @@ def test_what_is_decided_about_versions(ask, target, judged, report):
     judged()
     Target.objects.update(approval="manual")
     first, second = judged(report({"sql": (2.0, 1.0)})), judged(report({"sql": (2.5, 1.0)}))
+    assert ask("GET", "/approvals")[0]["worst_domain"]["domain"] == "sql"
     lines = approvals.inbox(approvals.waiting_versions(), "token:admin's", {"read", "operate", "administer"})
     assert ask("GET", "/approvals") == as_json([approvals.waiting_payload(line) for line in lines])
     assert ask("POST", "/versions/{version_id}/judge", version_id=second.pk)["passed"] is True
