@@ -65,6 +65,7 @@ class Acceptance:
     sure: list[list[float]] = field(default_factory=list)  # by position and bin
     tokens_per_step: float = 1.0  # of late, of steps without drafts too
     steps_off: int = 0  # steps of a batch that drafted nothing for this domain, since it was last seen drafting
+    saved: float = 0.0  # seconds of a request that drafts would have saved since they began to pay; 0 = they do not
 
     def __post_init__(self) -> None:
         self.passed = self.passed or [0.0] * self.max_lookahead
@@ -92,6 +93,7 @@ class Acceptance:
             [each * share for each, share in zip(self.tried, shares, strict=True)],
             [[each * share for each in bins] for bins, share in zip(self.sure, shares, strict=True)],
             self.tokens_per_step,
+            saved=self.saved,
         )
 
     def rates(self) -> list[float]:

@@ -73,6 +73,7 @@ class Costs:
             first=float(first * _at(self.parts.first, batch_size)),
             further=float(further * _at(self.parts.further, batch_size)),
             request=float(position * self.parts.position * POSITIONS_PER_STEP),
+            position=float(position * self.parts.position),
         )
 
     def of_late(self, max_lookahead: int) -> tuple[float, ...]:

@@ -5,6 +5,10 @@ the draft for each depth. What a second is worth are the tokens that the batch m
 where what its drafts may be expected to bring is worth more than what they take; each draft is let through where the
 chance that it passes, and all before it, is worth its row; and the chains go on while a further pass is.
 
+A request whose text the draft does not know yet waits: taking it in costs once, and for how long drafts will pay nobody
+knows. It is let in when the drafts of its domain would have saved as much since they began to pay. So a moment in which
+they do, like a step of fewer requests than usual, costs nothing; and where they go on paying, nobody waits.
+
 What is decided before a draft is drawn: how sure the draft is may be looked at, which token it says may not. Else
 sampled drafts would not be distributed as verification takes them to be. For the same reason a draft that has been let
 through is never taken back.
@@ -13,7 +17,7 @@ through is never taken back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from serving.engine.acceptance import Acceptance, bin_of
@@ -31,6 +35,7 @@ class StepCosts:
     first: float = 0.0  # the draft's first pass,
     further: float = 0.0  # each further one,
     request: float = 0.0  # and what the first one takes in for each request that drafts
+    position: float = 0.0  # one position of that
 
     def seconds(self, num_drafts: int, deepest: int, num_drafting: int) -> float:
         """Of a step with so many drafts of so many requests, ``deepest`` of one of them."""
@@ -59,6 +64,7 @@ class Plan:
     limits: tuple[int, ...]  # the most drafts of each request; 0 = takes no part
     speed: float  # tokens per second
     costs: StepCosts
+    saved: tuple[float, ...]  # seconds, by each request in a step; 0 = takes no part
 
 
 class Drafting:
@@ -119,7 +125,7 @@ class Planner:
 
     def __init__(self) -> None:
         self._key: object = None
-        self._plan = Plan((), 0.0, StepCosts([0.0]))
+        self._plan = Plan((), 0.0, StepCosts([0.0]), ())
         self._num_left = 0  # steps that it is still good for
 
     def draft(
@@ -128,25 +134,43 @@ class Planner:
         floors: Sequence[int],
         free: Mapping[int, Acceptance],
         costs: Callable[[], StepCosts],
+        pending: Sequence[int],
     ) -> Drafting:
         """The drafts of the next step. ``limits``, ``floors``: the most and the least of each request; what lies
-        between is chosen for the requests ``free`` by their domains' acceptance."""
+        between is chosen for the requests ``free`` by their domains' acceptance. ``pending``: positions of each that
+        its draft has not taken in."""
         key = (tuple(limits), tuple(floors), tuple((i, id(acceptance)) for i, acceptance in free.items()))
         if key != self._key or not self._num_left:
             self._key, self._num_left = key, STEPS_PER_PLAN
             self._plan = plan(limits, floors, free, costs())
         self._num_left -= 1
-        drafting = {id(acceptance) for i, acceptance in free.items() if self._plan.limits[i]}
+        limits = self._let_in(floors, free, pending)
+        drafting = {id(acceptance) for i, acceptance in free.items() if limits[i]}
         for acceptance in {id(each): each for each in free.values()}.values():
             acceptance.steps_off = 0 if id(acceptance) in drafting else acceptance.steps_off + 1
-        return Drafting(floors, free, self._plan)
+        return Drafting(floors, free, replace(self._plan, limits=limits))
+
+    def _let_in(self, floors: Sequence[int], free: Mapping[int, Acceptance], pending: Sequence[int]) -> tuple[int, ...]:
+        """The plan's limits, without those who wait; counts what this step would save."""
+        by_domain: dict[int, list[int]] = {}
+        for i, acceptance in free.items():
+            by_domain.setdefault(id(acceptance), []).append(i)
+        for requests in by_domain.values():
+            saved = [self._plan.saved[i] for i in requests if self._plan.saved[i]]
+            acceptance = free[requests[0]]
+            acceptance.saved = acceptance.saved + sum(saved) / len(saved) if saved else 0.0
+        position, limits = self._plan.costs.position, list(self._plan.limits)
+        for i, acceptance in free.items():
+            if position * pending[i] > acceptance.saved:
+                limits[i] = floors[i]
+        return tuple(limits)
 
 
 def plan(limits: Sequence[int], floors: Sequence[int], free: Mapping[int, Acceptance], costs: StepCosts) -> Plan:
     """Who takes part, and what a second is worth then: at first what it is without drafts."""
     plain, num_free = sum(floors), sum(limits[i] > floors[i] for i in free)
     speed = len(limits) / costs.verify[plain]
-    starting: list[int] = []
+    starting: Mapping[int, float] = {}
     for _ in range(ROUNDS):
         price = speed * costs.row(plain, num_free)
         worths = {i: _worths(acceptance, limits[i], price) for i, acceptance in free.items()}
@@ -156,18 +180,19 @@ def plan(limits: Sequence[int], floors: Sequence[int], free: Mapping[int, Accept
         used = [each for i in starting for each in worths[i][:depth]]
         seconds = _between(costs.verify, plain + sum(each.rows for each in used)) + passes
         speed = max(speed, (len(limits) + sum(each.tokens for each in used)) / seconds)
-    return Plan(tuple(limits[i] if i in starting else floor for i, floor in enumerate(floors)), speed, costs)
+    most = tuple(limits[i] if i in starting else floor for i, floor in enumerate(floors))
+    return Plan(most, speed, costs, tuple(starting.get(i, 0.0) for i in range(len(limits))))
 
 
 def _starting(
     worths: Mapping[int, Sequence[Worth]], costs: StepCosts, speed: float, anyway: int
-) -> tuple[list[int], int, float]:
-    """Who takes part, up to which depth it is worth it, and the seconds that the draft takes for them.
+) -> tuple[Mapping[int, float], int, float]:
+    """Who takes part and the seconds that each saves, up to which depth, and the seconds that the draft takes for them.
 
     ``anyway``: passes that are made for others.
     """
     best = 0.0
-    found: tuple[list[int], int, float] = ([], 0, 0.0)
+    found: tuple[Mapping[int, float], int, float] = ({}, 0, 0.0)
     for depth in range(1, max(map(len, worths.values()), default=0) + 1):
         gains = {i: sum(w.gain for w in each[:depth]) - speed * costs.request for i, each in worths.items()}
         taking_part = [i for i, gain in gains.items() if gain > 0]
@@ -175,9 +200,10 @@ def _starting(
         seconds = sum(
             (costs.further if d else costs.first) * min(1.0, share) for d, share in enumerate(shares) if d >= anyway
         )
-        total = sum(gains[i] for i in taking_part) - speed * seconds
-        if total > best:
-            best, found = total, (taking_part, depth, seconds + costs.request * len(taking_part))
+        gross = sum(gains[i] for i in taking_part)
+        if (total := gross - speed * seconds) > best:
+            saved = {i: gains[i] / gross * total / speed for i in taking_part}
+            best, found = total, (saved, depth, seconds + costs.request * len(taking_part))
     return found
 
 

@@ -249,7 +249,8 @@ class Engine:
             if limits[i] and not sequence.is_pinned:
                 free[i] = self._acceptance(sequence)
                 floors[i] = min(limits[i], SWAP_PROBE_LOOKAHEAD * self._versions.is_probing(sequence.served))
-        return self._planner.draft(limits, floors, free, partial(self._costs.of_batch, len(group), sum(limits)))
+        costs = partial(self._costs.of_batch, len(group), sum(limits))
+        return self._planner.draft(limits, floors, free, costs, [sequence.num_pending for sequence in group])
 
     def _look(self, group: list[Sequence], limits: list[int]) -> float:
         off = [s for s, k in zip(group, limits, strict=True) if not k and s.lookahead and not s.is_pinned]

@@ -6,8 +6,10 @@ import pytest
 from serving.engine.acceptance import Acceptance, Chooser
 from serving.engine.drafting import STEPS_PER_PLAN, Drafting, Planner, StepCosts, plan
 
-CHEAP = StepCosts([1.0 + 0.03 * num for num in range(17)], first=0.05, further=0.04, request=0.005)
-DEAR = StepCosts([1.0 + 0.14 * num for num in range(17)], first=0.05, further=0.04, request=0.005)  # no matrix unit
+CHEAP = StepCosts([1.0 + 0.03 * num for num in range(17)], first=0.05, further=0.04, request=0.005, position=0.003)
+DEAR = StepCosts(
+    [1.0 + 0.14 * num for num in range(17)], first=0.05, further=0.04, request=0.005, position=0.003
+)  # no matrix unit
 STEPPED = StepCosts([1.0] + [1.2] * 8 + [2.0] * 8, first=0.05, further=0.04, request=0.005)
 # How sure of its tokens a draft tends to be: now and then quite.
 SURE = {"good": [0.95, 0.85, 0.75, 0.45], "middling": [0.15, 0.25, 0.35, 0.85], "bad": [0.05, 0.05, 0.05, 0.15]}
@@ -49,13 +51,22 @@ class Traffic:
     def chosen(self, limit=4, floors=None):
         free = {i: self.chooser.acceptance(domain) for i, domain in enumerate(self.domains)}
         size = len(self.domains)
-        return self.planner.draft([limit] * size, floors or [0] * size, free, lambda: self.costs)
+        return self.planner.draft([limit] * size, floors or [0] * size, free, lambda: self.costs, [0] * size)
 
     def speed(self, num_steps, drafting):
         self.num_tokens = self.seconds = self.num_drafts = 0
         for _ in range(num_steps):
             self.step(drafting())
         return self.num_tokens / self.seconds
+
+
+def acceptance(sure):
+    """Of drafts that are as sure as this, by position, and pass as often."""
+    found = Acceptance(len(sure))
+    for position, confidence in enumerate(sure):
+        for _ in range(300):
+            found._count(position, confidence, confidence)
+    return found
 
 
 def chosen(limits, floors, free, costs):
@@ -124,12 +135,57 @@ def test_a_plan_is_made_anew_after_some_steps_and_for_other_requests():
 
     free = {0: Acceptance(4), 1: Acceptance(4)}
     for _ in range(STEPS_PER_PLAN + 1):
-        planner.draft([4, 4], [0, 0], free, costs)
+        planner.draft([4, 4], [0, 0], free, costs, [0, 0])
     assert len(asked) == 2
-    planner.draft([4, 3], [0, 0], free, costs)
-    planner.draft([4, 3], [1, 0], free, costs)
-    planner.draft([4, 3], [1, 0], {0: free[0], 1: Acceptance(4)}, costs)
+    planner.draft([4, 3], [0, 0], free, costs, [0, 0])
+    planner.draft([4, 3], [1, 0], free, costs, [0, 0])
+    planner.draft([4, 3], [1, 0], {0: free[0], 1: Acceptance(4)}, costs, [0, 0])
     assert len(asked) == 5
+
+
+def test_a_moment_in_which_drafts_pay_is_no_reason_to_take_a_text_in():
+    """Alone a request's drafts pay, beside others they do not; now and then it is alone for a step or two."""
+    costs, middling, bad = {1: CHEAP, 4: DEAR}, acceptance([0.5] * 4), acceptance([0.05] * 4)
+    planner = Planner()
+
+    def limit(num_requests, pending):
+        free = {i: bad if i else middling for i in range(num_requests)}
+        size = [4] * num_requests, [0] * num_requests
+        return planner.draft(*size, free, lambda: costs[num_requests], [pending] * num_requests).limits[0]
+
+    assert limit(1, pending=0) > 0, "it pays"
+    assert limit(4, pending=0) == 0, "it does not"
+    for _ in range(50):
+        assert [limit(1, pending=1000) for _ in range(2)] == [0, 0]
+        assert limit(4, pending=1000) == 0
+    alone = [limit(1, pending=1000) for _ in range(50)]
+    assert alone[0] == 0
+    assert alone[-1] > 0, "it has gone on paying"
+
+
+def test_where_drafts_go_on_paying_no_request_waits():
+    """The first one of a domain does, until what it has missed would have paid for its text; then others do not."""
+    planner, free = Planner(), {0: acceptance([0.5] * 4)}
+    plans = [planner.draft([4], [0], free, lambda: CHEAP, [1000]) for _ in range(30)]
+    waited = sum(not drafting.limits[0] for drafting in plans)
+    saved = plan([4], [0], free, CHEAP).saved[0]
+    assert (waited + 1) * saved == pytest.approx(1000 * CHEAP.position, abs=saved)
+    assert waited > 0
+    both = {0: free[0], 1: free[0]}
+    assert all(planner.draft([4, 4], [0, 0], both, lambda: CHEAP, [0, 1000]).limits)
+    stranger = {0: free[0], 1: acceptance([0.5] * 4)}
+    assert planner.draft([4, 4], [0, 0], stranger, lambda: CHEAP, [0, 1000]).limits == [4, 0]
+
+
+def test_the_next_version_of_a_domain_that_drafts_pay_for_waits_no_longer():
+    former = Chooser(4)
+    former.acceptance("good").saved = 2.0
+    assert Chooser(4, former).acceptance("good").saved == 2.0
+
+
+def test_after_a_swap_a_text_is_taken_in_whether_it_pays_or_not():
+    drafting = Planner().draft([4], [1], {0: acceptance([0.05] * 4)}, lambda: DEAR, [1000])
+    assert drafting.limits == [1]
 
 
 def test_those_are_let_through_that_are_worth_their_rows_together():
