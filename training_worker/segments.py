@@ -6,9 +6,10 @@ States of other layers than the draft reads are as good as none: a draft would l
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,20 +21,42 @@ from training_worker.config import TraceSource
 from training_worker.target import EVERYTHING, Target, Use
 
 log = logging.getLogger(__name__)
-CACHE_BYTES = 64 << 20  # reading one again takes a fiftieth of what asking the target about it takes
+CACHE_BYTES = 64 << 20  # of each use: what is held out stays there beside all that is learnt from
 ANSWER_BYTES = 64 << 20  # a fiftieth of a trace's states, and most of the time that loading one takes
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # that states may have; engines write the first
 Key = tuple[str, Use]  # of a trace
 
 
+class Recent:
+    """The examples of one use that were used last, by trace id: as many as there is room for."""
+
+    def __init__(self) -> None:
+        self._examples: OrderedDict[str, Example] = OrderedDict()
+        self._num_bytes = 0
+
+    def __contains__(self, trace_id: object) -> bool:
+        return trace_id in self._examples
+
+    def get(self, trace_id: str) -> Example | None:
+        if trace_id in self._examples:
+            self._examples.move_to_end(trace_id)
+        return self._examples.get(trace_id)
+
+    def add(self, example: Example) -> None:
+        self._examples[example.source.trace_id] = example
+        self._num_bytes += example.num_bytes
+        while self._num_bytes > CACHE_BYTES and len(self._examples) > 1:
+            _, oldest = self._examples.popitem(last=False)
+            self._num_bytes -= oldest.num_bytes
+
+
 class Examples:
-    """Loads examples; those used last stay in memory, so that replay does not read the same files again."""
+    """Loads examples; those used last stay in memory, so that their states are neither read nor recomputed again."""
 
     def __init__(self, target: Target, aux_layer_ids: tuple[int, ...]) -> None:
         self.target = target
         self.aux_layer_ids = aux_layer_ids
-        self._cache: OrderedDict[Key, Example] = OrderedDict()
-        self._cache_bytes = 0
+        self._recent: defaultdict[Use, Recent] = defaultdict(Recent)
         self._answers: OrderedDict[Key, tuple[Teacher, Tensor]] = OrderedDict()
         self._answer_bytes = 0
         self._of_others: set[str] = set()  # segments with states of other layers that the log has told of
@@ -44,14 +67,21 @@ class Examples:
         with ExitStack() as stack:
             files: dict[str, Any] = {}
             for source in sources:
-                key = source.trace_id, use
-                example = self._cache.get(key) or self._read(source, use, files, stack) or self._recompute(source, use)
+                example = self._recent[use].get(source.trace_id)
                 if example is None:
-                    missing.append(source.trace_id)
-                    continue
-                self._keep(key, example)
+                    example = self._read(source, use, files, stack) or self._recompute(source, use)
+                    if example is None:
+                        missing.append(source.trace_id)
+                        continue
+                    self._recent[use].add(example)
                 found.append(example)
         return found, missing
+
+    def are_at_hand(self, source: TraceSource, use: Use) -> bool:
+        """Whether a trace's states are in memory or in a file, as far as that can be seen without opening it."""
+        if source.trace_id in self._recent[use]:
+            return True
+        return bool(source.segment_uri) and self._are_its_layers(source) and Path(source.segment_uri).exists()
 
     def _read(self, source: TraceSource, use: Use, files: dict[str, Any], stack: ExitStack) -> Example | None:
         if not source.segment_uri or not self._are_its_layers(source):
@@ -110,15 +140,6 @@ class Examples:
         except (OSError, ValueError, RuntimeError, IndexError, SafetensorError) as error:
             log.warning("trace %s cannot be recomputed: %s", source.trace_id, error)
             return None
-
-    def _keep(self, key: Key, example: Example) -> None:
-        if key not in self._cache:
-            self._cache_bytes += example.num_bytes
-        self._cache[key] = example
-        self._cache.move_to_end(key)
-        while self._cache_bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, oldest = self._cache.popitem(last=False)
-            self._cache_bytes -= oldest.num_bytes
 
 
 def _num_bytes(teacher: Teacher, emitted: Tensor) -> int:

@@ -9,11 +9,10 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import torch
 
@@ -29,6 +28,7 @@ from training_worker.day_zero import first_draft, is_first, is_readable
 from training_worker.device import find_device, name_of
 from training_worker.evaluate import TraceScore, by_domain, replay
 from training_worker.memory import give_back_memory
+from training_worker.passes import one_pass, with_few, within
 from training_worker.segments import Examples
 from training_worker.target import Target, Use
 from training_worker.trainer import Trainer
@@ -40,18 +40,6 @@ EVALUATION_TOKENS = 1500  # at least
 SCORES_KEPT = 4096
 TRAINING_PER_SAVING = 5.0  # a slice trains at least so many times as long as writing its state takes,
 TRAINING_PER_EVALUATION = 8.0  # and as its last evaluation took
-REPLAY_PER_FRESH = 4  # old traces in a pass for each fresh one ...
-REPLAY_PER_PASS = 48  # ... and at least so many
-
-
-class OfDomain(Protocol):
-    """A trace or its example."""
-
-    @property
-    def domain(self) -> str: ...
-
-
-Drawn = TypeVar("Drawn", bound=OfDomain)
 
 
 class TrainingError(RuntimeError):
@@ -72,7 +60,7 @@ class WarmRun:
     examples: Examples
     saved: tuple[int, int] = (0, 0)
     save_seconds: float = 0.0  # that writing the state took last
-    evaluation_seconds: float = 0.0  # that the last evaluation took
+    evaluation_seconds: tuple[float, float] = (0.0, 0.0)  # that the last two evaluations took
     scores: dict[tuple[str, str, int], TraceScore] = field(default_factory=dict)  # (checkpoint, trace id, lookahead)
 
 
@@ -235,25 +223,30 @@ class _Slice:
 
     @property
     def budget_seconds(self) -> float:
-        """Of optimiser steps: what was asked for, or more where writing the state or comparing drafts takes long."""
+        """Of optimiser steps: what was asked for, or more where writing the state or comparing drafts takes long.
+
+        One evaluation that took long, since states had to be recomputed for it, says nothing of the next one.
+        """
         run = self.run_state
-        others = TRAINING_PER_SAVING * run.save_seconds, TRAINING_PER_EVALUATION * run.evaluation_seconds
+        others = TRAINING_PER_SAVING * run.save_seconds, TRAINING_PER_EVALUATION * min(run.evaluation_seconds)
         return max(self.job.budget_seconds, *others)
 
     def _train(self) -> set[str]:
         """Passes until the budget is used: all fresh traces, and each time other old ones, in a new order.
 
         A trace is loaded when its step has come: of those that a slice is given it may see a part only. Returns the
-        ids of those whose states are gone.
+        ids of those whose states are gone and could not be recomputed.
         """
-        fresh, old, missing = list(self.job.fresh), list(self.job.replay), set[str]()
+        fresh, missing = list(self.job.fresh), set[str]()
+        kept, gone = self._by_states(self.job.replay)
         spent, tokens, first_step = 0.0, self.trainer.num_tokens, self.trainer.step_count + 1
-        while fresh or old:
+        while fresh or kept or gone:
             rng = random.Random(f"{self.job.seed}:{self.trainer.step_count}")
-            for sources in training_batches(one_pass(fresh, old, rng), self.trainer.recipe.max_positions, rng):
+            a_pass = one_pass(fresh, with_few(kept, gone, rng), rng)
+            for sources in training_batches(a_pass, self.trainer.recipe.max_positions, rng):
                 wanted = [each for each in sources if each.trace_id not in missing]
-                examples, gone = self.run_state.examples.load(wanted, self._use)
-                missing.update(gone)
+                examples, lost = self.run_state.examples.load(wanted, self._use)
+                missing.update(lost)
                 if not examples:
                     continue
                 started = time.monotonic()
@@ -264,8 +257,17 @@ class _Slice:
                 self._tell("train", now=self.trainer.step_count == first_step)
                 if spent >= self.budget_seconds or self._is_stopping():
                     return missing
-            fresh, old = ([each for each in group if each.trace_id not in missing] for group in (fresh, old))
+            groups = (fresh, kept, gone)
+            fresh, kept, gone = ([each for each in group if each.trace_id not in missing] for group in groups)
         return missing
+
+    def _by_states(self, sources: Iterable[TraceSource]) -> tuple[list[TraceSource], list[TraceSource]]:
+        """Those whose states are at hand, and those that the target has to be run over."""
+        kept: list[TraceSource] = []
+        gone: list[TraceSource] = []
+        for source in sources:
+            (kept if self.run_state.examples.are_at_hand(source, self._use) else gone).append(source)
+        return kept, gone
 
     def _publish(self) -> tuple[VersionManifest, EvalReport | None]:
         """Written last: of a draft that cannot be evaluated there would be files that nobody knows."""
@@ -296,7 +298,7 @@ class _Slice:
     def _evaluate(self, candidate_uri: str) -> EvalReport | None:
         """Candidate and live on the same traces; what is known of the live version already is not computed again."""
         started = time.monotonic()
-        held_out = _within(self.job.held_out, self._evaluation_tokens())
+        held_out = within(self.job.held_out, self._evaluation_tokens())
         examples, _ = self.run_state.examples.load(held_out, Use.REPLAY)
         if not examples:
             return None
@@ -307,13 +309,14 @@ class _Slice:
             draft = Eagle3Draft.from_state(config, state).to(self.trainer.device)
             live = self._scores(self.job.live_uri, draft, examples)
         num_losses = sum(score.num_losses for score in candidate)
-        self.run_state.evaluation_seconds = time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.run_state.evaluation_seconds = self.run_state.evaluation_seconds[1], seconds
         return EvalReport(
             candidate=by_domain(candidate, live),
             live=by_domain(live),
             lookahead=self.job.lookahead,
             loss=sum(score.loss_sum for score in candidate) / max(1, num_losses),
-            seconds=self.run_state.evaluation_seconds,
+            seconds=seconds,
             live_uri=self.job.live_uri,
         )
 
@@ -348,34 +351,3 @@ class _Slice:
             phase=phase,
             reported_at=time.time(),
         )
-
-
-def one_pass(fresh: Sequence[Drawn], old: Sequence[Drawn], rng: random.Random) -> list[Drawn]:
-    """Every fresh trace and a sample of the old ones, drawn anew for each pass: no slice learns one sample by heart.
-
-    Domains that the fresh traces have none of get half of a pass at most, so that a shift of the traffic weighs in at
-    once and what was learnt before is still kept up.
-    """
-    wanted = max(REPLAY_PER_PASS, REPLAY_PER_FRESH * len(fresh))
-    chosen = rng.sample(list(old), min(len(old), wanted))
-    if not fresh:
-        return chosen
-    domains = {each.domain for each in fresh}
-    current = [*fresh, *(each for each in chosen if each.domain in domains)]
-    former = [each for each in chosen if each.domain not in domains]
-    return [*current, *former[: len(current)]]
-
-
-def _within(sources: Sequence[TraceSource], max_tokens: int) -> list[TraceSource]:
-    """Traces of all domains in turn, in the order given, until the tokens are used up; at least one per domain."""
-    queues: dict[str, list[TraceSource]] = {}
-    for source in sources:
-        queues.setdefault(source.domain, []).append(source)
-    chosen: list[TraceSource] = []
-    num_tokens = 0
-    for turn in range(max((len(q) for q in queues.values()), default=0)):
-        for queue in queues.values():
-            if turn < len(queue) and (turn == 0 or num_tokens < max_tokens):
-                chosen.append(queue[turn])
-                num_tokens += len(queue[turn].tokens)
-    return chosen

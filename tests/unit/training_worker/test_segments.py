@@ -1,12 +1,14 @@
 """What a trace is loaded for decides what the target is asked."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from speculators.eagle3 import DraftConfig
+from training_worker import segments
 from training_worker.batches import make_batch
 from training_worker.segments import Examples
 from training_worker.target import EVERYTHING, Target, Use
@@ -58,6 +60,45 @@ def test_one_trace_may_be_had_for_both(target, sources):
     [[held_out], _], [[learnt], _] = (examples.load(sources[:1], use) for use in (Use.REPLAY, Use.GENERATED))
     assert held_out.teacher.ids.shape[1] == 0 < learnt.teacher.ids.shape[1]
     assert examples.load(sources[:1], Use.REPLAY)[0][0] is held_out
+
+
+def test_what_is_held_out_stays_in_memory_beside_what_is_learnt_from(target, traces, monkeypatch):
+    """Each evaluation wants the same traces again, when thousands were learnt from since and their files are gone."""
+    held_out = traces(3, seed=22)
+    examples = Examples(target, AUX)
+    first, _ = examples.load(held_out, Use.REPLAY)
+    monkeypatch.setattr(segments, "CACHE_BYTES", sum(example.num_bytes for example in first))
+    examples.load(traces(12, seed=23), Use.GENERATED)
+    Path(held_out[0].segment_uri).unlink()
+    monkeypatch.setattr(Target, "states", None)  # whoever asks it fails
+    again, missing = examples.load(held_out, Use.REPLAY)
+    assert not missing and all(one is other for one, other in zip(first, again, strict=True))
+
+
+def test_the_examples_of_a_use_that_were_used_last_stay(target, traces, monkeypatch):
+    sources = traces(4, seed=24)
+    examples = Examples(target, AUX)
+    sizes = [example.num_bytes for example in examples.load(sources, EVERYTHING)[0]]
+    examples = Examples(target, AUX)
+    monkeypatch.setattr(segments, "CACHE_BYTES", sum(sizes[:3]))
+    examples.load(sources[:3], EVERYTHING)
+    examples.load(sources[:1], EVERYTHING)
+    examples.load(sources[3:], EVERYTHING)
+    Path(sources[0].segment_uri).unlink()
+    are_there = [examples.are_at_hand(source, EVERYTHING) for source in sources]
+    assert are_there[0] and are_there[3] and not are_there[1]
+
+
+def test_states_are_at_hand_where_their_file_is_and_says_what_the_draft_reads(target, traces):
+    [source] = traces(1, seed=25)
+    examples = Examples(target, AUX)
+    assert examples.are_at_hand(source, Use.GENERATED)
+    assert not examples.are_at_hand(dataclasses.replace(source, aux_layer_ids=(0, 3, 4)), Use.GENERATED)
+    assert not examples.are_at_hand(dataclasses.replace(source, segment_uri=""), Use.GENERATED)
+    Path(source.segment_uri).unlink()
+    assert not examples.are_at_hand(source, Use.GENERATED)
+    examples.load([source], Use.GENERATED)  # recomputed
+    assert examples.are_at_hand(source, Use.GENERATED) and not examples.are_at_hand(source, Use.REPLAY)
 
 
 DAMAGES = {

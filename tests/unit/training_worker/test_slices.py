@@ -2,16 +2,14 @@
 
 import functools
 import itertools
-import random
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from speculators import checkpoint
-from training_worker import segments, slices
+from training_worker import passes, segments, slices
 from training_worker.config import SliceJob
 from training_worker.segments import Examples
 from training_worker.slices import TrainingError, run_slice
@@ -192,7 +190,7 @@ def test_traces_whose_states_are_gone_are_drawn_once(job, traces, monkeypatch):
     """Fresh ones and old ones; those that are there are trained on meanwhile."""
     steps = itertools.count()  # all 17 fit into two steps: by the tenth every one was wanted several times
     monkeypatch.setattr(slices, "_warm", {})
-    monkeypatch.setattr(slices, "REPLAY_PER_PASS", 9)
+    monkeypatch.setattr(passes, "REPLAY_PER_PASS", 9)
     asked = []
     monkeypatch.setattr(Examples, "_recompute", lambda self, source, use: asked.append(source))
     old = traces(9, seed=5)
@@ -204,6 +202,33 @@ def test_traces_whose_states_are_gone_are_drawn_once(job, traces, monkeypatch):
     assert set(result.trained_trace_ids) == {source.trace_id for source in job.fresh[4:]}
     lost = run_slice(replace(given, fresh=tuple(gone[:4]), replay=()), lambda progress: None)
     assert (lost.trained_trace_ids, len(lost.missing_trace_ids)) == ((), 4)
+
+
+def test_few_of_the_old_traces_are_those_whose_states_are_gone(job, traces, monkeypatch):
+    """Recomputing one takes longer than learning from it, and the longer all runs, the more of those given are gone."""
+    monkeypatch.setattr(slices, "_warm", {})
+    monkeypatch.setattr(passes, "REPLAY_PER_PASS", 34)
+    monkeypatch.setattr(Recipe, "__init__", functools.partialmethod(Recipe.__init__, max_positions=4096))
+    asked = []
+    honest = Examples._recompute
+    monkeypatch.setattr(
+        Examples, "_recompute", lambda self, source, use: asked.append(source) or honest(self, source, use)
+    )
+    gone = [replace(source, segment_uri="/nowhere/gone.safetensors") for source in traces(64, seed=6)]
+    given = replace(job, fresh=(), replay=(*traces(32, seed=5), *gone), held_out=(), publish=False)
+    steps = itertools.count()  # each a pass
+    run_slice(replace(given, budget_seconds=1e9), lambda progress: None, lambda: next(steps) == 3)
+    assert 2 < len(asked) <= 4 * 2  # others in each pass; what was recomputed stays in memory
+
+
+def test_one_evaluation_that_took_long_makes_no_slice_longer(job):
+    """Its states may have had to be recomputed; the next one has them."""
+    run_slice(job, lambda progress: None)
+    run = slices._warm[job.target_path]
+    assert run.evaluation_seconds[0] == 0 < run.evaluation_seconds[1]
+    for seconds, expected in (((0.0, 60.0), 0.5), ((60.0, 0.01), 0.5), ((60.0, 30.0), 240.0)):
+        run.save_seconds, run.evaluation_seconds = 0.0, seconds
+        assert slices._Slice(job, run, print, bool).budget_seconds == expected
 
 
 def test_the_target_is_asked_about_a_trace_once(job, target, monkeypatch):
@@ -233,46 +258,6 @@ def test_a_parent_of_another_shape_is_refused_for_good(job, tmp_path, monkeypatc
     with pytest.raises(TrainingError, match="bad") as caught:
         run_slice(replace(job, parent_uri=str(tmp_path / "bad"), work_dir=str(tmp_path / "w2")), lambda progress: None)
     assert not caught.value.retryable
-
-
-@dataclass(frozen=True)
-class Old:
-    """An example by its domain and number."""
-
-    domain: str
-    number: int
-
-
-def old_ones(domain, num):
-    return [Old(domain, i) for i in range(num)]
-
-
-def test_a_pass_holds_all_that_is_fresh_and_a_new_sample_of_the_old():
-    old = old_ones("sql", 300)
-    fresh = [Old("sql", 1000 + i) for i in range(20)]
-    first, second = (slices.one_pass(fresh, old, random.Random(seed)) for seed in (0, 1))
-    assert set(fresh) <= set(first) & set(second)
-    assert len(first) == len(second) == 20 + 4 * 20
-    assert set(first) != set(second)
-    assert len(slices.one_pass(fresh[:2], old, random.Random(0))) == 2 + 48
-    by_number = sorted(slices.one_pass(fresh, old[:5], random.Random(0)), key=lambda example: example.number)
-    assert by_number == [*old[:5], *fresh]
-
-
-def test_what_is_not_asked_for_now_is_half_of_a_pass_at_most():
-    former = old_ones("sql", 100) + old_ones("arithmetic", 100)
-    fresh = old_ones("prose", 14)
-    first = slices.one_pass(fresh, former, random.Random(0))
-    assert set(fresh) <= set(first) and len(first) == 28
-    later = slices.one_pass(fresh, former + [Old("prose", 100 + i) for i in range(20)], random.Random(0))
-    assert len([e for e in later if e.domain == "prose"]) * 2 == len(later)
-    mixed = slices.one_pass(fresh + old_ones("sql", 14), former, random.Random(0))
-    counted = Counter(e.domain for e in mixed)
-    assert counted["arithmetic"] <= counted["sql"] + counted["prose"] and counted["arithmetic"] > 40  # as it comes
-
-
-def test_without_fresh_traces_a_pass_is_of_old_ones():
-    assert len(slices.one_pass([], old_ones("sql", 100), random.Random(0))) == 48
 
 
 def test_what_no_step_has_seen_is_not_called_trained(job, monkeypatch):
