@@ -14,7 +14,7 @@ from aurora_web.registry.models import Source
 NUM_AUX_LAYERS = 3
 BYTES_PER_STATE = 2  # hidden states are kept as float16
 FLOAT32 = 4
-SEGMENT_QUOTA_GIB = 2  # of hidden states on a server: serving/trace/parts.py, serving/sglang_backend/config.py
+SEGMENT_QUOTA_GIB = 8  # of hidden states on a server: serving/trace/parts.py, serving/sglang_backend/config.py
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Of one draft parameter on the trainer, float32 each: the weight, its gradient, the average that is published, and the
 # optimiser's momentum; AdamW keeps a second one (of the head and the norms), Muon does not.

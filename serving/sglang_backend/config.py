@@ -111,7 +111,7 @@ def load(host: str, port: int, environment: Mapping[str, str] | None = None) -> 
             given, "AURORA_ENGINE_URL", f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
         ),
         max_queue_bytes=_mib(given, "AURORA_QUEUE_MIB", 2048),
-        segment_quota_bytes=_mib(given, "AURORA_SEGMENT_QUOTA_MIB", 2048),
+        segment_quota_bytes=_mib(given, "AURORA_SEGMENT_QUOTA_MIB", 8192),
         spool_quota_bytes=_mib(given, "AURORA_SPOOL_QUOTA_MIB", 1024),
         is_capture_wanted=_switch(given, "AURORA_CAPTURE", True),
         is_prefix_per_draft=_switch(given, "AURORA_PREFIX_PER_DRAFT", True),

@@ -41,7 +41,7 @@ class Recording:
     state_dir: Path
     segment_age_seconds: float = 2.0
     segment_bytes: int = 64 << 20
-    segment_quota_bytes: int = 2 << 30
+    segment_quota_bytes: int = 8 << 30
     spool_quota_bytes: int = 1 << 30
     max_waiting_bytes: int = MAX_WAITING_BYTES  # hidden states of finished requests, until they are on disk
     model_path: str = ""  # on the launch line, like the draft's; "" = never announced to a console that knows no target

@@ -34,7 +34,7 @@ class SegmentLimits:
 
     max_age_seconds: float = 2.0
     max_segment_bytes: int = 64 << 20
-    quota_bytes: int = 2 << 30  # of all sealed segments of the target
+    quota_bytes: int = 8 << 30  # of all sealed segments of the target
 
 
 @dataclass(slots=True)

@@ -222,7 +222,7 @@ def test_the_api_checks_without_making(client, bearer, checkpoint_dir):
     assert answer.json()["is_valid"] is False
     assert "min_gain" in found["Name and plan"]["says"]
     assert "at 2,000 tokens/s" in found["Hidden states"]["says"]
-    assert "A server keeps 2 GiB of them unless AURORA_SEGMENT_QUOTA_MIB says else" in found["Hidden states"]["says"]
+    assert "A server keeps 8 GiB of them unless AURORA_SEGMENT_QUOTA_MIB says else" in found["Hidden states"]["says"]
     assert slugs() == []
 
 
